@@ -1,0 +1,207 @@
+//! The command line: what may stand there, what it means, and what is said of mistakes.
+
+use std::fmt;
+use std::io;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use clap::{ArgAction, Parser};
+use log::LevelFilter;
+use mio_echo::{Config, ConfigError, Endpoint, EndpointError, EndpointErrorKind};
+
+/// A TCP echo service (RFC 862): whatever a peer sends comes back to it.
+///
+/// One thread serves every connection. Memory and CPU are spent only on peers that have something
+/// to do, and no peer can keep the others waiting.
+#[derive(Debug, Parser)]
+#[command(version, after_long_help = MORE_HELP, max_term_width = 100)]
+pub(crate) struct Options {
+    /// Where to listen: tcp://HOST:PORT, or HOST:PORT for short.
+    ///
+    /// HOST is an IPv4 address, an IPv6 address in brackets, or a name, which stands for all of
+    /// its addresses. Port 0 asks the system for a free port. May be there several times
+    /// [default: 127.0.0.1:7007]
+    #[arg(value_name = "ENDPOINT")]
+    endpoints: Vec<String>,
+
+    /// How many connections may wait to be accepted, per endpoint
+    #[arg(long, value_name = "N", default_value_t = Config::DEFAULT_BACKLOG)]
+    backlog: u32,
+
+    /// The most to read at once, and to hold for a peer that does not take it back; such as 64KiB
+    #[arg(long, value_name = "SIZE", value_parser = size, default_value = "64KiB")]
+    buffer_size: ByteSize,
+
+    /// How many connections may be open at once; others wait
+    /// [default: the limit on open files, less a few]
+    #[arg(long, value_name = "N")]
+    max_connections: Option<usize>,
+
+    /// For how long to go on echoing after a signal to stop; such as 5s or 1m30s
+    #[arg(long, value_name = "TIME", value_parser = time, default_value = "5s")]
+    drain_timeout: Duration,
+
+    /// What to log: off, error, warn, info, debug or trace
+    /// [default: what `RUST_LOG` says, or else info]
+    ///
+    /// debug: each connection as it opens and closes. trace: each event, read and write.
+    #[arg(long, value_name = "LEVEL", value_parser = level)]
+    pub(crate) log_level: Option<LevelFilter>,
+
+    /// Log more: -v is a level more, -vv two
+    #[arg(short, long, action = ArgAction::Count)]
+    pub(crate) verbose: u8,
+
+    /// Log less: -q is a level less, -qq two
+    #[arg(short, long, action = ArgAction::Count)]
+    pub(crate) quiet: u8,
+}
+
+const MORE_HELP: &str = "\
+Examples:
+  mio-echo                          serve this host alone, on port 7007
+  mio-echo -vv                      the same, and show what the loop does
+  mio-echo 0.0.0.0:7007 [::]:7007   serve every host, over IPv4 and IPv6
+  nc 127.0.0.1 7007                 talk to it: what you type comes back
+
+Environment:
+  RUST_LOG   what to log, where --log-level is not given: a level, or several
+             of the form MODULE=LEVEL, such as warn,mio_echo::connection=trace
+  NO_COLOR   when set, the log has no colours on a terminal either
+
+Signals:
+  SIGINT, SIGTERM   listen no more, go on echoing until every peer has finished
+                    or --drain-timeout is over, and exit; a second one ends the
+                    program at once
+
+Exit status:
+  0   stopped by a signal
+  1   could not listen, or could not be set up
+  2   the arguments are wrong";
+
+/// Why the program ends: one line for people, and the exit status.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    message: String,
+    status: u8,
+}
+
+impl Failure {
+    fn of_usage(error: impl fmt::Display) -> Self {
+        Failure {
+            message: error.to_string(),
+            status: 2,
+        }
+    }
+
+    pub(crate) fn status(&self) -> ExitCode {
+        self.status.into()
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Failure {
+            message: error.to_string(),
+            status: 1,
+        }
+    }
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        Failure::of_usage(error)
+    }
+}
+
+impl From<EndpointError> for Failure {
+    fn from(error: EndpointError) -> Self {
+        let status = if matches!(error.kind(), EndpointErrorKind::Unresolved(_)) {
+            1
+        } else {
+            2
+        };
+        Failure {
+            message: error.to_string(),
+            status,
+        }
+    }
+}
+
+impl Options {
+    /// Reads the command line. `None` where it asked for help or the version, which is printed.
+    pub(crate) fn read() -> Result<Option<Self>, Failure> {
+        match Options::try_parse() {
+            Ok(options) => Ok(Some(options)),
+            Err(error) if error.use_stderr() => Err(Failure::of_usage(one_line(&error))),
+            Err(help) => {
+                help.print()?;
+                Ok(None)
+            }
+        }
+    }
+
+    /// The settings, with host names looked up. `open_files` is how many files the process may
+    /// have open, where the system has a limit.
+    pub(crate) fn config(&self, open_files: Option<usize>) -> Result<Config, Failure> {
+        let mut builder = Config::builder()
+            .backlog(self.backlog)
+            .buffer_size(usize::try_from(self.buffer_size.as_u64()).unwrap_or(usize::MAX))
+            .drain_timeout(self.drain_timeout);
+        for text in &self.endpoints {
+            for endpoint in Endpoint::resolve(text)? {
+                builder = builder.endpoint(endpoint);
+            }
+        }
+        if let Some(connections) = self.max_connections.or(open_files.map(most_connections)) {
+            builder = builder.max_connections(connections);
+        }
+        Ok(builder.build()?)
+    }
+}
+
+/// How many connections the limit on open files leaves room for: some are kept for the listeners,
+/// the selector, the log and the like.
+fn most_connections(open_files: usize) -> usize {
+    const RESERVE: usize = 64;
+
+    let connections = open_files.saturating_sub(RESERVE.min(open_files / 2));
+    connections.clamp(1, *Config::MAX_CONNECTIONS_RANGE.end())
+}
+
+fn size(text: &str) -> Result<ByteSize, &'static str> {
+    text.parse()
+        .map_err(|_| "write a number of bytes, or one with a unit, such as 64KiB")
+}
+
+fn level(text: &str) -> Result<LevelFilter, &'static str> {
+    text.parse().map_err(|_| "write off, error, warn, info, debug or trace")
+}
+
+fn time(text: &str) -> Result<Duration, &'static str> {
+    humantime::parse_duration(text).map_err(|_| "write a number and a unit, such as 5s or 1m30s")
+}
+
+/// clap's message without its usage, which `--help` has.
+fn one_line(error: &clap::Error) -> String {
+    let text = error.render().to_string();
+    let mut parts: Vec<&str> = text
+        .lines()
+        .map(str::trim)
+        .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"))
+        .filter(|line| !line.is_empty())
+        .map(|line| {
+            line.trim_start_matches("error: ")
+                .trim_start_matches("tip: ")
+        })
+        .collect();
+    parts.push("see mio-echo --help");
+    parts.join("; ")
+}

@@ -1,0 +1,70 @@
+//! Counters, and the reasons that closed connections are counted by.
+
+use std::fmt;
+use std::io;
+
+/// What an [`Echo`](crate::Echo) has done since it was made. Counts only grow; `active` alone
+/// goes both ways.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Connections that are open now.
+    pub active: usize,
+    /// Connections that were accepted.
+    pub accepted: u64,
+    /// Connections that were lost before they could be accepted or watched, such as those that
+    /// the peer had given up by then.
+    pub accept_errors: u64,
+    /// How often accepting was paused: at the connection limit, or for want of descriptors or
+    /// memory.
+    pub accept_pauses: u64,
+    /// Connections closed because the peer had finished and everything was written back.
+    pub finished: u64,
+    /// Connections closed by an error, such as the peer's reset.
+    pub failed: u64,
+    /// Connections closed by a shutdown whose drain time was over.
+    pub cut: u64,
+    /// Bytes read from peers, but for those discarded after the drain time.
+    pub bytes_received: u64,
+    /// Bytes written back to them.
+    pub bytes_sent: u64,
+    /// Calls of [`Echo::run`](crate::Echo::run).
+    pub turns: u64,
+}
+
+impl Stats {
+    pub(crate) fn count_opened(&mut self) {
+        self.active += 1;
+        self.accepted += 1;
+    }
+
+    pub(crate) fn count_closed(&mut self, reason: &Reason) {
+        self.active -= 1;
+        match reason {
+            Reason::Finished => self.finished += 1,
+            Reason::Failed(_) => self.failed += 1,
+            Reason::Cut => self.cut += 1,
+        }
+    }
+}
+
+/// Why a connection was closed.
+#[derive(Debug)]
+pub(crate) enum Reason {
+    /// The peer half-closed, and everything was written back.
+    Finished,
+    /// A read, a write or a shutdown failed.
+    Failed(io::Error),
+    /// The drain time of a shutdown was over.
+    Cut,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Reason::Finished => f.write_str("the peer finished"),
+            Reason::Failed(error) => write!(f, "{error}"),
+            Reason::Cut => f.write_str("the drain time was over"),
+        }
+    }
+}
