@@ -182,7 +182,8 @@ fn size(text: &str) -> Result<ByteSize, &'static str> {
 }
 
 fn level(text: &str) -> Result<LevelFilter, &'static str> {
-    text.parse().map_err(|_| "write off, error, warn, info, debug or trace")
+    text.parse()
+        .map_err(|_| "write off, error, warn, info, debug or trace")
 }
 
 fn time(text: &str) -> Result<Duration, &'static str> {

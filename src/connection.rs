@@ -18,7 +18,7 @@ use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::time::Instant;
 
-use log::trace;
+use log::{Level, log_enabled, trace};
 use mio::net::TcpStream;
 
 use crate::readiness::{Readiness, SHORT_MEANS_EXHAUSTED, nonblocking};
@@ -55,11 +55,20 @@ pub(crate) struct Connection<S> {
     peer: SocketAddr,
     opened: Instant,
     received: u64,
-    /// Not empty: Stalled.
+    /// Empty unless Stalled.
     unsent: SendBuffer,
+    state: State,
     /// See [`Readiness::more_behind`]; stays until a read would block.
     more_behind: bool,
-    lingering: bool,
+}
+
+/// The part of the state that a connection knows; see the top of this page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Or Waiting, where it is not on the run queue.
+    Echoing,
+    Stalled,
+    Lingering,
 }
 
 impl<S: Stream> Connection<S> {
@@ -70,8 +79,8 @@ impl<S: Stream> Connection<S> {
             opened: now,
             received: 0,
             unsent: SendBuffer::default(),
+            state: State::Echoing,
             more_behind: false,
-            lingering: false,
         }
     }
 
@@ -81,22 +90,17 @@ impl<S: Stream> Connection<S> {
     /// flushed. Were it to take them, a peer that sends and does not read would cost CPU.
     pub(crate) fn wake(&mut self, readiness: Readiness) -> bool {
         self.more_behind |= readiness.more_behind;
-        if self.is_stalled() {
-            readiness.writable
-        } else {
-            readiness.readable
+        match self.state {
+            State::Echoing | State::Lingering => readiness.readable,
+            State::Stalled => readiness.writable,
         }
     }
 
     /// At most one read and one write, so that others get their turn however much there is.
     pub(crate) fn turn(&mut self, scratch: &mut [u8], stats: &mut Stats) -> Next {
-        if self.lingering {
-            return self.discard(scratch);
-        }
-        let next = if self.is_stalled() {
-            self.flush(stats)
-        } else {
-            self.echo(scratch, stats)
+        let next = match self.state {
+            State::Stalled => self.flush(stats),
+            State::Echoing | State::Lingering => self.echo(scratch, stats),
         };
         next.unwrap_or_else(|error| Next::Close(Reason::Failed(error)))
     }
@@ -107,8 +111,11 @@ impl<S: Stream> Connection<S> {
     ///
     /// Gives false where that cannot be: the peer does not take what it was sent, or has gone.
     pub(crate) fn linger(&mut self) -> bool {
-        self.lingering = !self.is_stalled() && self.stream.shutdown_write().is_ok();
-        self.lingering
+        if self.state == State::Stalled || self.stream.shutdown_write().is_err() {
+            return false;
+        }
+        self.state = State::Lingering;
+        true
     }
 
     pub(crate) fn peer(&self) -> SocketAddr {
@@ -129,99 +136,92 @@ impl<S: Stream> Connection<S> {
         )
     }
 
-    fn is_stalled(&self) -> bool {
-        !self.unsent.is_empty()
-    }
-
-    /// Waiting and Echoing: what is read is written back.
+    /// Echoing: what is read is written back. Lingering: it is discarded.
     fn echo(&mut self, scratch: &mut [u8], stats: &mut Stats) -> io::Result<Next> {
-        let Some(count) = self.read(scratch)? else {
-            return Ok(Next::Wait);
+        let count = match nonblocking(|| self.stream.read(scratch))? {
+            Some(0) => return self.finish(),
+            Some(count) => count,
+            None => return Ok(self.exhausted()),
         };
-        if count == 0 {
-            trace!(
-                "{}: end of stream, shutting down the writing half",
-                self.peer
-            );
-            self.stream.shutdown_write()?;
-            return Ok(Next::Close(Reason::Finished));
+        self.trace("read", count, scratch.len());
+        if self.state == State::Echoing {
+            self.received += count as u64;
+            stats.bytes_received += count as u64;
+            let bytes = &scratch[..count];
+            let sent = nonblocking(|| self.stream.write(bytes))?.unwrap_or(0);
+            self.trace("write", sent, count);
+            stats.bytes_sent += sent as u64;
+            if sent < count {
+                self.unsent = SendBuffer::keeping(&bytes[sent..]);
+                return Ok(self.stall(sent));
+            }
         }
-        self.received += count as u64;
-        stats.bytes_received += count as u64;
-
-        let sent = write(&mut self.stream, self.peer, &scratch[..count])?;
-        stats.bytes_sent += sent.unwrap_or(0) as u64;
-        if sent == Some(count) {
-            return Ok(self.after_read(count, scratch.len()));
-        }
-        self.unsent = SendBuffer::keeping(&scratch[sent.unwrap_or(0)..count]);
-        Ok(self.while_stalled(sent))
-    }
-
-    /// Stalled: what was kept is written, and nothing read before all of it is.
-    fn flush(&mut self, stats: &mut Stats) -> io::Result<Next> {
-        let sent = write(&mut self.stream, self.peer, self.unsent.unsent())?;
-        stats.bytes_sent += sent.unwrap_or(0) as u64;
-        self.unsent.consume(sent.unwrap_or(0));
-        Ok(if self.is_stalled() {
-            self.while_stalled(sent)
+        let is_exhausted = SHORT_MEANS_EXHAUSTED && count < scratch.len() && !self.more_behind;
+        Ok(if is_exhausted {
+            Next::Wait
         } else {
             Next::Again
         })
     }
 
-    /// Lingering: what is read is discarded.
-    fn discard(&mut self, scratch: &mut [u8]) -> Next {
-        match self.read(scratch) {
-            Ok(None) => Next::Wait,
-            Ok(Some(0)) | Err(_) => Next::Close(Reason::Cut),
-            Ok(Some(count)) => self.after_read(count, scratch.len()),
+    /// Stalled: what was kept is written, and nothing is read before all of it is.
+    fn flush(&mut self, stats: &mut Stats) -> io::Result<Next> {
+        let bytes = self.unsent.unsent();
+        let sent = nonblocking(|| self.stream.write(bytes))?.unwrap_or(0);
+        self.trace("write", sent, bytes.len());
+        stats.bytes_sent += sent as u64;
+        self.unsent.consume(sent);
+        if !self.unsent.is_empty() {
+            return Ok(self.stall(sent));
         }
+        self.state = State::Echoing;
+        Ok(Next::Again)
     }
 
-    /// Whether a read has emptied the socket.
-    fn after_read(&self, count: usize, size: usize) -> Next {
-        let exhausted = SHORT_MEANS_EXHAUSTED && count < size && !self.more_behind;
-        if exhausted { Next::Wait } else { Next::Again }
+    /// A read would block.
+    fn exhausted(&mut self) -> Next {
+        trace!("{}: a read would block", self.peer);
+        self.more_behind = false;
+        Next::Wait
     }
 
-    /// Whether a write that did not take everything has filled the socket.
-    fn while_stalled(&self, sent: Option<usize>) -> Next {
-        let exhausted = SHORT_MEANS_EXHAUSTED || sent.is_none();
+    /// A write took only some of the bytes, or none because it would block.
+    fn stall(&mut self, sent: usize) -> Next {
         trace!(
             "{}: stalled with {} bytes unsent",
             self.peer,
             self.unsent.unsent().len()
         );
-        if exhausted { Next::Wait } else { Next::Again }
+        self.state = State::Stalled;
+        let is_exhausted = SHORT_MEANS_EXHAUSTED || sent == 0;
+        if is_exhausted {
+            Next::Wait
+        } else {
+            Next::Again
+        }
     }
 
-    /// `None` where it would block, 0 at the end of the stream.
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
-        let count = nonblocking(|| self.stream.read(buffer))?;
-        match count {
-            Some(count) => trace!(
-                "{}: read {count} of at most {} bytes",
-                self.peer,
-                buffer.len()
-            ),
-            None => trace!("{}: a read would block", self.peer),
+    /// The peer will send no more, and everything was written back.
+    fn finish(&mut self) -> io::Result<Next> {
+        trace!("{}: end of stream", self.peer);
+        if self.state == State::Lingering {
+            return Ok(Next::Close(Reason::Cut));
         }
-        self.more_behind &= count.is_some();
-        Ok(count)
+        self.stream.shutdown_write()?;
+        Ok(Next::Close(Reason::Finished))
+    }
+
+    fn trace(&self, call: &str, count: usize, size: usize) {
+        if log_enabled!(Level::Trace) {
+            trace_call(&self.peer, call, count, size);
+        }
     }
 }
 
-/// `None` where it would block.
-fn write(stream: &mut impl Write, peer: SocketAddr, bytes: &[u8]) -> io::Result<Option<usize>> {
-    let count = nonblocking(|| stream.write(bytes))?;
-    match count {
-        // Not of a socket; but to take it for progress would be to spin.
-        Some(0) => return Err(io::ErrorKind::WriteZero.into()),
-        Some(count) => trace!("{peer}: wrote {count} of {} bytes", bytes.len()),
-        None => trace!("{peer}: a write would block"),
-    }
-    Ok(count)
+/// Out of the way of the calls that it is about.
+#[cold]
+fn trace_call(peer: &SocketAddr, call: &str, count: usize, size: usize) {
+    trace!("{peer}: {call} {count} of {size} bytes");
 }
 
 #[cfg(test)]

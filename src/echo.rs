@@ -1,8 +1,8 @@
 //! The engine: listeners, the slab of connections, and the run queue.
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::io;
+use std::mem;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -75,8 +75,10 @@ pub struct Echo {
     endpoints: Vec<Endpoint>,
     /// Listeners and connections; the key is the token less `first_token`.
     slots: Slab<Slot>,
-    /// Keys of those that have something to do, each at most once.
-    run_queue: VecDeque<usize>,
+    /// Keys of those that have something to do, each at most once, first come first.
+    run_queue: Vec<usize>,
+    /// The part of the run queue that has its turns now. Empty, but for its memory, between runs.
+    round: Vec<usize>,
     /// What every connection reads into. It holds nothing between two turns.
     scratch: Box<[u8]>,
     gate: Gate,
@@ -143,7 +145,8 @@ impl Echo {
             first_token: first_token.0,
             endpoints: Vec::new(),
             slots: Slab::new(),
-            run_queue: VecDeque::new(),
+            run_queue: Vec::new(),
+            round: Vec::new(),
             scratch: vec![0; config.buffer_size].into(),
             gate: Gate::default(),
             phase: Phase::Serving,
@@ -206,14 +209,13 @@ impl Echo {
             trace!("{:?}: event for nobody, ignored", event.token());
             return;
         };
-        let readiness = Readiness::from(event);
-        trace!("{:?}: event: {readiness}", event.token());
+        trace!("{:?}: event: {}", event.token(), Readiness::from(event));
         let has_work = match &mut slot.source {
             Source::Listener(_) => self.gate.is_open(),
-            Source::Connection(connection) => connection.wake(readiness),
+            Source::Connection(connection) => connection.wake(Readiness::from(event)),
         };
-        if has_work {
-            self.enqueue(key);
+        if has_work && !mem::replace(&mut slot.queued, true) {
+            self.run_queue.push(key);
         }
     }
 
@@ -222,11 +224,11 @@ impl Echo {
     pub fn run(&mut self, now: Instant) {
         self.stats.turns += 1;
         self.meet_deadlines(now);
-        for _ in 0..self.run_queue.len() {
-            if let Some(key) = self.run_queue.pop_front() {
-                self.turn(key, now);
-            }
+        let mut round = mem::replace(&mut self.run_queue, mem::take(&mut self.round));
+        for key in round.drain(..) {
+            self.turn(key, now);
         }
+        self.round = round;
     }
 
     /// Stops listening, once those whose connections are established are accepted. Those who are
@@ -274,10 +276,8 @@ impl Echo {
     }
 
     fn enqueue(&mut self, key: usize) {
-        let slot = &mut self.slots[key];
-        if !slot.queued {
-            slot.queued = true;
-            self.run_queue.push_back(key);
+        if !mem::replace(&mut self.slots[key].queued, true) {
+            self.run_queue.push(key);
         }
     }
 

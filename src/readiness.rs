@@ -56,14 +56,28 @@ impl From<&Event> for Readiness {
 }
 
 /// Makes a non-blocking call, again whenever a signal interrupts it. `None` where it would block.
+#[inline]
 pub(crate) fn nonblocking<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<Option<T>> {
     loop {
         match call() {
             Ok(value) => return Ok(Some(value)),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+            Err(error) if is_interruption(&error) => {}
+            Err(error) => return would_block_or(error),
         }
+    }
+}
+
+#[cold]
+fn is_interruption(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::Interrupted
+}
+
+#[cold]
+fn would_block_or<T>(error: io::Error) -> io::Result<Option<T>> {
+    if error.kind() == io::ErrorKind::WouldBlock {
+        Ok(None)
+    } else {
+        Err(error)
     }
 }
 
