@@ -13,7 +13,6 @@
 //!   any error                           ─► Closed
 //! ```
 
-use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::time::Instant;
@@ -50,11 +49,13 @@ pub(crate) enum Next {
 
 /// A connected peer.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(crate) struct Connection<S> {
     stream: S,
     peer: SocketAddr,
     opened: Instant,
-    received: u64,
+    /// How many bytes were written back.
+    echoed: u64,
     /// Empty unless Stalled.
     unsent: SendBuffer,
     state: State,
@@ -77,7 +78,7 @@ impl<S: Stream> Connection<S> {
             stream,
             peer,
             opened: now,
-            received: 0,
+            echoed: 0,
             unsent: SendBuffer::default(),
             state: State::Echoing,
             more_behind: false,
@@ -127,13 +128,10 @@ impl<S: Stream> Connection<S> {
     }
 
     /// What a log says of a connection at its end.
-    pub(crate) fn summary(&self, now: Instant) -> impl fmt::Display {
-        let sent = self.received - self.unsent.unsent().len() as u64;
+    pub(crate) fn summary(&self, now: Instant) -> String {
+        let (echoed, unsent) = (self.echoed, self.unsent.unsent().len());
         let age = now.saturating_duration_since(self.opened);
-        format!(
-            "{} bytes received, {sent} sent, open for {age:.3?}",
-            self.received
-        )
+        format!("{echoed} bytes echoed, {unsent} unsent, after {age:.3?}")
     }
 
     /// Echoing: what is read is written back. Lingering: it is discarded.
@@ -145,12 +143,11 @@ impl<S: Stream> Connection<S> {
         };
         self.trace("read", count, scratch.len());
         if self.state == State::Echoing {
-            self.received += count as u64;
             stats.bytes_received += count as u64;
             let bytes = &scratch[..count];
             let sent = nonblocking(|| self.stream.write(bytes))?.unwrap_or(0);
             self.trace("write", sent, count);
-            stats.bytes_sent += sent as u64;
+            self.count_sent(sent, stats);
             if sent < count {
                 self.unsent = SendBuffer::keeping(&bytes[sent..]);
                 return Ok(self.stall(sent));
@@ -169,7 +166,7 @@ impl<S: Stream> Connection<S> {
         let bytes = self.unsent.unsent();
         let sent = nonblocking(|| self.stream.write(bytes))?.unwrap_or(0);
         self.trace("write", sent, bytes.len());
-        stats.bytes_sent += sent as u64;
+        self.count_sent(sent, stats);
         self.unsent.consume(sent);
         if !self.unsent.is_empty() {
             return Ok(self.stall(sent));
@@ -211,6 +208,11 @@ impl<S: Stream> Connection<S> {
         Ok(Next::Close(Reason::Finished))
     }
 
+    fn count_sent(&mut self, sent: usize, stats: &mut Stats) {
+        self.echoed += sent as u64;
+        stats.bytes_sent += sent as u64;
+    }
+
     fn trace(&self, call: &str, count: usize, size: usize) {
         if log_enabled!(Level::Trace) {
             trace_call(&self.peer, call, count, size);
@@ -225,4 +227,4 @@ fn trace_call(peer: &SocketAddr, call: &str, count: usize, size: usize) {
 }
 
 #[cfg(test)]
-mod tests {}
+mod tests;

@@ -2,6 +2,7 @@
 
 /// Unsent bytes of one connection. Owns memory only while there are any.
 #[derive(Debug, Default)]
+#[cfg_attr(test, derive(Clone))]
 pub(crate) struct SendBuffer {
     bytes: Box<[u8]>,
     sent: usize,
