@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use clap::{ArgAction, Parser};
-use log::LevelFilter;
+use log::{LevelFilter, warn};
 use mio_echo::{Config, ConfigError, Endpoint, EndpointError, EndpointErrorKind};
 
 /// A TCP echo service (RFC 862): whatever a peer sends comes back to it.
@@ -160,10 +160,20 @@ impl Options {
                 builder = builder.endpoint(endpoint);
             }
         }
-        if let Some(connections) = self.max_connections.or(open_files.map(most_connections)) {
+        let most = open_files.map(most_connections);
+        if let Some(connections) = self.max_connections.or(most) {
             builder = builder.max_connections(connections);
         }
-        Ok(builder.build()?)
+        let config = builder.build()?;
+        if let (Some(asked), Some(most)) = (self.max_connections, most) {
+            if asked > most {
+                warn!(
+                    "the limit on open files has room for {most} connections, not for {asked}: \
+                     raise it (see ulimit -Hn), or others will have to wait"
+                );
+            }
+        }
+        Ok(config)
     }
 }
 
@@ -205,4 +215,58 @@ fn one_line(error: &clap::Error) -> String {
         .collect();
     parts.push("see mio-echo --help");
     parts.join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_arguments_it_is_the_default_configuration() {
+        let options = Options::parse_from(["mio-echo"]);
+        let config = options.config(None).unwrap();
+        assert_eq!(format!("{config:?}"), format!("{:?}", Config::default()));
+    }
+
+    #[test]
+    fn every_option_reaches_the_configuration() {
+        let options = Options::parse_from([
+            "mio-echo",
+            "127.0.0.2:1",
+            "[::1]:2",
+            "--backlog=3",
+            "--buffer-size=4KiB",
+            "--max-connections=5",
+            "--drain-timeout=1m6s",
+        ]);
+        let config = Config::builder()
+            .endpoint("127.0.0.2:1".parse().unwrap())
+            .endpoint("[::1]:2".parse().unwrap())
+            .backlog(3)
+            .buffer_size(4096)
+            .max_connections(5)
+            .drain_timeout(Duration::from_secs(66))
+            .build()
+            .unwrap();
+        assert_eq!(
+            format!("{:?}", options.config(Some(20_000)).unwrap()),
+            format!("{config:?}")
+        );
+    }
+
+    #[test]
+    fn some_descriptors_are_kept_in_reserve() {
+        for (open_files, connections) in [
+            (0, 1),
+            (1, 1),
+            (20, 10),
+            (64, 32),
+            (128, 64),
+            (1024, 960),
+            (20_000, 19_936),
+        ] {
+            assert_eq!(most_connections(open_files), connections, "of {open_files}");
+        }
+        assert_eq!(most_connections(usize::MAX), 1_000_000_000);
+    }
 }

@@ -285,15 +285,11 @@ impl Echo {
         if self.gate.retry_at().is_some_and(|at| at <= now) {
             self.reopen(now);
         }
-        if let Phase::Draining { until } = self.phase {
-            if until <= now {
-                self.linger(now);
-            }
+        if matches!(self.phase, Phase::Draining { until } if until <= now) {
+            self.linger(now);
         }
-        if let Phase::Lingering { until } = self.phase {
-            if until <= now {
-                self.cut(now);
-            }
+        if matches!(self.phase, Phase::Lingering { until } if until <= now) {
+            self.cut(now);
         }
     }
 

@@ -1,4 +1,73 @@
-//! stub
+//! An echo service on a hand-written readiness loop: one thread, no async runtime.
+//!
+//! Whatever a peer sends comes back to it (RFC 862). That is a small thing to do, and so the rest
+//! can be seen: how one thread serves thousands of peers without waiting for any of them.
+//!
+//! # How a readiness loop works
+//!
+//! A socket in non-blocking mode never waits. A read from it gives what is there, or says that it
+//! would block. So a thread can look after many, if it knows which of them are worth a call, and
+//! that the system's selector tells it: epoll on Linux, kqueue on the BSDs and macOS, behind
+//! [`mio::Poll`] on each. Sleep until there are events; do what they make possible; sleep again:
+//!
+//! ```text
+//! loop {
+//!     poll.poll(&mut events, echo.timeout(now))    // sleep
+//!     for event in &events { echo.handle(event) }  // who has something to do?
+//!     echo.run(now)                                // a turn for each of those
+//! }
+//! ```
+//!
+//! Three things make it more than that, and most bugs in such loops are in one of them:
+//!
+//! - **Events are edges.** The selector tells of a change once. Whoever stops before the system
+//!   has said "would block" will hear no more of it, and needs a place on a *run queue*.
+//! - **A turn is small**: one read and one write. Then it is another's, so that a peer that never
+//!   stops sending keeps nobody waiting.
+//! - **Writing can fail to make progress too.** A peer that does not read must not make its bytes
+//!   pile up here. While any are unsent nothing more is read from it; its own sends then fill the
+//!   system's buffers, and TCP makes it wait.
+//!
+//! # What is where
+//!
+//! [`Server`] is the loop, in one screen of code: begin reading there. [`Echo`] is what it runs:
+//! listeners, connections and the run queue, without a loop and without a clock, so that it fits
+//! into any application's loop. In the source, `connection.rs` has the life of a connection, and
+//! `listener.rs` what can go wrong before it. [`Config`] has the knobs, [`Stats`] the counters.
+//!
+//! ```
+//! use std::io::{Read, Write};
+//! use std::net::TcpStream;
+//! use mio_echo::{Config, Server};
+//!
+//! let config = Config::builder().endpoint("127.0.0.1:0".parse()?).build()?;
+//! let mut server = Server::bind(config)?;
+//! let address = server.endpoints()[0].address();
+//! let handle = server.shutdown_handle();
+//! let service = std::thread::spawn(move || server.run());
+//!
+//! let mut client = TcpStream::connect(address)?;
+//! client.write_all(b"hello")?;
+//! let mut answer = [0; 5];
+//! client.read_exact(&mut answer)?;
+//! assert_eq!(&answer, b"hello");
+//!
+//! drop(client);
+//! handle.shutdown()?;
+//! service.join().unwrap()?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Features
+//!
+//! `cli`, on by default, builds the `mio-echo` program. An application that embeds the library
+//! does without it, and without what it depends on: `default-features = false`.
+//!
+//! # Systems
+//!
+//! Linux is where it is tried. The rest of what mio supports is written for, with care, and not
+//! tried.
+
 #![forbid(unsafe_code)]
 
 mod config;

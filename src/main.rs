@@ -4,6 +4,7 @@
 
 mod cli;
 mod logging;
+mod signals;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -13,6 +14,7 @@ use log::{info, warn};
 use mio_echo::Server;
 
 use crate::cli::{Failure, Options};
+use crate::signals::StopSignals;
 
 fn main() -> ExitCode {
     match serve() {
@@ -31,6 +33,8 @@ fn serve() -> Result<(), Failure> {
     };
     logging::start(&options);
     let config = options.config(raise_open_files())?;
+    // Before it says that it listens: whoever reads that may stop it right away.
+    let signals = StopSignals::catch()?;
     let mut server = Server::bind(config)?;
     for endpoint in server
         .endpoints()
@@ -40,7 +44,7 @@ fn serve() -> Result<(), Failure> {
         warn!("{endpoint} is open to other hosts, and serves whoever can reach it");
     }
     let started = Instant::now();
-    run(&mut server)?;
+    signals.run(&mut server)?;
     let stats = server.stats();
     info!(
         "stopped after {:.0?}: {} connections, {} bytes echoed; {} finished, {} failed, {} cut",
@@ -52,56 +56,6 @@ fn serve() -> Result<(), Failure> {
         stats.cut,
     );
     Ok(())
-}
-
-/// Turns until a signal has stopped the server.
-#[cfg(unix)]
-fn run(server: &mut Server) -> io::Result<()> {
-    use mio::{Interest, Token};
-    use signal_hook::consts::{SIGINT, SIGTERM};
-    use signal_hook::low_level::signal_name;
-    use signal_hook_mio::v1_0::Signals;
-
-    let mut signals = Signals::new([SIGINT, SIGTERM])?;
-    let token = Token(Server::GUEST_TOKENS.start);
-    server
-        .registry()
-        .register(&mut signals, token, Interest::READABLE)?;
-    end_at_second([SIGINT, SIGTERM])?;
-
-    while !server.is_finished() {
-        // The signals are the only guest.
-        let signalled = !server.turn(None)?.is_empty();
-        if signalled {
-            for signal in signals.pending() {
-                info!("{}", signal_name(signal).unwrap_or("signal"));
-                server.shutdown();
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Has any second signal do what it does by default, in its handler: to end the program, whatever
-/// the loop is doing.
-#[cfg(unix)]
-fn end_at_second<const N: usize>(signals: [std::ffi::c_int; N]) -> io::Result<()> {
-    use signal_hook::flag;
-    use std::sync::{Arc, atomic::AtomicBool};
-
-    let is_second = Arc::new(AtomicBool::new(false));
-    for signal in signals {
-        // In this order: the first signal finds the flag down, and raises it.
-        flag::register_conditional_default(signal, Arc::clone(&is_second))?;
-        flag::register(signal, Arc::clone(&is_second))?;
-    }
-    Ok(())
-}
-
-/// Turns for ever: there are no signals to stop it.
-#[cfg(not(unix))]
-fn run(server: &mut Server) -> io::Result<()> {
-    server.run()
 }
 
 /// Raises the soft limit on open files to the hard one (see getrlimit(2)) and gives the limit that

@@ -20,7 +20,7 @@ use crate::stats::Stats;
 const WAKER: Token = Token(0);
 
 /// How many events are taken from the system at once. More wait there for the next turn.
-const EVENTS_A_TURN: usize = 1024;
+const EVENTS_A_TURN: usize = 256;
 
 /// An echo service with its own loop.
 ///

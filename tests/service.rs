@@ -1,1 +1,546 @@
+//! The built program: its arguments, what it prints, its signals and its exit status.
 
+#![cfg(unix)]
+
+mod common;
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, ChildStderr, Command, ExitStatus, Output, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::{LIMIT, connect, echo, is_served, read_to_the_end};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_mio-echo");
+
+/// The program, with arguments, free of what the tester's environment says.
+fn program(arguments: &[&str]) -> Command {
+    let mut command = Command::new(PROGRAM);
+    command
+        .args(arguments)
+        .env_remove("RUST_LOG")
+        .env_remove("NO_COLOR")
+        .stdin(Stdio::null());
+    command
+}
+
+/// A service that runs; killed at the end of the test if it still does.
+struct Service {
+    child: Child,
+    lines: Receiver<String>,
+    seen: Vec<String>,
+    address: SocketAddr,
+}
+
+impl Service {
+    fn start(arguments: &[&str]) -> Self {
+        Service::spawn(program(&[&["127.0.0.1:0"], arguments].concat()))
+    }
+
+    /// Waits until it listens.
+    fn spawn(mut command: Command) -> Self {
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let lines = lines_of(child.stderr.take().unwrap());
+        let address = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut service = Service {
+            child,
+            lines,
+            seen: Vec::new(),
+            address,
+        };
+        let line = service.wait_for("listening on tcp://");
+        service.address = line.split("tcp://").nth(1).unwrap().parse().unwrap();
+        service
+    }
+
+    /// Waits for a line of the log with this in it.
+    fn wait_for(&mut self, text: &str) -> String {
+        loop {
+            let Ok(line) = self.lines.recv_timeout(LIMIT) else {
+                panic!("no line with {text:?} in {:#?}", self.seen);
+            };
+            self.seen.push(line.clone());
+            if line.contains(text) {
+                return line;
+            }
+        }
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_raw(self.child.id().try_into().unwrap())
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(self.pid(), signal).unwrap();
+    }
+
+    /// Waits for its end. Gives its exit status and all that it logged.
+    fn end(mut self) -> (ExitStatus, Vec<String>) {
+        let start = Instant::now();
+        while self.child.try_wait().unwrap().is_none() {
+            assert!(start.elapsed() < LIMIT, "it does not end: {:#?}", self.seen);
+            thread::yield_now();
+        }
+        let status = self.child.wait().unwrap();
+        let mut seen = std::mem::take(&mut self.seen);
+        seen.extend(self.lines.iter());
+        (status, seen)
+    }
+
+    fn stop(self) -> Vec<String> {
+        self.signal(Signal::SIGTERM);
+        let (status, lines) = self.end();
+        assert_eq!(status.code(), Some(0), "{lines:#?}");
+        lines
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn lines_of(stderr: ChildStderr) -> Receiver<String> {
+    let (sender, receiver) = channel();
+    thread::spawn(move || {
+        for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+            if sender.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+/// Runs it to its end, which it should come to by itself.
+fn output(mut command: Command) -> Output {
+    let child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.wait_with_output().unwrap()
+}
+
+/// The one line that a mistake gets, and the exit status.
+fn complaint(command: Command) -> (String, Option<i32>) {
+    let output = output(command);
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(text.lines().count(), 1, "not one line: {text}");
+    assert!(text.starts_with("mio-echo: "), "{text}");
+    assert!(output.stdout.is_empty());
+    (text, output.status.code())
+}
+
+#[test]
+fn it_says_once_per_endpoint_where_it_listens_and_serves_there() {
+    let mut service = Service::start(&["[::1]:0", "localhost:0"]);
+    let second = service.wait_for("listening on tcp://[::1]:");
+    service.wait_for("listening on tcp://");
+    assert!(is_served(&mut connect(service.address)));
+    let address = second.split("tcp://").nth(1).unwrap().parse().unwrap();
+    assert!(is_served(&mut connect(address)));
+    let lines = service.stop();
+    let count = lines.iter().filter(|line| line.contains(&second)).count();
+    assert_eq!(count, 1, "{lines:#?}");
+}
+
+#[test]
+fn either_signal_stops_it_with_a_summary_and_status_0() {
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        let service = Service::start(&[]);
+        let mut client = connect(service.address);
+        assert_eq!(echo(&mut client, b"hello"), b"hello");
+        client.shutdown(Shutdown::Write).unwrap();
+        read_to_the_end(&mut client);
+        service.signal(signal);
+        let (status, lines) = service.end();
+        assert_eq!(status.code(), Some(0), "{lines:#?}");
+        assert!(
+            lines.iter().any(|line| line.contains(signal.as_str())),
+            "{lines:#?}"
+        );
+        let summary = lines.last().unwrap();
+        assert!(
+            summary.contains("1 connections, 5 bytes echoed; 1 finished"),
+            "{summary}"
+        );
+    }
+}
+
+#[test]
+fn who_is_connected_at_the_signal_is_served_to_the_end() {
+    let mut service = Service::start(&["--drain-timeout", "1h"]);
+    let mut client = connect(service.address);
+    assert!(is_served(&mut client));
+    service.signal(Signal::SIGTERM);
+    service.wait_for("shutting down");
+    assert!(is_served(&mut client));
+    assert!(
+        TcpStream::connect(service.address).is_err(),
+        "it still listens"
+    );
+    drop(client);
+    assert_eq!(service.end().0.code(), Some(0));
+}
+
+#[test]
+fn the_drain_time_ends_it() {
+    let service = Service::start(&["--drain-timeout", "10ms"]);
+    let mut client = connect(service.address);
+    assert!(is_served(&mut client));
+    let lines = service.stop();
+    assert!(lines.last().unwrap().contains("1 cut"), "{lines:#?}");
+    assert_eq!(read_to_the_end(&mut client), b"");
+}
+
+#[test]
+fn a_second_signal_ends_it_at_once() {
+    let mut service = Service::start(&["--drain-timeout", "1h"]);
+    let mut client = connect(service.address);
+    assert!(is_served(&mut client));
+    service.signal(Signal::SIGINT);
+    service.wait_for("shutting down");
+    service.signal(Signal::SIGTERM);
+    let (status, lines) = service.end();
+    assert_eq!(status.signal(), Some(Signal::SIGTERM as i32), "{lines:#?}");
+}
+
+#[test]
+fn being_stopped_and_continued_interrupts_nothing() {
+    // Both interrupt epoll_wait(2), even without a handler; see signal(7).
+    let service = Service::start(&[]);
+    let mut client = connect(service.address);
+    for _ in 0..10 {
+        service.signal(Signal::SIGSTOP);
+        client.write_all(b"while it sleeps").unwrap();
+        service.signal(Signal::SIGCONT);
+        client.read_exact(&mut [0; 15]).unwrap();
+        service.signal(Signal::SIGSTOP);
+        service.signal(Signal::SIGCONT);
+        assert!(is_served(&mut client));
+    }
+    service.stop();
+}
+
+#[test]
+fn each_mistake_in_the_arguments_gets_one_line_and_status_2() {
+    let long_name = format!("{}.invalid:7007", "x".repeat(64));
+    for (arguments, hint) in [
+        (vec!["127.0.0.1:65536"], "a number from 0 to 65535"),
+        (vec!["127.0.0.1"], "no port"),
+        (vec!["7007"], "no port"),
+        (vec!["127.0.0.256:7007"], "not an IP address"),
+        (vec!["::1:7007"], "[::1]:7007"),
+        (vec!["http://127.0.0.1:7007"], "write tcp://"),
+        (vec!["127.0.0.1:7007", "tcp://127.0.0.1:7007"], "twice"),
+        (vec!["--buffer-size", "0"], "1 to 16777216 bytes"),
+        (vec!["--buffer-size", "10TiB"], "1 to 16777216 bytes"),
+        (vec!["--buffer-size", "large"], "64KiB"),
+        (vec!["--backlog", "0"], "1 to 65535"),
+        (vec!["--backlog=-1"], "-1"),
+        (vec!["--max-connections", "0"], "1 to 1000000000"),
+        (vec!["--max-connections", "many"], "many"),
+        (vec!["--drain-timeout", "5"], "5s"),
+        (vec!["--drain-timeout", "2days"], "86400"),
+        (vec!["--log-level", "loud"], "debug"),
+        (vec!["--bcklog", "5"], "--backlog"),
+        (vec!["--backlog"], "a value is required"),
+        (vec!["-x"], "--help"),
+    ] {
+        let (line, status) = complaint(program(&arguments));
+        assert_eq!(status, Some(2), "{arguments:?}: {line}");
+        assert!(line.contains(hint), "{arguments:?}: {line}");
+    }
+    let (line, status) = complaint(program(&[&long_name]));
+    assert_eq!(status, Some(1), "{line}");
+    assert!(line.contains("does not resolve"), "{line}");
+}
+
+#[test]
+fn what_cannot_be_bound_gets_one_line_and_status_1() {
+    let holder = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = holder.local_addr().unwrap().to_string();
+    let (line, status) = complaint(program(&["-q", "127.0.0.1:0", "[::1]:0", &taken]));
+    assert_eq!(status, Some(1), "{line}");
+    assert!(
+        line.contains(&taken) && line.contains("choose another port"),
+        "{line}"
+    );
+
+    // An address of the block for documentation, which no host has (RFC 5737).
+    let (line, status) = complaint(program(&["192.0.2.1:7007"]));
+    assert_eq!(status, Some(1), "{line}");
+    assert!(line.contains("an address that this host has"), "{line}");
+}
+
+/// A port below the first unprivileged one, as somebody without rights. Where the tests run with
+/// rights, the program is copied to where everybody may run it.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_privileged_port_names_the_capability() {
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::process::CommandExt;
+
+    let first = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap();
+    assert_ne!(
+        first.trim(),
+        "0",
+        "this host has no privileged ports to try"
+    );
+
+    let directory = std::env::temp_dir().join(format!("mio-echo-test-{}", std::process::id()));
+    fs::create_dir_all(&directory).unwrap();
+    fs::set_permissions(&directory, fs::Permissions::from_mode(0o755)).unwrap();
+    let copy = directory.join("mio-echo");
+    fs::copy(PROGRAM, &copy).unwrap();
+    let mut command = Command::new(&copy);
+    command.arg("127.0.0.1:7").current_dir("/");
+    if nix::unistd::geteuid().is_root() {
+        command.uid(65_534).gid(65_534);
+    }
+    let (line, status) = complaint(command);
+    fs::remove_dir_all(&directory).unwrap();
+    assert_eq!(status, Some(1), "{line}");
+    assert!(line.contains("CAP_NET_BIND_SERVICE"), "{line}");
+}
+
+#[test]
+fn help_and_version_are_printed() {
+    let help = output(program(&["--help"]));
+    assert_eq!(help.status.code(), Some(0));
+    let text = String::from_utf8(help.stdout).unwrap();
+    for part in [
+        "Usage: mio-echo [OPTIONS] [ENDPOINT]...",
+        "127.0.0.1:7007",
+        "--backlog <N>",
+        "[default: 1024]",
+        "--buffer-size <SIZE>",
+        "[default: 64KiB]",
+        "--max-connections <N>",
+        "--drain-timeout <TIME>",
+        "[default: 5s]",
+        "--log-level <LEVEL>",
+        "--verbose",
+        "--quiet",
+        "RUST_LOG",
+        "SIGTERM",
+        "Exit status:",
+    ] {
+        assert!(text.contains(part), "no {part:?} in {text}");
+    }
+    let version = output(program(&["--version"]));
+    assert_eq!(
+        version.stdout,
+        format!("mio-echo {}\n", env!("CARGO_PKG_VERSION")).as_bytes()
+    );
+}
+
+#[test]
+fn debug_tells_of_connections_and_trace_of_every_call() {
+    let mut service = Service::start(&["-vv", "--buffer-size", "4KiB"]);
+    let mut client = connect(service.address);
+    let peer = client.local_addr().unwrap();
+    assert_eq!(echo(&mut client, b"hello"), b"hello");
+    client.shutdown(Shutdown::Write).unwrap();
+    service.wait_for("waiting for events");
+    service.wait_for(&format!("{peer}: opened as Token("));
+    service.wait_for("event: readable");
+    service.wait_for(&format!("{peer}: read 5 of 4096 bytes"));
+    service.wait_for(&format!("{peer}: write 5 of 5 bytes"));
+    service.wait_for(&format!("{peer}: end of stream"));
+    service.wait_for(&format!(
+        "{peer}: closed: the peer finished; 5 bytes echoed, 0 unsent, after"
+    ));
+    service.stop();
+
+    let mut service = Service::start(&["-v"]);
+    let client = connect(service.address);
+    let peer = client.local_addr().unwrap();
+    common::reset(client);
+    service.wait_for(&format!("{peer}: closed: Connection reset by peer"));
+    let lines = service.stop();
+    assert!(
+        !lines.iter().any(|line| line.contains("TRACE")),
+        "{lines:#?}"
+    );
+}
+
+#[test]
+fn levels_come_from_the_option_or_the_environment() {
+    let with = |variable: &str, arguments: &[&str]| {
+        let mut command = program(&[&["127.0.0.1:0"], arguments].concat());
+        command.env("RUST_LOG", variable);
+        Service::spawn(command).stop()
+    };
+    let has = |lines: &[String], level: &str| lines.iter().any(|line| line.contains(level));
+    assert!(has(&with("trace", &[]), "TRACE"));
+    assert!(
+        !has(&with("trace", &["--log-level", "info"]), "TRACE"),
+        "the option goes first"
+    );
+    assert!(has(&with("debug", &["-v"]), "TRACE"), "-v goes on top");
+    assert!(!has(&with("trace", &["-q"]), "TRACE"), "-q goes on top");
+
+    let lines = with("info,mio_echo::server=trace", &[]);
+    assert!(has(&lines, "TRACE [mio_echo::server]") && !has(&lines, "TRACE [mio_echo::echo]"));
+    let lines = with("info,nonsense", &[]);
+    assert!(lines[0].contains("'nonsense' ignored"), "{lines:#?}");
+
+    let mut silent = program(&["127.0.0.1:0", "-qqqq"]);
+    silent.stderr(Stdio::piped());
+    let mut child = silent.spawn().unwrap();
+    // It says nothing, so there is no line to wait for: the signal may come at any time.
+    let lines = lines_of(child.stderr.take().unwrap());
+    kill(
+        Pid::from_raw(child.id().try_into().unwrap()),
+        Signal::SIGTERM,
+    )
+    .unwrap();
+    child.wait().unwrap();
+    assert_eq!(lines.iter().collect::<Vec<_>>(), Vec::<String>::new());
+}
+
+#[test]
+fn the_log_is_coloured_on_a_terminal_only() {
+    let lines = Service::start(&[]).stop();
+    assert!(
+        !lines.iter().any(|line| line.contains('\u{1b}')),
+        "{lines:#?}"
+    );
+
+    let terminal = nix::pty::openpty(None, None).unwrap();
+    let mut command = program(&["127.0.0.1:0"]);
+    command.env("TERM", "xterm");
+    command
+        .stdout(terminal.slave.try_clone().unwrap())
+        .stderr(terminal.slave);
+    let mut child = command.spawn().unwrap();
+    drop(command);
+    let mut lines = BufReader::new(fs::File::from(terminal.master)).lines();
+    let line = lines.next().unwrap().unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(
+        line.contains("listening on") && line.contains('\u{1b}'),
+        "{line:?}"
+    );
+}
+
+#[test]
+fn a_public_address_gets_a_warning() {
+    let mut service = Service::start(&["0.0.0.0:0"]);
+    service.wait_for("WARN");
+    let lines = service.stop();
+    let warnings: Vec<_> = lines.iter().filter(|line| line.contains("WARN")).collect();
+    assert!(
+        warnings.len() == 1 && warnings[0].contains("tcp://0.0.0.0:"),
+        "{warnings:#?}"
+    );
+}
+
+#[test]
+fn it_outlives_whoever_reads_its_log() {
+    let mut command = program(&["127.0.0.1:0", "-vv"]);
+    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+    let mut log = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    while !line.contains("listening on") {
+        line.clear();
+        log.read_line(&mut line).unwrap();
+    }
+    let address = line.trim().split("tcp://").nth(1).unwrap().parse().unwrap();
+    drop(log);
+    for _ in 0..3 {
+        assert!(is_served(&mut connect(address)));
+    }
+    kill(
+        Pid::from_raw(child.id().try_into().unwrap()),
+        Signal::SIGTERM,
+    )
+    .unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+/// `sh` with limits on open files, and the program in its place.
+fn limited(limits: &str, arguments: &str) -> Command {
+    let mut command = Command::new("sh");
+    command.env_remove("RUST_LOG").stdin(Stdio::null());
+    command.args([
+        "-c",
+        &format!("ulimit {limits} && exec '{PROGRAM}' 127.0.0.1:0 {arguments}"),
+    ]);
+    command
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn the_limit_on_open_files_is_raised_and_connections_follow() {
+    let service = Service::spawn(limited("-Sn 60 && ulimit -Hn 200", ""));
+    let limits = fs::read_to_string(format!("/proc/{}/limits", service.pid())).unwrap();
+    let line = limits
+        .lines()
+        .find(|line| line.starts_with("Max open files"))
+        .unwrap();
+    let fields: Vec<_> = line.split_whitespace().collect();
+    assert_eq!((fields[3], fields[4]), ("200", "200"), "{line}");
+    service.stop();
+
+    // 200 files leave room for 136 connections: more wait, and none is lost.
+    let mut service = Service::spawn(limited("-n 200", ""));
+    let mut clients: Vec<_> = (0..140).map(|_| connect(service.address)).collect();
+    service.wait_for("at the limit of 136 connections");
+    clients.drain(..10);
+    for client in &mut clients {
+        assert!(is_served(client));
+    }
+    service.stop();
+}
+
+/// User and system time of a process so far, in clock ticks; see `proc_pid_stat(5)`.
+#[cfg(target_os = "linux")]
+fn cpu_ticks(pid: Pid) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = stat
+        .rsplit(')')
+        .next()
+        .unwrap()
+        .split_whitespace()
+        .collect();
+    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn out_of_descriptors_it_waits_and_warns_once_and_goes_on() {
+    let mut service = Service::spawn(limited("-n 40", "--max-connections 1000"));
+    let mut clients: Vec<_> = (0..100).map(|_| connect(service.address)).collect();
+    service.wait_for("cannot accept (");
+
+    // An interval to measure over. Spinning takes 100 ticks a second, or half of that on a busy
+    // machine; trying again ten times a second takes none that one could count.
+    let before = cpu_ticks(service.pid());
+    thread::sleep(Duration::from_millis(500));
+    let ticks = cpu_ticks(service.pid()) - before;
+    assert!(ticks < 10, "{ticks} ticks in half a second: it spins");
+
+    // Those who were accepted are served, and as they end, so are the others, to the last.
+    while let Some(mut client) = (!clients.is_empty()).then(|| clients.remove(0)) {
+        assert!(is_served(&mut client));
+    }
+    let lines = service.stop();
+    let warnings = lines.iter().filter(|line| line.contains("WARN")).count();
+    assert_eq!(warnings, 1, "{lines:#?}");
+    assert!(
+        lines.last().unwrap().contains("100 connections"),
+        "{lines:#?}"
+    );
+}

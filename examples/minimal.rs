@@ -1,0 +1,14 @@
+//! The smallest echo service: `cargo run --example minimal`, then `nc 127.0.0.1 PORT`.
+
+use std::error::Error;
+
+use mio_echo::{Config, Server};
+
+fn main() -> Result<(), Box<dyn Error>> {
+    // Port 0 is a free one, which the system chooses.
+    let config = Config::builder().endpoint("127.0.0.1:0".parse()?).build()?;
+    let mut server = Server::bind(config)?;
+    println!("listening on {}", server.endpoints()[0]);
+    server.run()?;
+    Ok(())
+}

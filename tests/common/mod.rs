@@ -1,0 +1,186 @@
+//! What the tests share: servers on free ports, clients that give up, and bytes to send.
+
+#![allow(dead_code, reason = "each test file uses a part of it")]
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use mio_echo::{Config, ConfigBuilder, Endpoint, Server, ShutdownHandle, Stats};
+
+/// After how long a test fails that waits for something. Nothing takes nearly as long.
+pub const LIMIT: Duration = Duration::from_secs(30);
+
+/// A configuration on a free port of 127.0.0.1.
+pub fn config() -> ConfigBuilder {
+    Config::builder().endpoint("127.0.0.1:0".parse().unwrap())
+}
+
+/// A server whose turns the test makes itself, in its own thread.
+pub fn bind(config: ConfigBuilder) -> (Server, SocketAddr) {
+    let server = Server::bind(config.build().unwrap()).unwrap();
+    let address = server.endpoints()[0].address();
+    (server, address)
+}
+
+/// Gives the server turns until `condition` holds.
+pub fn turn_until(server: &mut Server, mut condition: impl FnMut(&mut Server) -> bool) {
+    let start = Instant::now();
+    while !condition(server) {
+        assert!(
+            start.elapsed() < LIMIT,
+            "in vain, after {:?}",
+            server.stats()
+        );
+        server.turn(Some(Duration::from_millis(1))).unwrap();
+    }
+}
+
+/// Gives the server turns until nothing happens any more.
+pub fn settle(server: &mut Server) {
+    turn_until(server, |server| {
+        let before = server.stats();
+        server.turn(Some(Duration::from_millis(10))).unwrap();
+        let mut after = server.stats();
+        after.turns = before.turns;
+        server.timeout().is_none() && after == before
+    });
+}
+
+/// Sends from `bytes`, and lets the server echo, until neither side has room, because nobody reads
+/// what comes back. Gives how many bytes were sent.
+pub fn stall(server: &mut Server, client: &mut TcpStream, bytes: &[u8]) -> usize {
+    let mut sent = 0;
+    loop {
+        let more = send_what_fits(client, &bytes[sent..]);
+        settle(server);
+        sent += more;
+        if more == 0 {
+            assert!(
+                sent < bytes.len(),
+                "buffers as large as that cannot be filled"
+            );
+            return sent;
+        }
+    }
+}
+
+/// A server that runs in a thread of its own, until it is dropped.
+pub struct Running {
+    pub addresses: Vec<SocketAddr>,
+    handle: ShutdownHandle,
+    thread: Option<JoinHandle<Stats>>,
+}
+
+impl Running {
+    pub fn start(config: ConfigBuilder) -> Self {
+        let (mut server, _) = bind(config);
+        Running {
+            addresses: server.endpoints().iter().map(Endpoint::address).collect(),
+            handle: server.shutdown_handle(),
+            thread: Some(thread::spawn(move || {
+                server.run().unwrap();
+                server.stats()
+            })),
+        }
+    }
+
+    pub fn connect(&self) -> TcpStream {
+        connect(self.addresses[0])
+    }
+
+    pub fn shutdown_handle(&self) -> ShutdownHandle {
+        self.handle.clone()
+    }
+
+    /// Shuts it down, and waits until it has finished.
+    pub fn stop(mut self) -> Stats {
+        self.handle.shutdown().unwrap();
+        self.thread.take().unwrap().join().unwrap()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(thread) = self.thread.take() {
+            self.handle.shutdown().unwrap();
+            let result = thread.join();
+            assert!(result.is_ok() || thread::panicking(), "the server panicked");
+        }
+    }
+}
+
+/// A client whose reads and writes give up after [`LIMIT`].
+pub fn connect(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(LIMIT)).unwrap();
+    stream.set_write_timeout(Some(LIMIT)).unwrap();
+    stream
+}
+
+/// Sends `bytes` and reads as many.
+pub fn echo(stream: &mut TcpStream, bytes: &[u8]) -> Vec<u8> {
+    stream.write_all(bytes).unwrap();
+    let mut echoed = vec![0; bytes.len()];
+    stream.read_exact(&mut echoed).unwrap();
+    echoed
+}
+
+/// Whether bytes come back over the connection.
+pub fn is_served(stream: &mut TcpStream) -> bool {
+    echo(stream, b"are you there?") == b"are you there?"
+}
+
+/// Sends `bytes`, half-closes, and meanwhile reads to the end of the stream.
+pub fn echo_to_the_end(stream: TcpStream, bytes: &[u8]) -> Vec<u8> {
+    let mut reader = stream.try_clone().unwrap();
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            (&stream).write_all(bytes).unwrap();
+            stream.shutdown(Shutdown::Write).unwrap();
+        });
+        read_to_the_end(&mut reader)
+    })
+}
+
+pub fn read_to_the_end(stream: &mut TcpStream) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).unwrap();
+    bytes
+}
+
+/// Sends from `bytes` what the system takes without waiting.
+pub fn send_what_fits(stream: &mut TcpStream, bytes: &[u8]) -> usize {
+    stream.set_nonblocking(true).unwrap();
+    let mut sent = 0;
+    while sent < bytes.len() {
+        match stream.write(&bytes[sent..]) {
+            Ok(count) => sent += count,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    stream.set_nonblocking(false).unwrap();
+    sent
+}
+
+/// Bytes without a short period (a xorshift generator), so that none is mistaken for another.
+pub fn noise(count: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_be_bytes()[0]
+    };
+    (0..count).map(|_| next()).collect()
+}
+
+/// Closes so that the peer's connection is reset.
+pub fn reset(stream: TcpStream) {
+    socket2::SockRef::from(&stream)
+        .set_linger(Some(Duration::ZERO))
+        .unwrap();
+    drop(stream);
+}

@@ -1,0 +1,206 @@
+//! `Echo` as a guest: in a loop of the test's own, at times that the test makes up.
+
+mod common;
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::time::{Duration, Instant};
+
+use common::{config, connect};
+use mio::event::Event;
+use mio::{Events, Interest, Poll, Token};
+use mio_echo::{ConfigBuilder, Echo};
+
+const FIRST: Token = Token(10);
+
+/// A loop, with an echo in it, and a clock that the test moves.
+struct Host {
+    poll: Poll,
+    events: Events,
+    echo: Echo,
+    now: Instant,
+}
+
+impl Host {
+    fn new(config: ConfigBuilder) -> (Self, SocketAddr) {
+        let poll = Poll::new().unwrap();
+        let echo = Echo::new(config.build().unwrap(), poll.registry(), FIRST).unwrap();
+        let address = echo.endpoints()[0].address();
+        let events = Events::with_capacity(16);
+        (
+            Host {
+                poll,
+                events,
+                echo,
+                now: Instant::now(),
+            },
+            address,
+        )
+    }
+
+    /// Waits for events and takes the echo's in. Gives those that are not the echo's.
+    fn handle(&mut self) -> Vec<Event> {
+        self.poll
+            .poll(&mut self.events, Some(Duration::from_millis(10)))
+            .unwrap();
+        let mut others = Vec::new();
+        for event in &self.events {
+            if self.echo.owns(event.token()) {
+                self.echo.handle(event);
+            } else {
+                others.push(event.clone());
+            }
+        }
+        others
+    }
+
+    fn run_until(&mut self, condition: impl Fn(&Echo) -> bool) {
+        let start = Instant::now();
+        while !condition(&self.echo) {
+            assert!(start.elapsed() < common::LIMIT, "in vain: {:?}", self.echo);
+            self.handle();
+            self.echo.run(self.now);
+        }
+    }
+}
+
+#[test]
+fn a_guest_leaves_the_tokens_below_its_first_to_the_host() {
+    let (mut host, address) = Host::new(config());
+    assert!(host.echo.owns(FIRST) && host.echo.owns(Token(usize::MAX)));
+    assert!(!host.echo.owns(Token(FIRST.0 - 1)));
+
+    let own = TcpListener::bind("127.0.0.1:0").unwrap();
+    own.set_nonblocking(true).unwrap();
+    let mut own = mio::net::TcpListener::from_std(own);
+    let token = Token(FIRST.0 - 1);
+    host.poll
+        .registry()
+        .register(&mut own, token, Interest::READABLE)
+        .unwrap();
+    let _to_own = connect(own.local_addr().unwrap());
+    let _to_echo = connect(address);
+
+    let mut others = Vec::new();
+    let start = Instant::now();
+    while others.is_empty() || host.echo.stats().active == 0 {
+        assert!(start.elapsed() < common::LIMIT);
+        others.extend(host.handle());
+        host.echo.run(host.now);
+    }
+    assert!(others.iter().all(|event| event.token() == token));
+}
+
+#[test]
+fn events_are_only_noted_until_the_run() {
+    let (mut host, address) = Host::new(config());
+    let mut client = connect(address);
+    host.run_until(|echo| echo.stats().active == 1);
+    client.write_all(b"hello").unwrap();
+    while host.echo.timeout(host.now) != Some(Duration::ZERO) {
+        host.handle();
+    }
+    assert_eq!(host.echo.stats().bytes_received, 0);
+    host.echo.run(host.now);
+    assert_eq!(host.echo.stats().bytes_sent, 5);
+    assert_eq!(host.echo.timeout(host.now), None);
+}
+
+#[test]
+fn an_event_of_a_token_that_nobody_has_is_ignored() {
+    let (mut host, address) = Host::new(config());
+    let clients = [connect(address), connect(address)];
+    host.run_until(|echo| echo.stats().active == 2);
+    // Events of their end, handed over again and again: late ones too.
+    drop(clients);
+    let mut kept = Vec::new();
+    let start = Instant::now();
+    while host.echo.stats().active > 0 {
+        assert!(start.elapsed() < common::LIMIT);
+        host.handle();
+        kept.extend(host.events.iter().cloned());
+        host.echo.run(host.now);
+        for event in &kept {
+            host.echo.handle(event);
+        }
+    }
+    assert!(!kept.is_empty());
+    let mut client = connect(address);
+    client.write_all(b"hello").unwrap();
+    host.run_until(|echo| echo.stats().bytes_sent == 5);
+    for event in &kept {
+        host.echo.handle(event);
+    }
+    host.echo.run(host.now);
+    assert_eq!(
+        host.echo.stats().active,
+        1,
+        "a late event closed somebody else's connection"
+    );
+}
+
+#[test]
+fn the_drain_time_passes_as_the_host_says() {
+    let drain = Duration::from_secs(3600);
+    let (mut host, address) = Host::new(config().drain_timeout(drain));
+    let mut client = connect(address);
+    host.run_until(|echo| echo.stats().active == 1);
+    assert_eq!(host.echo.timeout(host.now), None);
+
+    let start = host.now;
+    host.echo.shutdown(start);
+    assert_eq!(host.echo.timeout(start), Some(drain));
+    let almost = start + Duration::from_secs(3599);
+    host.echo.run(almost);
+    assert_eq!(host.echo.stats().active, 1);
+    assert_eq!(host.echo.timeout(almost), Some(Duration::from_secs(1)));
+
+    // The drain time is over: the peer is told, and has a second to take what is on its way.
+    let end = start + drain;
+    host.echo.run(end);
+    assert_eq!(
+        client.read(&mut [0; 1]).unwrap(),
+        0,
+        "the end of the stream"
+    );
+    assert!(!host.echo.is_finished());
+    host.echo.run(end); // The turn of who lingers.
+    assert_eq!(host.echo.timeout(end), Some(Duration::from_secs(1)));
+    host.echo.run(end + Duration::from_secs(1));
+    assert!(host.echo.is_finished());
+    assert_eq!(host.echo.stats().cut, 1);
+}
+
+#[test]
+fn no_more_tokens_than_there_are() {
+    let poll = Poll::new().unwrap();
+    let config = config().max_connections(100).build().unwrap();
+    let error = Echo::new(config, poll.registry(), Token(usize::MAX - 100)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+}
+
+/// The whole of 127.0.0.0/8 is this host on Linux; elsewhere only 127.0.0.1 need be.
+#[cfg(target_os = "linux")]
+#[test]
+fn where_the_third_endpoint_cannot_be_had_nothing_is_left_listening() {
+    let holder = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = holder.local_addr().unwrap().port();
+    let endpoint = |host: &str| format!("{host}:{port}").parse().unwrap();
+    let config = mio_echo::Config::builder()
+        .endpoint(endpoint("127.0.0.2"))
+        .endpoint(endpoint("127.0.0.3"))
+        .endpoint(endpoint("127.0.0.1"));
+    let poll = Poll::new().unwrap();
+    let error = Echo::new(config.build().unwrap(), poll.registry(), FIRST).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::AddrInUse);
+    assert!(
+        error
+            .to_string()
+            .contains(&format!("tcp://127.0.0.1:{port}")),
+        "{error}"
+    );
+    for host in ["127.0.0.2", "127.0.0.3"] {
+        let refused = TcpStream::connect((host, port)).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::ConnectionRefused, "{host}");
+    }
+}

@@ -1,0 +1,117 @@
+//! The examples do what they say. They are built whenever all tests are.
+
+#![cfg(unix)]
+
+mod common;
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+
+use common::{Running, config, connect, is_served, noise, read_to_the_end};
+
+/// The examples lie beside the directory of the tests.
+fn example(name: &str) -> Command {
+    let test = std::env::current_exe().unwrap();
+    let path: PathBuf = test
+        .parent()
+        .unwrap()
+        .parent()
+        .unwrap()
+        .join("examples")
+        .join(name);
+    assert!(
+        path.exists(),
+        "{} is not built: cargo build --examples",
+        path.display()
+    );
+    Command::new(path)
+}
+
+/// A process that ends with the test.
+struct Background(Child);
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Starts an example that prints addresses in its first line, and gives them.
+fn start(mut command: Command) -> (Background, Vec<SocketAddr>) {
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    let stdout = child.stdout.take().unwrap();
+    let background = Background(child);
+    let mut line = String::new();
+    BufReader::new(stdout).read_line(&mut line).unwrap();
+    let addresses = line.trim().split("tcp://").skip(1);
+    let until = |text: &str| text.split(',').next().unwrap().parse().unwrap();
+    (background, addresses.map(until).collect())
+}
+
+#[test]
+fn the_client_prints_what_comes_back_of_its_input() {
+    let server = Running::start(config());
+    let mut client = example("client");
+    client
+        .arg(server.addresses[0].to_string())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped());
+    let mut client = client.spawn().unwrap();
+    let bytes = noise(1_000_000);
+    let mut stdin = client.stdin.take().unwrap();
+    let mut stdout = client.stdout.take().unwrap();
+    let mut echoed = Vec::new();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            stdin.write_all(&bytes).unwrap();
+            drop(stdin);
+        });
+        stdout.read_to_end(&mut echoed).unwrap();
+    });
+    assert!(echoed == bytes);
+    assert!(client.wait().unwrap().success());
+    assert_eq!(server.stop().finished, 1, "it half-closed");
+}
+
+#[test]
+fn the_client_says_what_went_wrong() {
+    let mut nobody = example("client");
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let output = nobody
+        .arg(port.to_string())
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        text.contains(&port.to_string()) && text.contains("refused"),
+        "{text}"
+    );
+    assert_eq!(example("client").output().unwrap().status.code(), Some(2));
+}
+
+#[test]
+fn the_smallest_service_echoes() {
+    let (_service, addresses) = start(example("minimal"));
+    assert!(is_served(&mut connect(addresses[0])));
+}
+
+#[test]
+fn an_echo_is_a_guest_of_an_application_that_reports_on_it() {
+    let mut command = example("embed");
+    command.args(["127.0.0.1:0", "127.0.0.1:0"]);
+    let (_application, addresses) = start(command);
+    let mut client = connect(addresses[0]);
+    assert!(is_served(&mut client));
+    let report = String::from_utf8(read_to_the_end(&mut connect(addresses[1]))).unwrap();
+    assert_eq!(report, "1 connected now, 1 so far, 14 bytes echoed\n");
+    assert!(is_served(&mut client));
+}
