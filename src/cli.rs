@@ -165,13 +165,12 @@ impl Options {
             builder = builder.max_connections(connections);
         }
         let config = builder.build()?;
-        if let (Some(asked), Some(most)) = (self.max_connections, most) {
-            if asked > most {
-                warn!(
-                    "the limit on open files has room for {most} connections, not for {asked}: \
-                     raise it (see ulimit -Hn), or others will have to wait"
-                );
-            }
+        match (self.max_connections, most) {
+            (Some(asked), Some(most)) if asked > most => warn!(
+                "the limit on open files has room for {most} connections, not for {asked}: \
+                 raise it (see ulimit -Hn), or others will have to wait"
+            ),
+            _ => {}
         }
         Ok(config)
     }
