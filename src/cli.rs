@@ -43,7 +43,7 @@ pub(crate) struct Options {
     drain_timeout: Duration,
 
     /// What to log: off, error, warn, info, debug or trace
-    /// [default: what `RUST_LOG` says, or else info]
+    /// [default: what the environment says, or else info]
     ///
     /// debug: each connection as it opens and closes. trace: each event, read and write.
     #[arg(long, value_name = "LEVEL", value_parser = level)]

@@ -300,6 +300,7 @@ impl Echo {
         self.registry
             .register(listener.socket_mut(), token, Interest::READABLE)?;
         info!("listening on {}", listener.endpoint());
+        trace!("{} is {token:?}", listener.endpoint());
         vacant.insert(Slot {
             source: Source::Listener(listener),
             queued: false,

@@ -121,7 +121,10 @@ impl Server {
     /// about, and an interruption by a signal is none: the turn then ends early.
     pub fn turn(&mut self, timeout: Option<Duration>) -> io::Result<&[Event]> {
         let timeout = [timeout, self.timeout()].into_iter().flatten().min();
-        trace!("waiting for events, for {timeout:?} at most");
+        match timeout {
+            Some(timeout) => trace!("waiting for events, {timeout:?} at most"),
+            None => trace!("waiting for events"),
+        }
         match self.poll.poll(&mut self.events, timeout) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             polled => polled?,
