@@ -5,11 +5,11 @@
 
 use std::env;
 use std::error::Error;
-use std::io::{self, Write};
-use std::net::SocketAddr;
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr};
 use std::time::{Duration, Instant};
 
-use mio::net::TcpListener;
+use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
 use mio_echo::{Config, Echo, Stats};
 
@@ -78,13 +78,21 @@ fn main() -> Result<(), Box<dyn Error>> {
 fn report(listener: &TcpListener, stats: Stats) {
     loop {
         match listener.accept() {
-            // A line always fits into an empty send buffer. Who does not want it may go.
-            Ok((mut stream, _)) => drop(writeln!(stream, "{}", line(stats))),
+            Ok((stream, _)) => drop(answer(stream, stats)),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
             Err(error) => return eprintln!("no report: {error}"),
         }
     }
+}
+
+/// Sends a line, which always fits into an empty send buffer, and closes.
+fn answer(mut stream: TcpStream, stats: Stats) -> io::Result<()> {
+    writeln!(stream, "{}", line(stats))?;
+    stream.shutdown(Shutdown::Write)?;
+    // What was asked is not looked at, but it is read: to close with input unread would reset the
+    // connection. What comes later than this is the asker's risk.
+    stream.read(&mut [0; 4096]).map(drop)
 }
 
 fn line(stats: Stats) -> String {

@@ -70,15 +70,20 @@ Environment:
              of the form MODULE=LEVEL, such as warn,mio_echo::connection=trace
   NO_COLOR   when set, the log has no colours on a terminal either
 
+Log:
+  On standard error, as things happen. Where it cannot be written to, the service
+  goes on without; but a reader that keeps it open and does not read stops it.
+
 Signals:
   SIGINT, SIGTERM   listen no more, go on echoing until every peer has finished
-                    or --drain-timeout is over, and exit; a second one ends the
-                    program at once
+                    or --drain-timeout is over, and exit; a second one, however
+                    soon, ends the program at once
 
 Exit status:
   0   stopped by a signal
   1   could not listen, or could not be set up
-  2   the arguments are wrong";
+  2   the arguments are wrong
+  A second signal is the cause of death itself: a shell says 128 and its number.";
 
 /// Why the program ends: one line for people, and the exit status.
 #[derive(Debug)]
@@ -224,7 +229,7 @@ mod tests {
     fn without_arguments_it_is_the_default_configuration() {
         let options = Options::parse_from(["mio-echo"]);
         let config = options.config(None).unwrap();
-        assert_eq!(format!("{config:?}"), format!("{:?}", Config::default()));
+        assert_eq!(config, Config::default());
     }
 
     #[test]
@@ -247,10 +252,7 @@ mod tests {
             .drain_timeout(Duration::from_secs(66))
             .build()
             .unwrap();
-        assert_eq!(
-            format!("{:?}", options.config(Some(20_000)).unwrap()),
-            format!("{config:?}")
-        );
+        assert_eq!(options.config(Some(20_000)).unwrap(), config);
     }
 
     #[test]

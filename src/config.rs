@@ -25,7 +25,7 @@ use crate::endpoint::Endpoint;
 /// ```
 ///
 /// [`Config::default`] has every knob at its default.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     pub(crate) endpoints: Vec<Endpoint>,
     pub(crate) backlog: u32,
@@ -212,9 +212,8 @@ impl fmt::Display for ConfigError {
             ),
             ConfigError::DrainTimeout(value) => write!(
                 f,
-                "a drain timeout of {} s is out of range: choose 0 to {} s",
-                value.as_secs(),
-                Config::DRAIN_TIMEOUT_RANGE.end().as_secs()
+                "a drain timeout of {value:?} is out of range: choose 0 to {:?}",
+                Config::DRAIN_TIMEOUT_RANGE.end()
             ),
             ConfigError::RepeatedEndpoint(endpoint) => {
                 write!(f, "{endpoint} is there twice: name each endpoint once")

@@ -3,13 +3,14 @@
 //! A connection is always in one of these states, and each names what moves it on:
 //!
 //! ```text
-//!             readable edge              scratch full, budget spent
+//!             readable edge              there may be more to read
 //!   Waiting ───────────────► Echoing ──────────────────────────────► on the run queue ─► Echoing
 //!      ▲                        │ │ write would block                       (next turn)
-//!      │ read would block       │ └───────────► Stalled: unsent bytes kept, not reading
+//!      │ nothing more to read   │ └───────────► Stalled: unsent bytes kept, not reading
 //!      └────────────────────────┘                  │ writable edge ─► flush ─► Echoing
 //!   peer half-closed and nothing unsent ─► shutdown(Write) ─► Finished
-//!   drain time over and nothing unsent  ─► shutdown(Write) ─► Lingering: read and discarded
+//!   drain time over ─► Ending: what is unsent is flushed ─► shutdown(Write)
+//!                      ─► Lingering: what the peer still sends is read and discarded
 //!   any error                           ─► Closed
 //! ```
 
@@ -56,7 +57,7 @@ pub(crate) struct Connection<S> {
     opened: Instant,
     /// How many bytes were written back.
     echoed: u64,
-    /// Empty unless Stalled.
+    /// Empty unless Stalled or Ending.
     unsent: SendBuffer,
     state: State,
     /// See [`Readiness::more_behind`]; stays until a read would block.
@@ -69,6 +70,8 @@ enum State {
     /// Or Waiting, where it is not on the run queue.
     Echoing,
     Stalled,
+    /// To linger as soon as nothing is unsent.
+    Ending,
     Lingering,
 }
 
@@ -93,30 +96,27 @@ impl<S: Stream> Connection<S> {
         self.more_behind |= readiness.more_behind;
         match self.state {
             State::Echoing | State::Lingering => readiness.readable,
-            State::Stalled => readiness.writable,
+            State::Stalled | State::Ending => readiness.writable,
         }
     }
 
     /// At most one read and one write, so that others get their turn however much there is.
     pub(crate) fn turn(&mut self, scratch: &mut [u8], stats: &mut Stats) -> Next {
         let next = match self.state {
-            State::Stalled => self.flush(stats),
+            State::Stalled | State::Ending => self.flush(stats),
             State::Echoing | State::Lingering => self.echo(scratch, stats),
         };
         next.unwrap_or_else(|error| Next::Close(Reason::Failed(error)))
     }
 
-    /// Ends the connection from this side, so that all that was written still arrives: the peer
-    /// reads the end of the stream, and what it goes on sending is read and discarded, because
-    /// closing a socket with unread input resets the connection (RFC 1122, section 4.2.2.13).
+    /// Ends the connection from this side, so that all that was read still comes back: what is
+    /// unsent is sent, the peer reads the end of the stream, and what it goes on sending is read
+    /// and discarded, because closing a socket with unread input resets the connection (RFC 1122,
+    /// section 4.2.2.13), which would destroy what is on its way.
     ///
-    /// Gives false where that cannot be: the peer does not take what it was sent, or has gone.
-    pub(crate) fn linger(&mut self) -> bool {
-        if self.state == State::Stalled || self.stream.shutdown_write().is_err() {
-            return false;
-        }
-        self.state = State::Lingering;
-        true
+    /// What there is to do is done in turns. The first is due now.
+    pub(crate) fn end(&mut self) {
+        self.state = State::Ending;
     }
 
     pub(crate) fn peer(&self) -> SocketAddr {
@@ -150,6 +150,7 @@ impl<S: Stream> Connection<S> {
             self.count_sent(sent, stats);
             if sent < count {
                 self.unsent = SendBuffer::keeping(&bytes[sent..]);
+                self.state = State::Stalled;
                 return Ok(self.stall(sent));
             }
         }
@@ -161,17 +162,26 @@ impl<S: Stream> Connection<S> {
         })
     }
 
-    /// Stalled: what was kept is written, and nothing is read before all of it is.
+    /// Stalled: what was kept is written, and nothing is read before all of it is. Ending: the
+    /// same, and nothing is written after it.
     fn flush(&mut self, stats: &mut Stats) -> io::Result<Next> {
-        let bytes = self.unsent.unsent();
-        let sent = nonblocking(|| self.stream.write(bytes))?.unwrap_or(0);
-        self.trace("write", sent, bytes.len());
-        self.count_sent(sent, stats);
-        self.unsent.consume(sent);
         if !self.unsent.is_empty() {
-            return Ok(self.stall(sent));
+            let bytes = self.unsent.unsent();
+            let sent = nonblocking(|| self.stream.write(bytes))?.unwrap_or(0);
+            self.trace("write", sent, bytes.len());
+            self.count_sent(sent, stats);
+            self.unsent.consume(sent);
+            if !self.unsent.is_empty() {
+                return Ok(self.stall(sent));
+            }
         }
-        self.state = State::Echoing;
+        if self.state == State::Ending {
+            trace!("{}: all is sent, shutting down the writing half", self.peer);
+            self.stream.shutdown_write()?;
+            self.state = State::Lingering;
+        } else {
+            self.state = State::Echoing;
+        }
         Ok(Next::Again)
     }
 
@@ -189,7 +199,6 @@ impl<S: Stream> Connection<S> {
             self.peer,
             self.unsent.unsent().len()
         );
-        self.state = State::Stalled;
         let is_exhausted = SHORT_MEANS_EXHAUSTED || sent == 0;
         if is_exhausted {
             Next::Wait

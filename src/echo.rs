@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::mem;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use log::{debug, info, trace, warn};
@@ -29,8 +30,8 @@ const LINGER: Duration = Duration::from_secs(1);
 /// An echo service without a loop: a guest in yours.
 ///
 /// It never blocks, sleeps, starts a thread or reads the clock. It registers its sockets with
-/// your [`Registry`], under the first token you give it and those above; your own tokens stay
-/// below. You hand it its events, give it a turn, and tell it the time:
+/// your [`Registry`], under the first token you give it and [as many above](Echo::tokens) as it
+/// needs. You hand it its events, give it turns, and tell it the time:
 ///
 /// ```
 /// use std::time::Instant;
@@ -69,11 +70,11 @@ const LINGER: Duration = Duration::from_secs(1);
 /// To stop, call [`shutdown`](Echo::shutdown). To drop an `Echo` closes every socket at once.
 pub struct Echo {
     registry: Registry,
-    first_token: usize,
+    tokens: Range<usize>,
     config: Config,
     /// Where the listeners are, with their real ports.
     endpoints: Vec<Endpoint>,
-    /// Listeners and connections; the key is the token less `first_token`.
+    /// Listeners and connections; the key is the token less the first one.
     slots: Slab<Slot>,
     /// Keys of those that have something to do, each at most once, first come first.
     run_queue: Vec<usize>,
@@ -82,6 +83,8 @@ pub struct Echo {
     /// What every connection reads into. It holds nothing between two turns.
     scratch: Box<[u8]>,
     gate: Gate,
+    /// Key of the listener that went first when the gate was last opened.
+    first_listener: usize,
     phase: Phase,
     stats: Stats,
 }
@@ -128,33 +131,37 @@ impl Echo {
     /// [`InvalidInput`](io::ErrorKind::InvalidInput) where there are not enough tokens from
     /// `first_token` on for every connection that the limit allows.
     pub fn new(config: Config, registry: &Registry, first_token: Token) -> io::Result<Self> {
-        let tokens = config.endpoints.len() + config.max_connections;
-        if first_token.0.checked_add(tokens).is_none() {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                format!(
-                    "no {tokens} tokens from {} on: choose a lower first token",
-                    first_token.0
-                ),
-            ));
-        }
+        let (first, count) = (
+            first_token.0,
+            config.endpoints.len() + config.max_connections,
+        );
+        let Some(end) = first.checked_add(count) else {
+            let message = format!("no {count} tokens from {first} on: choose a lower first token");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+        };
         let bound = config.endpoints.iter().copied().map(Bound::bind);
         let bound = bound.collect::<Result<Vec<_>, _>>()?;
         let mut echo = Echo {
             registry: registry.try_clone()?,
-            first_token: first_token.0,
+            tokens: first..end,
             endpoints: Vec::new(),
             slots: Slab::new(),
             run_queue: Vec::new(),
             round: Vec::new(),
             scratch: vec![0; config.buffer_size].into(),
             gate: Gate::default(),
+            first_listener: 0,
             phase: Phase::Serving,
             stats: Stats::default(),
             config,
         };
-        for bound in bound {
-            echo.add_listener(bound.listen(echo.config.backlog)?)?;
+        let listen = |bound: Bound| bound.listen(echo.config.backlog);
+        for listener in bound
+            .into_iter()
+            .map(listen)
+            .collect::<Result<Vec<_>, _>>()?
+        {
+            echo.add_listener(listener)?;
         }
         Ok(echo)
     }
@@ -172,11 +179,18 @@ impl Echo {
         self.stats
     }
 
-    /// Whether events under this token are for [`handle`](Echo::handle): all from the first
-    /// token on.
+    /// Whether events under this token are for [`handle`](Echo::handle): one of
+    /// [`tokens`](Echo::tokens).
     #[must_use]
     pub fn owns(&self, token: Token) -> bool {
-        token.0 >= self.first_token
+        self.tokens.contains(&token.0)
+    }
+
+    /// The tokens that are this echo's: from the first token on, one for each endpoint and for
+    /// each connection that the limit allows. All others are yours.
+    #[must_use]
+    pub fn tokens(&self) -> Range<usize> {
+        self.tokens.clone()
     }
 
     /// For how long a loop may sleep if no event wakes it: not at all while there is work on the
@@ -187,8 +201,10 @@ impl Echo {
             return Some(Duration::ZERO);
         }
         let shutdown = match self.phase {
-            Phase::Serving => None,
-            Phase::Draining { until } | Phase::Lingering { until } => Some(until),
+            Phase::Draining { until } | Phase::Lingering { until } if self.stats.active > 0 => {
+                Some(until)
+            }
+            _ => None,
         };
         let deadline = [self.gate.retry_at(), shutdown]
             .into_iter()
@@ -202,7 +218,7 @@ impl Echo {
     ///
     /// Events of tokens that nobody has (any more) are ignored.
     pub fn handle(&mut self, event: &Event) {
-        let Some(key) = event.token().0.checked_sub(self.first_token) else {
+        let Some(key) = event.token().0.checked_sub(self.tokens.start) else {
             return;
         };
         let Some(slot) = self.slots.get_mut(key) else {
@@ -231,24 +247,29 @@ impl Echo {
         self.round = round;
     }
 
-    /// Stops listening, once those whose connections are established are accepted. Those who are
-    /// connected are echoed until they finish or the drain time is over. Then each is sent the
-    /// end of the stream, and has until the drain time has passed once more, but at most a
-    /// second, to take what is still on its way and close. Calls after the first change nothing.
+    /// Stops listening. Connections that the system has already established are accepted first, as
+    /// far as the limit allows; the others are reset.
+    ///
+    /// Those who are connected are echoed until they finish or the drain time is over. Then no
+    /// more is echoed: each is sent what was kept for it and the end of the stream, and has a
+    /// second to take that and to close, or the drain time where that is shorter. Who has not by
+    /// then is cut off.
+    ///
+    /// Calls after the first change nothing.
     pub fn shutdown(&mut self, now: Instant) {
         if !matches!(self.phase, Phase::Serving) {
             return;
         }
-        info!("shutting down: {} connections to finish", self.stats.active);
+        let until = now + self.config.drain_timeout;
+        self.phase = Phase::Draining { until };
         for key in 0..self.endpoints.len() {
-            self.accept(key, now, self.config.backlog as usize);
+            // Systems keep some more than they are told to: Linux one, the BSDs half as many.
+            self.accept(key, now, self.config.backlog as usize * 2);
         }
         for key in 0..self.endpoints.len() {
             self.remove_listener(key);
         }
-        self.phase = Phase::Draining {
-            until: now + self.config.drain_timeout,
-        };
+        info!("shutting down: {} connections to finish", self.stats.active);
     }
 
     /// Whether a shutdown is over: nothing is listened on, and nobody is connected.
@@ -257,7 +278,7 @@ impl Echo {
         !matches!(self.phase, Phase::Serving) && self.stats.active == 0
     }
 
-    /// One turn of one listener or connection, which is not on the run queue now.
+    /// One turn of a listener or connection that was taken off the run queue.
     fn turn(&mut self, key: usize, now: Instant) {
         let Some(slot) = self.slots.get_mut(key) else {
             return;
@@ -296,7 +317,7 @@ impl Echo {
     fn add_listener(&mut self, mut listener: Listener) -> io::Result<()> {
         self.endpoints.push(listener.endpoint());
         let vacant = self.slots.vacant_entry();
-        let token = Token(self.first_token + vacant.key());
+        let token = Token(self.tokens.start + vacant.key());
         self.registry
             .register(listener.socket_mut(), token, Interest::READABLE)?;
         info!("listening on {}", listener.endpoint());
@@ -318,7 +339,12 @@ impl Echo {
 
     /// Accepts until nobody waits, the budget is spent, or there is no room.
     fn accept(&mut self, key: usize, now: Instant, budget: usize) {
+        let accepted_before = self.stats.accepted;
+        let mut lost = None;
         for _ in 0..budget {
+            if !self.gate.is_open() {
+                return;
+            }
             if self.stats.active >= self.config.max_connections {
                 return self.pause_when_full(now);
             }
@@ -333,17 +359,26 @@ impl Echo {
                     }
                 }
                 Accepted::Nobody => return,
-                Accepted::Lost(error) => self.count_lost(&error),
+                Accepted::Lost(error) => {
+                    self.count_lost(&error);
+                    lost = Some(error);
+                }
                 Accepted::Shortage(error) => return self.pause_for_want(&error, now),
             }
         }
-        self.enqueue(key);
+        match lost {
+            // Nothing but errors: they may go on for ever, which is not to be spun on.
+            Some(error) if self.stats.accepted == accepted_before => {
+                self.pause_for_want(&error, now);
+            }
+            _ => self.enqueue(key),
+        }
     }
 
     /// Takes a connection in. Fails where the selector has no room for it.
     fn open(&mut self, mut stream: TcpStream, peer: SocketAddr, now: Instant) -> io::Result<()> {
         let vacant = self.slots.vacant_entry();
-        let token = Token(self.first_token + vacant.key());
+        let token = Token(self.tokens.start + vacant.key());
         self.registry
             .register(&mut stream, token, readiness::interest())?;
         let source = Source::Connection(Connection::new(stream, peer, now));
@@ -379,7 +414,7 @@ impl Echo {
 
     fn pause_when_full(&mut self, now: Instant) {
         self.stats.accept_pauses += 1;
-        if self.gate.close_when_full(now) {
+        if self.gate.close_when_full(now) && matches!(self.phase, Phase::Serving) {
             warn!(
                 "at the limit of {} connections: others wait until one of them ends",
                 self.config.max_connections
@@ -398,11 +433,14 @@ impl Echo {
         }
     }
 
-    /// Accepts again. Each listener has a turn, because what came meanwhile is not announced.
+    /// Accepts again. Each listener has a turn, because what came meanwhile is not announced; and
+    /// another one goes first each time, because there may be room for one connection only.
     fn reopen(&mut self, now: Instant) {
         self.gate.reopen(now);
         if matches!(self.phase, Phase::Serving) {
-            for key in 0..self.endpoints.len() {
+            let count = self.endpoints.len();
+            self.first_listener = (self.first_listener + 1) % count;
+            for key in (self.first_listener..count).chain(0..self.first_listener) {
                 self.enqueue(key);
             }
         }
@@ -410,17 +448,12 @@ impl Echo {
 
     /// The drain time is over: ends each connection from this side.
     fn linger(&mut self, now: Instant) {
-        self.phase = Phase::Lingering {
-            until: now + self.config.drain_timeout.min(LINGER),
-        };
+        let until = now + self.config.drain_timeout.min(LINGER);
+        self.phase = Phase::Lingering { until };
         for key in self.keys() {
-            let Source::Connection(connection) = &mut self.slots[key].source else {
-                continue;
-            };
-            if connection.linger() {
+            if let Source::Connection(connection) = &mut self.slots[key].source {
+                connection.end();
                 self.enqueue(key);
-            } else {
-                self.close(key, &Reason::Cut, now);
             }
         }
     }

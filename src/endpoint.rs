@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::fmt;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, ToSocketAddrs};
 use std::str::FromStr;
 
 /// A place to listen: a transport and its address.
@@ -93,6 +93,13 @@ impl fmt::Display for Endpoint {
     }
 }
 
+/// TCP at that address.
+impl From<SocketAddr> for Endpoint {
+    fn from(address: SocketAddr) -> Self {
+        Endpoint::Tcp(address)
+    }
+}
+
 impl FromStr for Endpoint {
     type Err = EndpointError;
 
@@ -158,9 +165,7 @@ impl<'a> Parts<'a> {
         if self.bracketed {
             return match self.host.parse::<Ipv6Addr>() {
                 Ok(ip) => Ok(Some((ip, self.port).into())),
-                // A zone (RFC 4007, section 11), which only the system's resolver can number.
-                Err(_) if self.host.contains('%') => Ok(None),
-                Err(_) => Err(self.error(EndpointErrorKind::Address)),
+                Err(_) => self.zoned(),
             };
         }
         match self.host.parse::<Ipv4Addr>() {
@@ -176,6 +181,16 @@ impl<'a> Parts<'a> {
             }
             Err(_) => Ok(None),
         }
+    }
+
+    /// An IPv6 address with its zone (RFC 4007, section 11): a number, or else the name of an
+    /// interface, which only the system's resolver knows.
+    fn zoned(&self) -> Result<Option<SocketAddr>, EndpointError> {
+        if !self.host.contains('%') {
+            return Err(self.error(EndpointErrorKind::Address));
+        }
+        let address = format!("[{}]:{}", self.host, self.port);
+        Ok(address.parse::<SocketAddrV6>().ok().map(SocketAddr::V6))
     }
 
     fn error(&self, kind: EndpointErrorKind) -> EndpointError {
@@ -276,7 +291,13 @@ mod tests {
 
     #[test]
     fn what_is_printed_is_parsed_again() {
-        for text in ["127.0.0.1:7007", "0.0.0.0:0", "[::1]:65535", "[fe80::1]:7"] {
+        for text in [
+            "127.0.0.1:7007",
+            "0.0.0.0:0",
+            "[::1]:65535",
+            "[fe80::1]:7",
+            "[fe80::1%2]:7",
+        ] {
             let endpoint: Endpoint = text.parse().unwrap();
             assert_eq!(endpoint.to_string(), format!("tcp://{text}"));
             assert_eq!(endpoint.to_string().parse::<Endpoint>().unwrap(), endpoint);

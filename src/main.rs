@@ -65,14 +65,12 @@ fn raise_open_files() -> Option<usize> {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
-    let limit = match setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
-        Ok(()) => hard,
-        Err(error) => {
-            warn!("the limit on open files stays at {soft}: {error}");
-            soft
-        }
-    };
-    usize::try_from(limit).ok()
+    if let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
+        warn!("the limit on open files stays at {soft}: {error}");
+    }
+    // Asked for again, because not every system gives all that it agrees to.
+    let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
+    usize::try_from(soft).ok()
 }
 
 /// There is no such limit here.

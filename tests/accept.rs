@@ -41,6 +41,20 @@ fn at_the_limit_others_wait_until_one_ends() {
 }
 
 #[test]
+fn several_listeners_pause_together() {
+    let endpoint = || "127.0.0.1:0".parse().unwrap();
+    let config = config().endpoint(endpoint()).endpoint(endpoint());
+    let (mut server, _) = bind(config.max_connections(1));
+    let addresses: Vec<_> = server.endpoints().iter().map(Endpoint::address).collect();
+    let clients: Vec<TcpStream> = addresses.iter().copied().map(connect).collect();
+    settle(&mut server);
+    assert_eq!(server.stats().active, 1);
+    assert_eq!(server.stats().accept_pauses, 1);
+    drop(clients);
+    turn_until(&mut server, |server| server.stats().finished == 3);
+}
+
+#[test]
 fn every_listener_resumes_after_a_pause() {
     let endpoint = "127.0.0.1:0".parse().unwrap();
     let (mut server, _) = bind(config().endpoint(endpoint).max_connections(1));

@@ -3,13 +3,13 @@
 mod common;
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
 
 use common::{config, connect};
 use mio::event::Event;
 use mio::{Events, Interest, Poll, Token};
-use mio_echo::{ConfigBuilder, Echo};
+use mio_echo::{Config, ConfigBuilder, Echo};
 
 const FIRST: Token = Token(10);
 
@@ -65,10 +65,12 @@ impl Host {
 }
 
 #[test]
-fn a_guest_leaves_the_tokens_below_its_first_to_the_host() {
+fn a_guest_leaves_the_tokens_that_are_not_its_own_to_the_host() {
     let (mut host, address) = Host::new(config());
-    assert!(host.echo.owns(FIRST) && host.echo.owns(Token(usize::MAX)));
-    assert!(!host.echo.owns(Token(FIRST.0 - 1)));
+    let last = Token(FIRST.0 + Config::DEFAULT_MAX_CONNECTIONS);
+    assert_eq!(host.echo.tokens(), FIRST.0..last.0 + 1);
+    assert!(host.echo.owns(FIRST) && host.echo.owns(last));
+    assert!(!host.echo.owns(Token(FIRST.0 - 1)) && !host.echo.owns(Token(last.0 + 1)));
 
     let own = TcpListener::bind("127.0.0.1:0").unwrap();
     own.set_nonblocking(true).unwrap();
@@ -103,7 +105,8 @@ fn events_are_only_noted_until_the_run() {
     assert_eq!(host.echo.stats().bytes_received, 0);
     host.echo.run(host.now);
     assert_eq!(host.echo.stats().bytes_sent, 5);
-    assert_eq!(host.echo.timeout(host.now), None);
+    let now = host.now;
+    host.run_until(|echo| echo.timeout(now).is_none());
 }
 
 #[test]
@@ -163,12 +166,60 @@ fn the_drain_time_passes_as_the_host_says() {
         0,
         "the end of the stream"
     );
-    assert!(!host.echo.is_finished());
     host.echo.run(end); // The turn of who lingers.
+    assert!(!host.echo.is_finished());
     assert_eq!(host.echo.timeout(end), Some(Duration::from_secs(1)));
-    host.echo.run(end + Duration::from_secs(1));
+    let later = end + Duration::from_secs(1);
+    host.echo.run(later);
     assert!(host.echo.is_finished());
     assert_eq!(host.echo.stats().cut, 1);
+    assert_eq!(host.echo.timeout(later), None, "the host's loop would spin");
+}
+
+#[test]
+fn a_shutdown_that_is_over_early_leaves_no_deadline() {
+    let (mut host, address) = Host::new(config());
+    let client = connect(address);
+    host.run_until(|echo| echo.stats().active == 1);
+    host.echo.shutdown(host.now);
+    drop(client);
+    host.run_until(Echo::is_finished);
+    assert_eq!(
+        host.echo.timeout(host.now + Duration::from_secs(3600)),
+        None
+    );
+}
+
+#[test]
+fn what_was_read_before_the_drain_time_was_over_comes_back() {
+    // When the connection is ended, much of the echo is in the server's send queue, or still with
+    // the server. And there is input that will not be echoed any more, which must not reset the
+    // connection.
+    let drain = Duration::from_secs(1);
+    let (mut host, address) = Host::new(config().drain_timeout(drain));
+    let mut client = connect(address);
+    let bytes = common::noise(64 * 1024 * 1024);
+    let mut sent = 0;
+    let mut idle = 0;
+    while idle < 10 {
+        let more = common::send_what_fits(&mut client, &bytes[sent..]);
+        host.handle();
+        host.echo.run(host.now);
+        sent += more;
+        idle = if more == 0 { idle + 1 } else { 0 };
+    }
+    let stats = host.echo.stats();
+    assert!(stats.bytes_sent < stats.bytes_received, "not stalled");
+    assert!(stats.bytes_received < sent as u64, "there is no input left");
+
+    host.echo.shutdown(host.now);
+    host.now += drain;
+    host.echo.run(host.now);
+    let reader = std::thread::spawn(move || common::read_to_the_end(&mut client));
+    host.run_until(Echo::is_finished);
+    let echoed = reader.join().unwrap();
+    assert_eq!(echoed.len() as u64, stats.bytes_received);
+    assert!(echoed == bytes[..echoed.len()]);
 }
 
 #[test]
@@ -200,7 +251,7 @@ fn where_the_third_endpoint_cannot_be_had_nothing_is_left_listening() {
         "{error}"
     );
     for host in ["127.0.0.2", "127.0.0.3"] {
-        let refused = TcpStream::connect((host, port)).unwrap_err();
+        let refused = std::net::TcpStream::connect((host, port)).unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::ConnectionRefused, "{host}");
     }
 }

@@ -45,16 +45,21 @@ fn a_server_nested_in_another_poll_echoes() {
 
 #[test]
 fn more_events_than_a_turn_takes_are_not_forgotten() {
+    let limit = nix::sys::resource::Resource::RLIMIT_NOFILE;
+    let (soft, hard) = nix::sys::resource::getrlimit(limit).unwrap();
+    if soft < 1024 {
+        nix::sys::resource::setrlimit(limit, hard.min(1024), hard).unwrap();
+    }
     let (mut server, address) = bind(config());
-    let mut clients: Vec<_> = (0..400).map(|_| connect(address)).collect();
-    common::turn_until(&mut server, |server| server.stats().active == 400);
+    let mut clients: Vec<_> = (0..300).map(|_| connect(address)).collect();
+    common::turn_until(&mut server, |server| server.stats().active == 300);
     common::settle(&mut server);
     for client in &mut clients {
         client.write_all(b"!").unwrap();
     }
     server.turn(Some(Duration::ZERO)).unwrap();
     assert!(
-        server.stats().bytes_sent < 400,
+        server.stats().bytes_sent < 300,
         "all events were taken at once"
     );
     assert_eq!(
@@ -63,8 +68,8 @@ fn more_events_than_a_turn_takes_are_not_forgotten() {
         "there are more events"
     );
     server.turn(Some(Duration::ZERO)).unwrap();
-    assert_eq!(server.stats().bytes_sent, 400);
-    assert_eq!(server.timeout(), None);
+    assert_eq!(server.stats().bytes_sent, 300);
+    common::turn_until(&mut server, |server| server.timeout().is_none());
 }
 
 #[test]

@@ -111,6 +111,23 @@ impl Drop for Running {
     }
 }
 
+/// Whether what a test needs is here. Where it is not the test is left out, and says so; but not
+/// in continuous integration, where nothing must be missing.
+pub fn is_here(what: &str, is_here: bool) -> bool {
+    assert!(
+        is_here || std::env::var_os("CI").is_none(),
+        "{what} is missing"
+    );
+    if !is_here {
+        eprintln!("left out: {what} is missing");
+    }
+    is_here
+}
+
+pub fn has_ipv6() -> bool {
+    is_here("IPv6", std::net::TcpListener::bind("[::1]:0").is_ok())
+}
+
 /// A client whose reads and writes give up after [`LIMIT`].
 pub fn connect(address: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(address).unwrap();

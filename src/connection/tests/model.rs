@@ -158,7 +158,7 @@ enum Move {
     /// The connection has its turn on the run queue.
     Turn,
     /// The drain time is over.
-    Linger,
+    End,
 }
 
 const MOVES: [Move; 10] = [
@@ -171,7 +171,7 @@ const MOVES: [Move; 10] = [
     Move::Take(2),
     Move::Report,
     Move::Turn,
-    Move::Linger,
+    Move::End,
 ];
 
 /// A connection, and whether the engine has it on its run queue.
@@ -214,8 +214,12 @@ impl World {
             Move::Take(count) => count <= socket.outbound.len(),
             Move::Report => socket.has_changed && self.closed.is_none(),
             Move::Turn => self.is_queued && self.closed.is_none(),
-            Move::Linger => self.closed.is_none() && self.connection.state != State::Lingering,
+            Move::End => self.closed.is_none() && !self.is_ended(),
         }
+    }
+
+    fn is_ended(&self) -> bool {
+        matches!(self.connection.state, State::Ending | State::Lingering)
     }
 
     fn make(&mut self, step: Move) {
@@ -243,9 +247,10 @@ impl World {
                 self.is_queued |= self.connection.wake(readiness);
             }
             Move::Turn => self.turn(),
-            // As the engine does it: a turn, to discard what has come.
-            Move::Linger if self.connection.linger() => self.is_queued = true,
-            Move::Linger => self.closed = Some("cut"),
+            Move::End => {
+                self.connection.end();
+                self.is_queued = true;
+            }
         }
     }
 
@@ -267,7 +272,11 @@ impl World {
         let socket = &connection.stream;
         let unsent = connection.unsent.unsent().len();
         assert!(unsent <= self.buffer_size, "more is held than one buffer");
-        assert_eq!(unsent != 0, connection.state == State::Stalled);
+        match connection.state {
+            State::Echoing | State::Lingering => assert_eq!(unsent, 0, "not sent, and forgotten"),
+            State::Stalled => assert_ne!(unsent, 0, "stalled by nothing"),
+            State::Ending => {}
+        }
         if self.closed == Some("finished") {
             assert!(socket.is_shut && socket.is_finished && socket.inbound.is_empty());
         }
@@ -278,6 +287,7 @@ impl World {
         if self.closed.is_none() && !self.is_queued && !socket.has_changed {
             let has_work = match connection.state {
                 State::Stalled => socket.is_writable(),
+                State::Ending => unsent == 0 || socket.is_writable(),
                 State::Echoing | State::Lingering => socket.is_readable(),
             };
             assert!(!has_work, "left with work to do, and nothing to wake it");
@@ -286,7 +296,6 @@ impl World {
 
     /// Lets everybody do what they still can, and looks whether all has come back.
     fn conclude(mut self) {
-        let was_cut = self.closed.is_some() || self.connection.state == State::Lingering;
         if self.is_possible(Move::Finish) {
             self.make(Move::Finish);
         }
@@ -299,9 +308,18 @@ impl World {
         }
         assert!(self.closed.is_some(), "it never ends");
         let socket = &self.connection.stream;
-        if !socket.is_reset && !was_cut {
-            assert_eq!(self.closed, Some("finished"));
-            assert_eq!(socket.taken, socket.sent, "not everything came back");
+        if !socket.is_reset {
+            assert!(socket.is_shut, "the peer waits for the end of the stream");
+            let read = self.stats.bytes_received;
+            assert_eq!(
+                u64::from(socket.taken),
+                read,
+                "not all that was read came back"
+            );
+            match self.closed {
+                Some("finished") => assert_eq!(socket.taken, socket.sent, "not all was read"),
+                closed => assert_eq!(closed, Some("cut")),
+            }
         }
     }
 

@@ -261,36 +261,48 @@ fn an_error_of_any_call_closes_the_connection_with_that_error() {
 }
 
 #[test]
-fn a_lingering_connection_reads_to_the_end_and_writes_nothing() {
+fn a_connection_that_is_ended_reads_to_the_end_and_writes_nothing() {
     let mut play = Play::new([
         Shutdown(Ok(())),
         R(Ok("8 bytes!")),
         R(Err(ErrorKind::WouldBlock)),
         R(Ok("")),
     ]);
-    assert!(play.connection.linger());
+    play.connection.end();
+    assert!(matches!(play.turn(), Next::Again));
     assert!(matches!(play.turn(), Next::Again));
     assert!(matches!(play.turn(), Next::Wait));
     assert!(play.connection.wake(READABLE));
     assert!(matches!(play.turn(), Next::Close(Reason::Cut)));
     assert_eq!(
         play.stats.bytes_received, 0,
-        "discarded bytes are not echoed ones"
+        "discarded bytes are not echoed"
     );
 }
 
 #[test]
-fn a_connection_that_cannot_linger_says_so() {
-    assert!(
-        !Play::new([Shutdown(Err(ErrorKind::NotConnected))])
-            .connection
-            .linger()
-    );
+fn a_stalled_connection_that_is_ended_sends_what_was_kept_first() {
+    let mut play = Play::new([
+        R(Ok("abc")),
+        W("abc", Ok(1)),
+        W("bc", Ok(1)),
+        W("c", Ok(1)),
+        Shutdown(Ok(())),
+        R(Ok("")),
+    ]);
+    play.turn();
+    play.connection.end();
+    assert!(waits_after_short(&play.turn()));
+    assert!(!play.connection.wake(READABLE));
+    assert!(play.connection.wake(WRITABLE));
+    assert!(matches!(play.turn(), Next::Again));
+    assert!(matches!(play.turn(), Next::Close(Reason::Cut)));
+    assert_eq!((play.stats.bytes_received, play.stats.bytes_sent), (3, 3));
+}
 
-    let mut stalled = Play::new([R(Ok("abc")), W("abc", Ok(1))]);
-    stalled.turn();
-    assert!(
-        !stalled.connection.linger(),
-        "what is unsent would be lost silently"
-    );
+#[test]
+fn a_connection_that_cannot_be_ended_is_closed() {
+    let mut play = Play::new([Shutdown(Err(ErrorKind::NotConnected))]);
+    play.connection.end();
+    assert!(matches!(play.turn(), Next::Close(Reason::Failed(_))));
 }
