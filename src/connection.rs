@@ -69,10 +69,10 @@ pub(crate) struct Connection<S> {
 enum State {
     /// Or Waiting, where it is not on the run queue.
     Echoing,
+    Lingering,
     Stalled,
     /// To linger as soon as nothing is unsent.
     Ending,
-    Lingering,
 }
 
 impl<S: Stream> Connection<S> {

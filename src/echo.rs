@@ -70,7 +70,8 @@ const LINGER: Duration = Duration::from_secs(1);
 /// To stop, call [`shutdown`](Echo::shutdown). To drop an `Echo` closes every socket at once.
 pub struct Echo {
     registry: Registry,
-    tokens: Range<usize>,
+    first_token: usize,
+    token_count: usize,
     config: Config,
     /// Where the listeners are, with their real ports.
     endpoints: Vec<Endpoint>,
@@ -135,15 +136,16 @@ impl Echo {
             first_token.0,
             config.endpoints.len() + config.max_connections,
         );
-        let Some(end) = first.checked_add(count) else {
+        if first.checked_add(count).is_none() {
             let message = format!("no {count} tokens from {first} on: choose a lower first token");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
-        };
+        }
         let bound = config.endpoints.iter().copied().map(Bound::bind);
         let bound = bound.collect::<Result<Vec<_>, _>>()?;
         let mut echo = Echo {
             registry: registry.try_clone()?,
-            tokens: first..end,
+            first_token: first,
+            token_count: count,
             endpoints: Vec::new(),
             slots: Slab::new(),
             run_queue: Vec::new(),
@@ -183,14 +185,14 @@ impl Echo {
     /// [`tokens`](Echo::tokens).
     #[must_use]
     pub fn owns(&self, token: Token) -> bool {
-        self.tokens.contains(&token.0)
+        self.key_of(token) < self.token_count
     }
 
     /// The tokens that are this echo's: from the first token on, one for each endpoint and for
     /// each connection that the limit allows. All others are yours.
     #[must_use]
     pub fn tokens(&self) -> Range<usize> {
-        self.tokens.clone()
+        self.first_token..self.first_token + self.token_count
     }
 
     /// For how long a loop may sleep if no event wakes it: not at all while there is work on the
@@ -218,9 +220,7 @@ impl Echo {
     ///
     /// Events of tokens that nobody has (any more) are ignored.
     pub fn handle(&mut self, event: &Event) {
-        let Some(key) = event.token().0.checked_sub(self.tokens.start) else {
-            return;
-        };
+        let key = self.key_of(event.token());
         let Some(slot) = self.slots.get_mut(key) else {
             trace!("{:?}: event for nobody, ignored", event.token());
             return;
@@ -296,6 +296,11 @@ impl Echo {
         }
     }
 
+    /// Which is nobody's where the token is not of this echo.
+    fn key_of(&self, token: Token) -> usize {
+        token.0.wrapping_sub(self.first_token)
+    }
+
     fn enqueue(&mut self, key: usize) {
         if !mem::replace(&mut self.slots[key].queued, true) {
             self.run_queue.push(key);
@@ -317,7 +322,7 @@ impl Echo {
     fn add_listener(&mut self, mut listener: Listener) -> io::Result<()> {
         self.endpoints.push(listener.endpoint());
         let vacant = self.slots.vacant_entry();
-        let token = Token(self.tokens.start + vacant.key());
+        let token = Token(self.first_token + vacant.key());
         self.registry
             .register(listener.socket_mut(), token, Interest::READABLE)?;
         info!("listening on {}", listener.endpoint());
@@ -378,7 +383,7 @@ impl Echo {
     /// Takes a connection in. Fails where the selector has no room for it.
     fn open(&mut self, mut stream: TcpStream, peer: SocketAddr, now: Instant) -> io::Result<()> {
         let vacant = self.slots.vacant_entry();
-        let token = Token(self.tokens.start + vacant.key());
+        let token = Token(self.first_token + vacant.key());
         self.registry
             .register(&mut stream, token, readiness::interest())?;
         let source = Source::Connection(Connection::new(stream, peer, now));
