@@ -1,5 +1,5 @@
 //! Shutting down: nobody new, those connected until they finish or the drain time is over, and
-//! nothing lost that was written.
+//! nothing lost that was read.
 
 mod common;
 
