@@ -297,7 +297,10 @@ fn a_privileged_port_names_the_capability() {
     fs::create_dir_all(&directory).unwrap();
     fs::set_permissions(&directory, fs::Permissions::from_mode(0o755)).unwrap();
     let copy = directory.join("mio-echo");
-    fs::copy(PROGRAM, &copy).unwrap();
+    // By a process of its own: a file that is open for writing here could not be run, and the
+    // other tests' children have what is open here until they run their own.
+    let copied = Command::new("cp").arg(PROGRAM).arg(&copy).status().unwrap();
+    assert!(copied.success());
     let mut command = Command::new(&copy);
     command.arg("127.0.0.1:7").current_dir("/");
     if nix::unistd::geteuid().is_root() {
