@@ -227,6 +227,7 @@ fn being_stopped_and_continued_interrupts_nothing() {
         service.signal(Signal::SIGCONT);
         assert!(is_served(&mut client));
     }
+    drop(client);
     service.stop();
 }
 
@@ -508,6 +509,7 @@ fn the_limit_on_open_files_is_raised_and_connections_follow() {
     for client in &mut clients {
         assert!(is_served(client));
     }
+    drop(clients);
     service.stop();
 }
 
