@@ -110,6 +110,22 @@ fn events_are_only_noted_until_the_run() {
 }
 
 #[test]
+fn an_event_that_is_handed_over_again_gives_no_second_turn() {
+    let (mut host, address) = Host::new(config().buffer_size(1));
+    let mut client = connect(address);
+    host.run_until(|echo| echo.stats().active == 1);
+    client.write_all(b"hello").unwrap();
+    while host.echo.timeout(host.now) != Some(Duration::ZERO) {
+        host.handle();
+    }
+    for event in host.events.iter().chain(host.events.iter()) {
+        host.echo.handle(event);
+    }
+    host.echo.run(host.now);
+    assert_eq!(host.echo.stats().bytes_received, 1, "more than one read");
+}
+
+#[test]
 fn an_event_of_a_token_that_nobody_has_is_ignored() {
     let (mut host, address) = Host::new(config());
     let clients = [connect(address), connect(address)];
