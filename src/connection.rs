@@ -176,8 +176,7 @@ impl<S: Stream> Connection<S> {
             }
         }
         if self.state == State::Ending {
-            trace!("{}: all is sent, shutting down the writing half", self.peer);
-            self.stream.shutdown_write()?;
+            self.shutdown_write()?;
             self.state = State::Lingering;
         } else {
             self.state = State::Echoing;
@@ -213,8 +212,13 @@ impl<S: Stream> Connection<S> {
         if self.state == State::Lingering {
             return Ok(Next::Close(Reason::Cut));
         }
-        self.stream.shutdown_write()?;
+        self.shutdown_write()?;
         Ok(Next::Close(Reason::Finished))
+    }
+
+    fn shutdown_write(&mut self) -> io::Result<()> {
+        trace!("{}: shutdown of the writing half", self.peer);
+        self.stream.shutdown_write()
     }
 
     fn count_sent(&mut self, sent: usize, stats: &mut Stats) {
