@@ -60,20 +60,19 @@ fn the_client_prints_what_comes_back_of_its_input() {
         .arg(server.addresses[0].to_string())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped());
-    let mut client = client.spawn().unwrap();
+    let mut client = Background(client.spawn().unwrap());
     let bytes = noise(1_000_000);
-    let mut stdin = client.stdin.take().unwrap();
-    let mut stdout = client.stdout.take().unwrap();
-    let mut echoed = Vec::new();
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            stdin.write_all(&bytes).unwrap();
-            drop(stdin);
-        });
+    let mut stdin = client.0.stdin.take().unwrap();
+    let mut stdout = client.0.stdout.take().unwrap();
+    let reader = thread::spawn(move || {
+        let mut echoed = Vec::new();
         stdout.read_to_end(&mut echoed).unwrap();
+        echoed
     });
-    assert!(echoed == bytes);
-    assert!(client.wait().unwrap().success());
+    stdin.write_all(&bytes).unwrap();
+    drop(stdin);
+    assert!(common::wait(&mut client.0).success());
+    assert!(reader.join().unwrap() == bytes);
     assert_eq!(server.stop().finished, 1, "it half-closed");
 }
 

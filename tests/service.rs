@@ -11,7 +11,6 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ChildStderr, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
-use std::time::Instant;
 
 use common::{LIMIT, connect, echo, is_served, read_to_the_end};
 use nix::sys::signal::{Signal, kill};
@@ -82,12 +81,7 @@ impl Service {
 
     /// Waits for its end. Gives its exit status and all that it logged.
     fn end(mut self) -> (ExitStatus, Vec<String>) {
-        let start = Instant::now();
-        while self.child.try_wait().unwrap().is_none() {
-            assert!(start.elapsed() < LIMIT, "it does not end: {:#?}", self.seen);
-            thread::yield_now();
-        }
-        let status = self.child.wait().unwrap();
+        let status = common::wait(&mut self.child);
         let mut seen = std::mem::take(&mut self.seen);
         seen.extend(self.lines.iter());
         (status, seen)
@@ -122,11 +116,12 @@ fn lines_of(stderr: ChildStderr) -> Receiver<String> {
 
 /// Runs it to its end, which it should come to by itself.
 fn output(mut command: Command) -> Output {
-    let child = command
+    let mut child = command
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
+    common::wait(&mut child);
     child.wait_with_output().unwrap()
 }
 
@@ -407,16 +402,13 @@ fn levels_come_from_the_option_or_the_environment() {
     let mut silent = program(&[&address.to_string(), "-qqqq"]);
     let mut child = silent.stderr(Stdio::piped()).spawn().unwrap();
     let lines = lines_of(child.stderr.take().unwrap());
-    let start = Instant::now();
-    while TcpStream::connect(address).is_err() {
-        assert!(start.elapsed() < LIMIT);
-    }
+    common::wait_until(|| TcpStream::connect(address).is_ok());
     kill(
         Pid::from_raw(child.id().try_into().unwrap()),
         Signal::SIGTERM,
     )
     .unwrap();
-    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert_eq!(common::wait(&mut child).code(), Some(0));
     assert_eq!(lines.iter().collect::<Vec<_>>(), Vec::<String>::new());
 }
 
@@ -483,7 +475,7 @@ fn it_outlives_whoever_reads_its_log() {
         Signal::SIGTERM,
     )
     .unwrap();
-    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert_eq!(common::wait(&mut child).code(), Some(0));
 }
 
 /// `sh` with limits on open files, and the program in its place.

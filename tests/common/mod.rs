@@ -4,6 +4,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::process::{Child, ExitStatus};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -96,18 +97,51 @@ impl Running {
 
     /// Shuts it down, and waits until it has finished.
     pub fn stop(mut self) -> Stats {
+        self.end().unwrap().unwrap()
+    }
+
+    fn end(&mut self) -> Option<thread::Result<Stats>> {
+        let thread = self.thread.take()?;
         self.handle.shutdown().unwrap();
-        self.thread.take().unwrap().join().unwrap()
+        wait_until(|| thread.is_finished());
+        Some(thread.join())
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        if let Some(thread) = self.thread.take() {
-            self.handle.shutdown().unwrap();
-            let result = thread.join();
-            assert!(result.is_ok() || thread::panicking(), "the server panicked");
+        // Where the test has failed already, its message is the one to see.
+        if !thread::panicking() {
+            assert!(
+                self.end().is_none_or(|end| end.is_ok()),
+                "the server panicked"
+            );
         }
+    }
+}
+
+/// Waits for something that nobody announces.
+pub fn wait_until(mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < LIMIT, "in vain");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Waits for the end of a process, which it should come to by itself.
+pub fn wait(child: &mut Child) -> ExitStatus {
+    let start = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status;
+        }
+        if start.elapsed() > LIMIT {
+            child.kill().unwrap();
+            child.wait().unwrap();
+            panic!("it did not end");
+        }
+        thread::sleep(Duration::from_millis(1));
     }
 }
 
