@@ -10,18 +10,19 @@ use clap::{ArgAction, Parser};
 use log::{LevelFilter, warn};
 use mio_echo::{Config, ConfigError, Endpoint, EndpointError, EndpointErrorKind};
 
-/// A TCP echo service (RFC 862): whatever a peer sends comes back to it.
+/// An echo service (RFC 862) over TCP, UDP and Unix sockets: whatever a peer sends comes back.
 ///
-/// One thread serves every connection. Memory and CPU are spent only on peers that have something
-/// to do, and no peer can keep the others waiting.
+/// One thread serves everybody. Memory and CPU are spent only on peers that have something to do,
+/// and no peer can keep the others waiting.
 #[derive(Debug, Parser)]
 #[command(version, after_long_help = MORE_HELP, max_term_width = 100)]
 pub(crate) struct Options {
-    /// Where to listen: tcp://HOST:PORT, or HOST:PORT for short.
+    /// Where to serve: HOST:PORT, tcp://HOST:PORT, udp://HOST:PORT, unix:PATH or unix:@NAME
     ///
-    /// HOST is an IPv4 address, an IPv6 address in brackets, or a name, which stands for all of
-    /// its addresses. Port 0 asks the system for a free port. May be there several times
-    /// [default: 127.0.0.1:7007]
+    /// Without a transport it is TCP and UDP at the same port. HOST is an IPv4 address, an IPv6
+    /// address in brackets, or a name, which stands for all of its addresses. Port 0 asks the
+    /// system for a free port. @NAME is an abstract Unix socket, which has no file. May be there
+    /// several times [default: 127.0.0.1:7007]
     #[arg(value_name = "ENDPOINT")]
     endpoints: Vec<String>,
 
@@ -29,7 +30,8 @@ pub(crate) struct Options {
     #[arg(long, value_name = "N", default_value_t = Config::DEFAULT_BACKLOG)]
     backlog: u32,
 
-    /// The most to read at once, and to hold for a peer that does not take it back; such as 64KiB
+    /// The most to read from a stream at once, and to hold for a peer that does not take it back;
+    /// such as 64KiB
     #[arg(long, value_name = "SIZE", value_parser = size, default_value = "64KiB")]
     buffer_size: ByteSize,
 
@@ -41,6 +43,29 @@ pub(crate) struct Options {
     /// For how long to go on echoing after a signal to stop; such as 5s or 1m30s
     #[arg(long, value_name = "TIME", value_parser = time, default_value = "5s")]
     drain_timeout: Duration,
+
+    /// Have [::] serve IPv4 as well
+    #[arg(long)]
+    dual_stack: bool,
+
+    /// Let several processes serve the same port; the system spreads the peers over them
+    #[arg(long)]
+    reuse_port: bool,
+
+    /// Permissions of Unix sockets: who may write may connect; such as 0660
+    /// [default: what the umask leaves]
+    ///
+    /// Give that right to those you trust only: by sending it file descriptors that take long to
+    /// close, they can stop the service.
+    #[arg(long, value_name = "MODE", value_parser = mode)]
+    unix_mode: Option<u32>,
+
+    /// Answer datagrams from well-known ports and from this service's own, too
+    ///
+    /// For a closed lab: elsewhere it makes the service a weapon. A forged datagram can have it
+    /// and another service answer each other for ever.
+    #[arg(long)]
+    udp_answer_any_port: bool,
 
     /// What to log: off, error, warn, info, debug or trace
     /// [default: what the environment says, or else info]
@@ -62,8 +87,10 @@ const MORE_HELP: &str = "\
 Examples:
   mio-echo                          serve this host alone, on port 7007
   mio-echo -vv                      the same, and show what the loop does
-  mio-echo 0.0.0.0:7007 [::]:7007   serve every host, over IPv4 and IPv6
+  mio-echo --dual-stack [::]:7007   serve every host, over IPv4 and IPv6
+  mio-echo unix:/run/echo.sock      serve over a Unix socket, and nowhere else
   nc 127.0.0.1 7007                 talk to it: what you type comes back
+  nc -u 127.0.0.1 7007              the same over UDP
 
 Environment:
   RUST_LOG   what to log, where --log-level is not given: a level, or several
@@ -77,7 +104,8 @@ Log:
 Signals:
   SIGINT, SIGTERM   listen no more, go on echoing until every peer has finished
                     or --drain-timeout is over, and exit; a second one, however
-                    soon, ends the program at once
+                    soon, ends the program at once, and leaves the files of Unix
+                    sockets to be taken over by the next
 
 Exit status:
   0   stopped by a signal
@@ -159,7 +187,13 @@ impl Options {
         let mut builder = Config::builder()
             .backlog(self.backlog)
             .buffer_size(usize::try_from(self.buffer_size.as_u64()).unwrap_or(usize::MAX))
-            .drain_timeout(self.drain_timeout);
+            .drain_timeout(self.drain_timeout)
+            .dual_stack(self.dual_stack)
+            .reuse_port(self.reuse_port)
+            .udp_answer_any_port(self.udp_answer_any_port);
+        if let Some(mode) = self.unix_mode {
+            builder = builder.unix_mode(mode);
+        }
         for text in &self.endpoints {
             for endpoint in Endpoint::resolve(text)? {
                 builder = builder.endpoint(endpoint);
@@ -193,6 +227,12 @@ fn most_connections(open_files: usize) -> usize {
 fn size(text: &str) -> Result<ByteSize, &'static str> {
     text.parse()
         .map_err(|_| "write a number of bytes, or one with a unit, such as 64KiB")
+}
+
+fn mode(text: &str) -> Result<u32, &'static str> {
+    let is_octal = text.bytes().all(|byte| byte.is_ascii_digit());
+    let mode = u32::from_str_radix(text, 8).ok().filter(|_| is_octal);
+    mode.ok_or("write permissions in octal, such as 0660")
 }
 
 fn level(text: &str) -> Result<LevelFilter, &'static str> {
@@ -237,19 +277,29 @@ mod tests {
         let options = Options::parse_from([
             "mio-echo",
             "127.0.0.2:1",
-            "[::1]:2",
+            "tcp://[::1]:2",
+            "unix:@echo",
             "--backlog=3",
             "--buffer-size=4KiB",
             "--max-connections=5",
             "--drain-timeout=1m6s",
+            "--dual-stack",
+            "--reuse-port",
+            "--unix-mode=0660",
+            "--udp-answer-any-port",
         ]);
         let config = Config::builder()
             .endpoint("127.0.0.2:1".parse().unwrap())
-            .endpoint("[::1]:2".parse().unwrap())
+            .endpoint("tcp://[::1]:2".parse().unwrap())
+            .endpoint("unix:@echo".parse().unwrap())
             .backlog(3)
             .buffer_size(4096)
             .max_connections(5)
             .drain_timeout(Duration::from_secs(66))
+            .dual_stack(true)
+            .reuse_port(true)
+            .unix_mode(0o660)
+            .udp_answer_any_port(true)
             .build()
             .unwrap();
         assert_eq!(options.config(Some(20_000)).unwrap(), config);

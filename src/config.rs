@@ -32,6 +32,10 @@ pub struct Config {
     pub(crate) buffer_size: usize,
     pub(crate) max_connections: usize,
     pub(crate) drain_timeout: Duration,
+    pub(crate) dual_stack: bool,
+    pub(crate) reuse_port: bool,
+    pub(crate) unix_mode: Option<u32>,
+    pub(crate) udp_answer_any_port: bool,
 }
 
 impl Config {
@@ -58,10 +62,37 @@ impl Config {
     /// wait before they kill.
     pub const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
+    /// Range of [`ConfigBuilder::unix_mode`]: permissions of owner, group and others.
+    pub const UNIX_MODE_RANGE: RangeInclusive<u32> = 0..=0o777;
+
+    /// The most bytes that the path or name of a Unix socket may have on this system; see unix(7).
+    pub const UNIX_PATH_MAX: usize = unix_path_max();
+
     /// Starts from the defaults.
     pub fn builder() -> ConfigBuilder {
         ConfigBuilder::new()
     }
+
+    /// One endpoint for each socket, in groups that share a port.
+    pub(crate) fn sockets(&self) -> impl Iterator<Item = Vec<Endpoint>> {
+        self.endpoints
+            .iter()
+            .map(|endpoint| endpoint.sockets(self.dual_stack))
+    }
+}
+
+/// One byte of the address ends the path, or begins an abstract name.
+#[cfg(unix)]
+const fn unix_path_max() -> usize {
+    use nix::libc::sockaddr_un;
+
+    size_of::<sockaddr_un>() - std::mem::offset_of!(sockaddr_un, sun_path) - 1
+}
+
+/// As on Linux, though there is nothing to use it for.
+#[cfg(not(unix))]
+const fn unix_path_max() -> usize {
+    107
 }
 
 impl Default for Config {
@@ -86,11 +117,15 @@ impl ConfigBuilder {
                 buffer_size: Config::DEFAULT_BUFFER_SIZE,
                 max_connections: Config::DEFAULT_MAX_CONNECTIONS,
                 drain_timeout: Config::DEFAULT_DRAIN_TIMEOUT,
+                dual_stack: false,
+                reuse_port: false,
+                unix_mode: None,
+                udp_answer_any_port: false,
             },
         }
     }
 
-    /// Adds a place to listen. Without any, [`Endpoint::DEFAULT`] is the one.
+    /// Adds a place to serve at. Without any, [`Endpoint::DEFAULT`] is the one.
     pub fn endpoint(mut self, endpoint: Endpoint) -> Self {
         self.config.endpoints.push(endpoint);
         self
@@ -105,7 +140,9 @@ impl ConfigBuilder {
     }
 
     /// The size of the one buffer that every connection is read into, and so the most that is
-    /// ever held for one peer: 1 byte to 16 MiB, default 64 KiB.
+    /// ever held for one peer: 1 byte to 16 MiB, default 64 KiB. Datagrams have buffers of their
+    /// own: room for 32 of any size (on Linux; elsewhere for one), 2 MiB, for each UDP socket. The
+    /// system gives memory for as much of it as is ever used.
     pub fn buffer_size(mut self, bytes: usize) -> Self {
         self.config.buffer_size = bytes;
         self
@@ -127,11 +164,49 @@ impl ConfigBuilder {
         self
     }
 
+    /// Whether the IPv6 wildcard address `[::]` stands for IPv4's wildcard address as well, by a
+    /// second socket at the same port. Default: no, it is IPv6 alone. Both are so on every system,
+    /// whatever its own default.
+    pub fn dual_stack(mut self, yes: bool) -> Self {
+        self.config.dual_stack = yes;
+        self
+    }
+
+    /// Whether other processes of the same user may serve the same TCP and UDP ports, and the
+    /// system spreads connections and datagrams over them (`SO_REUSEPORT`; see socket(7)).
+    /// Default: no. Where the system has no such option, nothing can be bound with it.
+    pub fn reuse_port(mut self, yes: bool) -> Self {
+        self.config.reuse_port = yes;
+        self
+    }
+
+    /// The permissions of Unix sockets' files: 0 to 0o777; who may write may connect. They hold
+    /// before anyone can connect. Default: what the process's umask leaves; see umask(2).
+    ///
+    /// Give that right to those you trust only. Over a Unix socket file descriptors can be sent, as
+    /// many as one likes, and they are closed here, by the system, within the call that reads or
+    /// closes. To close some of them takes long (a socket with `SO_LINGER`, say), and the whole
+    /// loop waits.
+    pub fn unix_mode(mut self, mode: u32) -> Self {
+        self.config.unix_mode = Some(mode);
+        self
+    }
+
+    /// Whether datagrams are answered whatever port they come from. Default: no. Then those from
+    /// ports of well-known services, or from a port that is served here, get no answer, because
+    /// two services can be made to answer each other for ever (CERT CA-1996-01). Meant for a
+    /// closed lab.
+    pub fn udp_answer_any_port(mut self, yes: bool) -> Self {
+        self.config.udp_answer_any_port = yes;
+        self
+    }
+
     /// Checks the settings.
     ///
     /// # Errors
     ///
-    /// The first setting that is out of its range, or an endpoint that is there twice.
+    /// The first setting that is out of its range, a path that is too long, or a socket that two
+    /// endpoints ask for.
     pub fn build(self) -> Result<Config, ConfigError> {
         let config = self.with_default_endpoint();
         if !Config::BACKLOG_RANGE.contains(&config.backlog) {
@@ -146,7 +221,19 @@ impl ConfigBuilder {
         if !Config::DRAIN_TIMEOUT_RANGE.contains(&config.drain_timeout) {
             return Err(ConfigError::DrainTimeout(config.drain_timeout));
         }
-        match repeated(&config.endpoints) {
+        match config.unix_mode {
+            Some(mode) if !Config::UNIX_MODE_RANGE.contains(&mode) => {
+                return Err(ConfigError::UnixMode(mode));
+            }
+            _ => {}
+        }
+        if let Some(endpoint) = config.endpoints.iter().find(|it| is_too_long(it)) {
+            return Err(ConfigError::LongPath(endpoint.clone()));
+        }
+        if let Some(endpoint) = config.endpoints.iter().find(|it| has_nul(it)) {
+            return Err(ConfigError::NulInPath(endpoint.clone()));
+        }
+        match repeated(&config) {
             Some(endpoint) => Err(ConfigError::RepeatedEndpoint(endpoint)),
             None => Ok(config),
         }
@@ -161,16 +248,31 @@ impl ConfigBuilder {
     }
 }
 
-/// The first endpoint that is there twice. Port 0 is another free port each time.
-fn repeated(endpoints: &[Endpoint]) -> Option<Endpoint> {
-    let is_repeated = |(index, endpoint): &(usize, &Endpoint)| {
-        endpoint.address().port() != 0 && endpoints[..*index].contains(endpoint)
+/// The first socket that is there twice. Port 0 is another free port each time.
+fn repeated(config: &Config) -> Option<Endpoint> {
+    let sockets: Vec<Endpoint> = config.sockets().flatten().collect();
+    let is_repeated = |(index, socket): &(usize, &Endpoint)| {
+        let is_any_port = socket.address().is_some_and(|address| address.port() == 0);
+        !is_any_port && sockets[..*index].contains(socket)
     };
-    endpoints
-        .iter()
-        .enumerate()
-        .find(is_repeated)
-        .map(|(_, endpoint)| *endpoint)
+    let (_, socket) = sockets.iter().enumerate().find(is_repeated)?;
+    Some(socket.clone())
+}
+
+fn is_too_long(endpoint: &Endpoint) -> bool {
+    match endpoint {
+        Endpoint::Unix(path) => path.as_os_str().len() > Config::UNIX_PATH_MAX,
+        Endpoint::Abstract(name) => name.len() > Config::UNIX_PATH_MAX,
+        _ => false,
+    }
+}
+
+/// A zero byte would end the path.
+fn has_nul(endpoint: &Endpoint) -> bool {
+    match endpoint {
+        Endpoint::Unix(path) => path.as_os_str().as_encoded_bytes().contains(&0),
+        _ => false,
+    }
 }
 
 /// A setting that cannot work, with its value.
@@ -185,7 +287,13 @@ pub enum ConfigError {
     MaxConnections(usize),
     /// Outside [`Config::DRAIN_TIMEOUT_RANGE`].
     DrainTimeout(Duration),
-    /// The same endpoint twice.
+    /// Outside [`Config::UNIX_MODE_RANGE`].
+    UnixMode(u32),
+    /// Longer than [`Config::UNIX_PATH_MAX`].
+    LongPath(Endpoint),
+    /// A path with a zero byte in it.
+    NulInPath(Endpoint),
+    /// The same socket twice.
     RepeatedEndpoint(Endpoint),
 }
 
@@ -214,6 +322,21 @@ impl fmt::Display for ConfigError {
                 f,
                 "a drain timeout of {value:?} is out of range: choose 0 to {:?}",
                 Config::DRAIN_TIMEOUT_RANGE.end()
+            ),
+            ConfigError::UnixMode(mode) => write!(
+                f,
+                "a Unix socket's mode of {mode:#o} is out of range: choose 0 to {:#o}",
+                Config::UNIX_MODE_RANGE.end()
+            ),
+            ConfigError::LongPath(endpoint) => write!(
+                f,
+                "{endpoint} is too long: the path or name of a Unix socket has {} bytes at most",
+                Config::UNIX_PATH_MAX
+            ),
+            ConfigError::NulInPath(endpoint) => write!(
+                f,
+                "{:?} has a zero byte in its path, which no file can have",
+                endpoint.to_string()
             ),
             ConfigError::RepeatedEndpoint(endpoint) => {
                 write!(f, "{endpoint} is there twice: name each endpoint once")
@@ -245,6 +368,10 @@ mod tests {
                 .max_connections(1_000_000_000),
             Config::builder().drain_timeout(Duration::ZERO),
             Config::builder().drain_timeout(Duration::from_secs(86_400)),
+            Config::builder().unix_mode(0),
+            Config::builder().unix_mode(0o777),
+            Config::builder().endpoint(Endpoint::Unix("x".repeat(Config::UNIX_PATH_MAX).into())),
+            Config::builder().endpoint(Endpoint::Abstract("x".repeat(Config::UNIX_PATH_MAX))),
         ] {
             builder.build().unwrap();
         }
@@ -279,24 +406,66 @@ mod tests {
             error(Config::builder().drain_timeout(forever)),
             ConfigError::DrainTimeout(forever)
         );
+        assert_eq!(
+            error(Config::builder().unix_mode(0o1000)),
+            ConfigError::UnixMode(0o1000)
+        );
     }
 
     #[test]
-    fn an_endpoint_may_be_there_once() {
-        let endpoint = |text: &str| text.parse::<Endpoint>().unwrap();
-        let twice = Config::builder()
-            .endpoint(endpoint("127.0.0.1:7007"))
-            .endpoint(endpoint("[::1]:7007"))
-            .endpoint(endpoint("tcp://127.0.0.1:7007"));
-        assert_eq!(
-            error(twice),
-            ConfigError::RepeatedEndpoint(endpoint("127.0.0.1:7007"))
-        );
+    fn a_path_has_no_zero_byte() {
+        let endpoint = Endpoint::Unix("/run/echo\0sock".into());
+        let error = error(Config::builder().endpoint(endpoint.clone()));
+        assert_eq!(error, ConfigError::NulInPath(endpoint));
+        assert_eq!(error.to_string().lines().count(), 1);
+    }
 
-        let any_port = Config::builder()
-            .endpoint(endpoint("127.0.0.1:0"))
-            .endpoint(endpoint("127.0.0.1:0"));
-        assert_eq!(any_port.build().unwrap().endpoints.len(), 2);
+    #[test]
+    fn a_path_that_is_too_long_is_told_how_long_it_may_be() {
+        let long = "x".repeat(Config::UNIX_PATH_MAX + 1);
+        for endpoint in [
+            Endpoint::Unix(long.clone().into()),
+            Endpoint::Abstract(long),
+        ] {
+            let error = error(Config::builder().endpoint(endpoint.clone()));
+            assert_eq!(error, ConfigError::LongPath(endpoint));
+            #[cfg(target_os = "linux")]
+            assert!(error.to_string().contains("107 bytes at most"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_socket_may_be_there_once() {
+        let build = |dual_stack: bool, endpoints: [&str; 2]| {
+            let mut builder = Config::builder().dual_stack(dual_stack);
+            for text in endpoints {
+                builder = builder.endpoint(text.parse().unwrap());
+            }
+            builder.build()
+        };
+        for (dual_stack, endpoints, repeated) in [
+            (false, ["127.0.0.1:7", "127.0.0.1:7"], "tcp://127.0.0.1:7"),
+            (
+                false,
+                ["127.0.0.1:7", "udp://127.0.0.1:7"],
+                "udp://127.0.0.1:7",
+            ),
+            (false, ["unix:@a", "unix:@a"], "unix:@a"),
+            (true, ["0.0.0.0:7", "tcp://[::]:7"], "tcp://0.0.0.0:7"),
+        ] {
+            assert_eq!(
+                build(dual_stack, endpoints),
+                Err(ConfigError::RepeatedEndpoint(repeated.parse().unwrap()))
+            );
+        }
+        for (dual_stack, endpoints) in [
+            (false, ["tcp://127.0.0.1:7", "udp://127.0.0.1:7"]),
+            (false, ["127.0.0.1:7", "[::1]:7"]),
+            (false, ["0.0.0.0:7", "[::]:7"]),
+            (true, ["127.0.0.1:0", "127.0.0.1:0"]),
+        ] {
+            assert_eq!(build(dual_stack, endpoints).unwrap().endpoints.len(), 2);
+        }
     }
 
     #[test]

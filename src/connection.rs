@@ -14,28 +14,15 @@
 //!   any error                           ─► Closed
 //! ```
 
-use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr};
+use std::io;
 use std::time::Instant;
 
 use log::{Level, log_enabled, trace};
-use mio::net::TcpStream;
 
 use crate::readiness::{Readiness, SHORT_MEANS_EXHAUSTED, nonblocking};
 use crate::send_buffer::SendBuffer;
 use crate::stats::{Reason, Stats};
-
-/// What a connection needs of its socket. The tests have scripted ones.
-pub(crate) trait Stream: Read + Write {
-    /// Ends the writing half: the peer reads the end of the stream. See shutdown(2).
-    fn shutdown_write(&mut self) -> io::Result<()>;
-}
-
-impl Stream for TcpStream {
-    fn shutdown_write(&mut self) -> io::Result<()> {
-        self.shutdown(Shutdown::Write)
-    }
-}
+use crate::stream::{Peer, Stream};
 
 /// What a connection asks for at the end of a turn.
 #[derive(Debug)]
@@ -53,14 +40,14 @@ pub(crate) enum Next {
 #[cfg_attr(test, derive(Clone))]
 pub(crate) struct Connection<S> {
     stream: S,
-    peer: SocketAddr,
+    peer: Peer,
     opened: Instant,
     /// How many bytes were written back.
     echoed: u64,
     /// Empty unless Stalled or Ending.
     unsent: SendBuffer,
     state: State,
-    /// See [`Readiness::more_behind`]; stays until a read would block.
+    /// See [`Readiness::more_behind`] and [`Peer::cuts_reads_short`]; until a read would block.
     more_behind: bool,
 }
 
@@ -75,8 +62,14 @@ enum State {
     Ending,
 }
 
+impl State {
+    fn is_reading(self) -> bool {
+        matches!(self, State::Echoing | State::Lingering)
+    }
+}
+
 impl<S: Stream> Connection<S> {
-    pub(crate) fn new(stream: S, peer: SocketAddr, now: Instant) -> Self {
+    pub(crate) fn new(stream: S, peer: Peer, now: Instant) -> Self {
         Connection {
             stream,
             peer,
@@ -84,7 +77,7 @@ impl<S: Stream> Connection<S> {
             echoed: 0,
             unsent: SendBuffer::default(),
             state: State::Echoing,
-            more_behind: false,
+            more_behind: peer.cuts_reads_short(),
         }
     }
 
@@ -94,10 +87,8 @@ impl<S: Stream> Connection<S> {
     /// flushed. Were it to take them, a peer that sends and does not read would cost CPU.
     pub(crate) fn wake(&mut self, readiness: Readiness) -> bool {
         self.more_behind |= readiness.more_behind;
-        match self.state {
-            State::Echoing | State::Lingering => readiness.readable,
-            State::Stalled | State::Ending => readiness.writable,
-        }
+        (readiness.readable && self.state.is_reading())
+            || (readiness.writable && !self.state.is_reading())
     }
 
     /// At most one read and one write, so that others get their turn however much there is.
@@ -119,7 +110,7 @@ impl<S: Stream> Connection<S> {
         self.state = State::Ending;
     }
 
-    pub(crate) fn peer(&self) -> SocketAddr {
+    pub(crate) fn peer(&self) -> Peer {
         self.peer
     }
 
@@ -187,7 +178,7 @@ impl<S: Stream> Connection<S> {
     /// A read would block.
     fn exhausted(&mut self) -> Next {
         trace!("{}: a read would block", self.peer);
-        self.more_behind = false;
+        self.more_behind = self.peer.cuts_reads_short();
         Next::Wait
     }
 
@@ -228,14 +219,14 @@ impl<S: Stream> Connection<S> {
 
     fn trace(&self, call: &str, count: usize, size: usize) {
         if log_enabled!(Level::Trace) {
-            trace_call(&self.peer, call, count, size);
+            trace_call(self.peer, call, count, size);
         }
     }
 }
 
 /// Out of the way of the calls that it is about.
 #[cold]
-fn trace_call(peer: &SocketAddr, call: &str, count: usize, size: usize) {
+fn trace_call(peer: Peer, call: &str, count: usize, size: usize) {
     trace!("{peer}: {call} {count} of {size} bytes");
 }
 

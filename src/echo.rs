@@ -1,31 +1,32 @@
-//! The engine: listeners, the slab of connections, and the run queue.
+//! The engine: listeners, datagram sockets, the slab of connections, and the run queue.
 
 use std::fmt;
 use std::io;
 use std::mem;
-use std::net::SocketAddr;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use log::{debug, info, trace, warn};
+use log::{debug, info, trace};
 use mio::event::Event;
-use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 use slab::Slab;
 
+mod accepting;
+mod datagrams;
+mod stopping;
+
+use crate::bind::{Bound, ListenError};
 use crate::config::Config;
 use crate::connection::{Connection, Next};
+use crate::datagram::DatagramSocket;
 use crate::endpoint::Endpoint;
-use crate::listener::{Accepted, Bound, Gate, Listener};
-use crate::readiness::{self, Readiness};
+use crate::gate::Gate;
+use crate::listener::Listener;
+use crate::readiness::Readiness;
+use crate::refusal::Refusals;
 use crate::stats::{Reason, Stats};
-
-/// How many connections a listener accepts in a turn, before others have theirs.
-const ACCEPTS_A_TURN: usize = 32;
-
-/// For how long at most a connection that is cut at the end of a shutdown is still read from, so
-/// that what was written to it arrives.
-const LINGER: Duration = Duration::from_secs(1);
+use crate::stream::StreamSocket;
+use stopping::Phase;
 
 /// An echo service without a loop: a guest in yours.
 ///
@@ -73,9 +74,9 @@ pub struct Echo {
     first_token: usize,
     token_count: usize,
     config: Config,
-    /// Where the listeners are, with their real ports.
+    /// One for each socket, with its real port. Their keys are the first.
     endpoints: Vec<Endpoint>,
-    /// Listeners and connections; the key is the token less the first one.
+    /// Sockets of endpoints, and connections; the key is the token less the first one.
     slots: Slab<Slot>,
     /// Keys of those that have something to do, each at most once, first come first.
     run_queue: Vec<usize>,
@@ -84,8 +85,11 @@ pub struct Echo {
     /// What every connection reads into. It holds nothing between two turns.
     scratch: Box<[u8]>,
     gate: Gate,
-    /// Key of the listener that went first when the gate was last opened.
-    first_listener: usize,
+    /// Keys of the listeners, in the order that they had their turns when the gate was last opened.
+    listeners: Vec<usize>,
+    refusals: Refusals,
+    /// When the datagram sockets get a turn, because the system was short of something.
+    datagrams_at: Option<Instant>,
     phase: Phase,
     stats: Stats,
 }
@@ -99,22 +103,45 @@ struct Slot {
 
 #[derive(Debug)]
 enum Source {
-    Listener(Listener),
-    Connection(Connection<TcpStream>),
+    Connection(Connection<StreamSocket>),
+    /// In a box: there are few, and their size would be every connection's.
+    Endpoint(Box<EndpointSocket>),
 }
 
-/// Where in its life the service is.
-#[derive(Debug, Clone, Copy)]
-enum Phase {
-    Serving,
-    /// No listeners; connections are echoed.
-    Draining {
-        until: Instant,
-    },
-    /// Connections are read to their end, and what is read discarded.
-    Lingering {
-        until: Instant,
-    },
+/// What serves at an endpoint.
+#[derive(Debug)]
+enum EndpointSocket {
+    Listener(Listener),
+    Datagrams(DatagramSocket),
+}
+
+impl Slot {
+    fn new(source: Source) -> Self {
+        Slot {
+            source,
+            queued: false,
+        }
+    }
+
+    fn listener(&mut self) -> Option<&mut Listener> {
+        match &mut self.source {
+            Source::Endpoint(socket) => match &mut **socket {
+                EndpointSocket::Listener(listener) => Some(listener),
+                EndpointSocket::Datagrams(_) => None,
+            },
+            Source::Connection(_) => None,
+        }
+    }
+
+    fn datagrams(&mut self) -> Option<&mut DatagramSocket> {
+        match &mut self.source {
+            Source::Endpoint(socket) => match &mut **socket {
+                EndpointSocket::Datagrams(socket) => Some(socket),
+                EndpointSocket::Listener(_) => None,
+            },
+            Source::Connection(_) => None,
+        }
+    }
 }
 
 impl Echo {
@@ -132,16 +159,15 @@ impl Echo {
     /// [`InvalidInput`](io::ErrorKind::InvalidInput) where there are not enough tokens from
     /// `first_token` on for every connection that the limit allows.
     pub fn new(config: Config, registry: &Registry, first_token: Token) -> io::Result<Self> {
-        let (first, count) = (
-            first_token.0,
-            config.endpoints.len() + config.max_connections,
-        );
+        let (first, sockets) = (first_token.0, config.sockets().flatten().count());
+        let count = sockets + config.max_connections;
         if first.checked_add(count).is_none() {
             let message = format!("no {count} tokens from {first} on: choose a lower first token");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
         }
-        let bound = config.endpoints.iter().copied().map(Bound::bind);
-        let bound = bound.collect::<Result<Vec<_>, _>>()?;
+        let bound = Bound::bind_all(&config)?;
+        let udp_addresses = bound.iter().filter_map(Bound::udp_address);
+        let udp_ports = udp_addresses.map(|address| address.port()).collect();
         let mut echo = Echo {
             registry: registry.try_clone()?,
             first_token: first,
@@ -152,24 +178,23 @@ impl Echo {
             round: Vec::new(),
             scratch: vec![0; config.buffer_size].into(),
             gate: Gate::default(),
-            first_listener: 0,
+            listeners: Vec::new(),
+            refusals: Refusals::new(udp_ports, config.udp_answer_any_port),
+            datagrams_at: None,
             phase: Phase::Serving,
             stats: Stats::default(),
             config,
         };
-        let listen = |bound: Bound| bound.listen(echo.config.backlog);
-        for listener in bound
-            .into_iter()
-            .map(listen)
-            .collect::<Result<Vec<_>, _>>()?
-        {
-            echo.add_listener(listener)?;
+        let sockets = bound.into_iter().map(|it| echo.socket(it));
+        for socket in sockets.collect::<io::Result<Vec<_>>>()? {
+            echo.add(socket)?;
         }
         Ok(echo)
     }
 
-    /// Where it listens, in the order of the configuration, with the real port where 0 was asked
-    /// for. Stays the same after a shutdown.
+    /// Where it serves, in the order of the configuration: an endpoint for each socket, so two for
+    /// one of TCP and UDP, and with the real port where 0 was asked for. Stays the same after a
+    /// shutdown.
     #[must_use]
     pub fn endpoints(&self) -> &[Endpoint] {
         &self.endpoints
@@ -188,8 +213,8 @@ impl Echo {
         self.key_of(token) < self.token_count
     }
 
-    /// The tokens that are this echo's: from the first token on, one for each endpoint and for
-    /// each connection that the limit allows. All others are yours.
+    /// The tokens that are this echo's: from the first token on, one for each socket of its
+    /// endpoints and for each connection that the limit allows. All others are yours.
     #[must_use]
     pub fn tokens(&self) -> Range<usize> {
         self.first_token..self.first_token + self.token_count
@@ -202,17 +227,13 @@ impl Echo {
         if !self.run_queue.is_empty() {
             return Some(Duration::ZERO);
         }
-        let shutdown = match self.phase {
-            Phase::Draining { until } | Phase::Lingering { until } if self.stats.active > 0 => {
-                Some(until)
-            }
-            _ => None,
-        };
-        let deadline = [self.gate.retry_at(), shutdown]
-            .into_iter()
-            .flatten()
-            .min()?;
-        Some(deadline.saturating_duration_since(now))
+        let deadlines = [
+            self.gate.retry_at(),
+            self.datagrams_at,
+            self.phase_ends_at(),
+        ];
+        let next = deadlines.into_iter().flatten().min()?;
+        Some(next.saturating_duration_since(now))
     }
 
     /// Takes in an event. No system call is made here: whoever has something to do because of it
@@ -227,8 +248,11 @@ impl Echo {
         };
         trace!("{:?}: event: {}", event.token(), Readiness::from(event));
         let has_work = match &mut slot.source {
-            Source::Listener(_) => self.gate.is_open(),
             Source::Connection(connection) => connection.wake(Readiness::from(event)),
+            Source::Endpoint(socket) => match &mut **socket {
+                EndpointSocket::Listener(_) => self.gate.is_open(),
+                EndpointSocket::Datagrams(socket) => socket.wake(Readiness::from(event)),
+            },
         };
         if has_work && !mem::replace(&mut slot.queued, true) {
             self.run_queue.push(key);
@@ -247,45 +271,13 @@ impl Echo {
         self.round = round;
     }
 
-    /// Stops listening. Connections that the system has already established are accepted first, as
-    /// far as the limit allows; the others are reset.
-    ///
-    /// Those who are connected are echoed until they finish or the drain time is over. Then no
-    /// more is echoed: each is sent what was kept for it and the end of the stream, and has a
-    /// second to take that and to close, or the drain time where that is shorter. Who has not by
-    /// then is cut off.
-    ///
-    /// Calls after the first change nothing.
-    pub fn shutdown(&mut self, now: Instant) {
-        if !matches!(self.phase, Phase::Serving) {
-            return;
-        }
-        let until = now + self.config.drain_timeout;
-        self.phase = Phase::Draining { until };
-        for key in 0..self.endpoints.len() {
-            // Systems keep some more than they are told to: Linux one, the BSDs half as many.
-            self.accept(key, now, self.config.backlog as usize * 2);
-        }
-        for key in 0..self.endpoints.len() {
-            self.remove_listener(key);
-        }
-        info!("shutting down: {} connections to finish", self.stats.active);
-    }
-
-    /// Whether a shutdown is over: nothing is listened on, and nobody is connected.
-    #[must_use]
-    pub fn is_finished(&self) -> bool {
-        !matches!(self.phase, Phase::Serving) && self.stats.active == 0
-    }
-
-    /// One turn of a listener or connection that was taken off the run queue.
+    /// One turn of whoever was taken off the run queue.
     fn turn(&mut self, key: usize, now: Instant) {
         let Some(slot) = self.slots.get_mut(key) else {
             return;
         };
         slot.queued = false;
         match &mut slot.source {
-            Source::Listener(_) => self.accept(key, now, ACCEPTS_A_TURN),
             Source::Connection(connection) => {
                 match connection.turn(&mut self.scratch, &mut self.stats) {
                     Next::Wait => {}
@@ -293,6 +285,10 @@ impl Echo {
                     Next::Close(reason) => self.close(key, &reason, now),
                 }
             }
+            Source::Endpoint(socket) => match &**socket {
+                EndpointSocket::Listener(_) => self.accept_some(key, now),
+                EndpointSocket::Datagrams(_) => self.turn_of_datagrams(key, now),
+            },
         }
     }
 
@@ -307,98 +303,66 @@ impl Echo {
         }
     }
 
+    fn token_of(&self, key: usize) -> Token {
+        Token(self.first_token + key)
+    }
+
+    /// Keys of the endpoints' sockets, those that are closed among them.
+    fn endpoint_keys(&self) -> Range<usize> {
+        0..self.endpoints.len()
+    }
+
     fn meet_deadlines(&mut self, now: Instant) {
         if self.gate.retry_at().is_some_and(|at| at <= now) {
             self.reopen(now);
         }
-        if matches!(self.phase, Phase::Draining { until } if until <= now) {
-            self.linger(now);
+        if self.datagrams_at.is_some_and(|at| at <= now) {
+            self.retry_datagrams();
         }
-        if matches!(self.phase, Phase::Lingering { until } if until <= now) {
-            self.cut(now);
-        }
+        self.leave_phase(now);
     }
 
-    fn add_listener(&mut self, mut listener: Listener) -> io::Result<()> {
-        self.endpoints.push(listener.endpoint());
-        let vacant = self.slots.vacant_entry();
-        let token = Token(self.first_token + vacant.key());
-        self.registry
-            .register(listener.socket_mut(), token, Interest::READABLE)?;
-        info!("listening on {}", listener.endpoint());
-        trace!("{} is {token:?}", listener.endpoint());
-        vacant.insert(Slot {
-            source: Source::Listener(listener),
-            queued: false,
-        });
+    /// What serves at a bound socket.
+    fn socket(&self, bound: Bound) -> io::Result<EndpointSocket> {
+        Ok(match bound.udp_address() {
+            Some(address) => EndpointSocket::Datagrams(DatagramSocket::new(bound, address)?),
+            None => EndpointSocket::Listener(Listener::listen(bound, self.config.backlog)?),
+        })
+    }
+
+    fn add(&mut self, mut socket: EndpointSocket) -> io::Result<()> {
+        let key = self.slots.vacant_key();
+        let token = self.token_of(key);
+        let (registered, endpoint) = match &mut socket {
+            EndpointSocket::Listener(listener) => {
+                self.listeners.push(key);
+                let source = listener.source_mut();
+                let registered = self.registry.register(source, token, Interest::READABLE);
+                (registered, listener.endpoint())
+            }
+            EndpointSocket::Datagrams(socket) => {
+                (socket.watch(&self.registry, token), socket.endpoint())
+            }
+        };
+        registered.map_err(|error| ListenError::new(endpoint, error))?;
+        info!("listening on {endpoint}");
+        trace!("{endpoint} is {token:?}");
+        self.endpoints.push(endpoint.clone());
+        self.slots
+            .insert(Slot::new(Source::Endpoint(Box::new(socket))));
         Ok(())
     }
 
-    fn remove_listener(&mut self, key: usize) {
-        if let Source::Listener(listener) = &mut self.slots[key].source {
-            // Closing takes it out of the selector too, where this fails.
-            let _ = self.registry.deregister(listener.socket_mut());
-            self.slots.remove(key);
-        }
-    }
-
-    /// Accepts until nobody waits, the budget is spent, or there is no room.
-    fn accept(&mut self, key: usize, now: Instant, budget: usize) {
-        let accepted_before = self.stats.accepted;
-        let mut lost = None;
-        for _ in 0..budget {
-            if !self.gate.is_open() {
-                return;
-            }
-            if self.stats.active >= self.config.max_connections {
-                return self.pause_when_full(now);
-            }
-            let Source::Listener(listener) = &self.slots[key].source else {
-                return;
-            };
-            match listener.accept() {
-                Accepted::Connection(stream, peer) => {
-                    if let Err(error) = self.open(stream, peer, now) {
-                        self.count_lost(&error);
-                        return self.pause_for_want(&error, now);
-                    }
-                }
-                Accepted::Nobody => return,
-                Accepted::Lost(error) => {
-                    self.count_lost(&error);
-                    lost = Some(error);
-                }
-                Accepted::Shortage(error) => return self.pause_for_want(&error, now),
-            }
-        }
-        match lost {
-            // Nothing but errors: they may go on for ever, which is not to be spun on.
-            Some(error) if self.stats.accepted == accepted_before => {
-                self.pause_for_want(&error, now);
-            }
-            _ => self.enqueue(key),
-        }
-    }
-
-    /// Takes a connection in. Fails where the selector has no room for it.
-    fn open(&mut self, mut stream: TcpStream, peer: SocketAddr, now: Instant) -> io::Result<()> {
-        let vacant = self.slots.vacant_entry();
-        let token = Token(self.first_token + vacant.key());
-        self.registry
-            .register(&mut stream, token, readiness::interest())?;
-        let source = Source::Connection(Connection::new(stream, peer, now));
-        vacant.insert(Slot {
-            source,
-            queued: false,
-        });
-        self.stats.count_opened();
-        debug!("{peer}: opened as {token:?}");
-        Ok(())
-    }
-
-    fn count_lost(&mut self, error: &io::Error) {
-        self.stats.accept_errors += 1;
-        debug!("a connection was lost before it was accepted: {error}");
+    /// Closes the socket of an endpoint.
+    fn remove(&mut self, key: usize) {
+        // Closing takes it out of the selector too, where this fails.
+        let _ = match &mut self.slots.remove(key).source {
+            Source::Connection(connection) => self.registry.deregister(connection.stream_mut()),
+            Source::Endpoint(socket) => match &mut **socket {
+                EndpointSocket::Listener(it) => self.registry.deregister(it.source_mut()),
+                EndpointSocket::Datagrams(socket) => socket.leave(&self.registry),
+            },
+        };
     }
 
     fn close(&mut self, key: usize, reason: &Reason, now: Instant) {
@@ -415,63 +379,6 @@ impl Echo {
         if !self.gate.is_open() {
             self.reopen(now);
         }
-    }
-
-    fn pause_when_full(&mut self, now: Instant) {
-        self.stats.accept_pauses += 1;
-        if self.gate.close_when_full(now) && matches!(self.phase, Phase::Serving) {
-            warn!(
-                "at the limit of {} connections: others wait until one of them ends",
-                self.config.max_connections
-            );
-        }
-    }
-
-    fn pause_for_want(&mut self, error: &io::Error, now: Instant) {
-        self.stats.accept_pauses += 1;
-        if self.gate.close_for_a_while(now) {
-            warn!(
-                "cannot accept ({error}): connections wait until one of the {} ends, or more can \
-                 be had; raise the limit on open files if this happens often",
-                self.stats.active
-            );
-        }
-    }
-
-    /// Accepts again. Each listener has a turn, because what came meanwhile is not announced; and
-    /// another one goes first each time, because there may be room for one connection only.
-    fn reopen(&mut self, now: Instant) {
-        self.gate.reopen(now);
-        if matches!(self.phase, Phase::Serving) {
-            let count = self.endpoints.len();
-            self.first_listener = (self.first_listener + 1) % count;
-            for key in (self.first_listener..count).chain(0..self.first_listener) {
-                self.enqueue(key);
-            }
-        }
-    }
-
-    /// The drain time is over: ends each connection from this side.
-    fn linger(&mut self, now: Instant) {
-        let until = now + self.config.drain_timeout.min(LINGER);
-        self.phase = Phase::Lingering { until };
-        for key in self.keys() {
-            if let Source::Connection(connection) = &mut self.slots[key].source {
-                connection.end();
-                self.enqueue(key);
-            }
-        }
-    }
-
-    fn cut(&mut self, now: Instant) {
-        self.run_queue.clear();
-        for key in self.keys() {
-            self.close(key, &Reason::Cut, now);
-        }
-    }
-
-    fn keys(&self) -> Vec<usize> {
-        self.slots.iter().map(|(key, _)| key).collect()
     }
 }
 

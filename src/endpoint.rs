@@ -1,56 +1,75 @@
-//! Endpoints: where the service listens, as people write them and as the system takes them.
+//! Endpoints: where the service is, as people write them and as the system takes them.
 
 use std::error::Error;
 use std::fmt;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, ToSocketAddrs};
+use std::path::PathBuf;
 use std::str::FromStr;
 
-/// A place to listen: a transport and its address.
+/// A place to serve at: a transport and its address.
 ///
-/// Written `tcp://HOST:PORT`, or `HOST:PORT` for short. An IPv6 address stands in brackets, as in
-/// a URL (RFC 3986, section 3.2.2): `[::1]:7007`. Port 0 asks the system for a free port.
+/// | written | what it is |
+/// |---|---|
+/// | `HOST:PORT` | TCP and UDP at the same port, as RFC 862 has the echo service |
+/// | `tcp://HOST:PORT` | TCP alone |
+/// | `udp://HOST:PORT` | UDP alone |
+/// | `unix:PATH` | a Unix stream socket, as a file; see unix(7) |
+/// | `unix:@NAME` | a Unix stream socket with a name and no file: Linux's abstract addresses |
+///
+/// An IPv6 address stands in brackets, as in a URL (RFC 3986, section 3.2.2): `[::1]:7007`. Port 0
+/// asks the system for a free port, which TCP and UDP then share. A path that begins with `@` is
+/// written `./@`.
 ///
 /// [`FromStr`] takes numeric addresses only; [`Endpoint::resolve`] takes host names as well.
 ///
 /// ```
 /// use mio_echo::Endpoint;
 ///
-/// let endpoint: Endpoint = "[::1]:7007".parse()?;
+/// let endpoint: Endpoint = "tcp://[::1]:7007".parse()?;
 /// assert_eq!(endpoint.to_string(), "tcp://[::1]:7007");
 /// # Ok::<(), mio_echo::EndpointError>(())
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Endpoint {
+    /// A TCP listener and a UDP socket at the same address and port.
+    TcpAndUdp(SocketAddr),
     /// A TCP listener at this address.
     Tcp(SocketAddr),
+    /// A UDP socket at this address.
+    Udp(SocketAddr),
+    /// A Unix stream socket at this path.
+    Unix(PathBuf),
+    /// A Unix stream socket of this name in the abstract namespace, which Linux has.
+    Abstract(String),
 }
 
 impl Endpoint {
-    /// Where the service listens unless told otherwise: `tcp://127.0.0.1:7007`.
+    /// Where the service is unless told otherwise: TCP and UDP at `127.0.0.1:7007`.
     ///
     /// RFC 862 gives the echo service port 7, which is privileged on most systems; and only this
     /// host can reach it, because an echo service has no business on a network unless asked there.
-    pub const DEFAULT: Endpoint = Endpoint::Tcp(SocketAddr::new(
-        std::net::IpAddr::V4(Ipv4Addr::LOCALHOST),
-        7007,
-    ));
+    pub const DEFAULT: Endpoint =
+        Endpoint::TcpAndUdp(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7007));
 
     /// Reads an endpoint and looks its host name up, which gives one endpoint for each of the
     /// name's addresses, in the resolver's order and without repetition.
     ///
-    /// Numeric addresses are not looked up. A look-up blocks for as long as the system's resolver
-    /// takes, so this is for the time before the loop starts.
+    /// Numeric addresses and paths are not looked up. A look-up blocks for as long as the system's
+    /// resolver takes, so this is for the time before the loop starts.
     ///
     /// # Errors
     ///
     /// Those of [`FromStr`], but for [`EndpointErrorKind::HostName`]; and
     /// [`EndpointErrorKind::Unresolved`] where the name has no address.
     pub fn resolve(text: &str) -> Result<Vec<Endpoint>, EndpointError> {
+        if let Some(unix) = unix(text)? {
+            return Ok(vec![unix]);
+        }
         let parts = Parts::split(text)?;
         if let Some(address) = parts.numeric()? {
-            return Ok(vec![Endpoint::Tcp(address)]);
+            return Ok(vec![(parts.transport)(address)]);
         }
         let unresolved = |error| parts.error(EndpointErrorKind::Unresolved(error));
         let mut endpoints = Vec::new();
@@ -58,7 +77,7 @@ impl Endpoint {
             .to_socket_addrs()
             .map_err(unresolved)?
         {
-            let endpoint = Endpoint::Tcp(address);
+            let endpoint = (parts.transport)(address);
             if !endpoints.contains(&endpoint) {
                 endpoints.push(endpoint);
             }
@@ -69,34 +88,67 @@ impl Endpoint {
         Ok(endpoints)
     }
 
-    /// The socket address: an IP address and a port.
+    /// The IP address and port. `None` where it is a Unix socket.
     #[must_use]
-    pub fn address(&self) -> SocketAddr {
+    pub fn address(&self) -> Option<SocketAddr> {
         match self {
-            Endpoint::Tcp(address) => *address,
+            Endpoint::TcpAndUdp(address) | Endpoint::Tcp(address) | Endpoint::Udp(address) => {
+                Some(*address)
+            }
+            Endpoint::Unix(_) | Endpoint::Abstract(_) => None,
         }
     }
 
-    /// Whether other hosts may be able to reach it: every address but those of the loopback
+    /// Whether other hosts may be able to reach it: every IP address but those of the loopback
     /// network (127.0.0.0/8 and `::1`).
     #[must_use]
     pub fn is_public(&self) -> bool {
-        !self.address().ip().to_canonical().is_loopback()
+        self.address()
+            .is_some_and(|address| !address.ip().is_loopback())
+    }
+
+    /// The same transport at another address.
+    pub(crate) fn at(&self, address: SocketAddr) -> Endpoint {
+        match self {
+            Endpoint::TcpAndUdp(_) => Endpoint::TcpAndUdp(address),
+            Endpoint::Tcp(_) => Endpoint::Tcp(address),
+            Endpoint::Udp(_) => Endpoint::Udp(address),
+            Endpoint::Unix(_) | Endpoint::Abstract(_) => self.clone(),
+        }
+    }
+
+    /// One endpoint for each socket that it takes, all of them at the same port. With
+    /// `dual_stack`, IPv6's wildcard address stands for IPv4's as well.
+    pub(crate) fn sockets(&self, dual_stack: bool) -> Vec<Endpoint> {
+        let mut endpoints = vec![self.clone()];
+        let is_wildcard = |address: &SocketAddr| address.ip() == Ipv6Addr::UNSPECIFIED;
+        if let Some(address) = self.address().filter(|it| dual_stack && is_wildcard(it)) {
+            endpoints.push(self.at((Ipv4Addr::UNSPECIFIED, address.port()).into()));
+        }
+        let split = |endpoint| match endpoint {
+            Endpoint::TcpAndUdp(address) => vec![Endpoint::Tcp(address), Endpoint::Udp(address)],
+            single => vec![single],
+        };
+        endpoints.into_iter().flat_map(split).collect()
     }
 }
 
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Endpoint::TcpAndUdp(address) => write!(f, "{address}"),
             Endpoint::Tcp(address) => write!(f, "tcp://{address}"),
+            Endpoint::Udp(address) => write!(f, "udp://{address}"),
+            Endpoint::Unix(path) => write!(f, "unix:{}", path.display()),
+            Endpoint::Abstract(name) => write!(f, "unix:@{name}"),
         }
     }
 }
 
-/// TCP at that address.
+/// TCP and UDP at that address.
 impl From<SocketAddr> for Endpoint {
     fn from(address: SocketAddr) -> Self {
-        Endpoint::Tcp(address)
+        Endpoint::TcpAndUdp(address)
     }
 }
 
@@ -104,17 +156,34 @@ impl FromStr for Endpoint {
     type Err = EndpointError;
 
     fn from_str(text: &str) -> Result<Self, EndpointError> {
+        if let Some(unix) = unix(text)? {
+            return Ok(unix);
+        }
         let parts = Parts::split(text)?;
         match parts.numeric()? {
-            Some(address) => Ok(Endpoint::Tcp(address)),
+            Some(address) => Ok((parts.transport)(address)),
             None => Err(parts.error(EndpointErrorKind::HostName)),
         }
     }
 }
 
-/// An endpoint's text, taken apart.
+/// The Unix socket that the text is of; nothing where it is of another transport.
+fn unix(text: &str) -> Result<Option<Endpoint>, EndpointError> {
+    let Some(place) = text.strip_prefix("unix:") else {
+        return Ok(None);
+    };
+    match place.strip_prefix('@') {
+        Some("") => Err(EndpointError::new(text, EndpointErrorKind::NoPath)),
+        None if place.is_empty() => Err(EndpointError::new(text, EndpointErrorKind::NoPath)),
+        Some(name) => Ok(Some(Endpoint::Abstract(name.to_owned()))),
+        None => Ok(Some(Endpoint::Unix(place.into()))),
+    }
+}
+
+/// The text of an endpoint with a host and a port, taken apart.
 struct Parts<'a> {
     text: &'a str,
+    transport: fn(SocketAddr) -> Endpoint,
     host: &'a str,
     bracketed: bool,
     port: u16,
@@ -122,16 +191,12 @@ struct Parts<'a> {
 
 impl<'a> Parts<'a> {
     fn split(text: &'a str) -> Result<Self, EndpointError> {
-        let fail = |kind| {
-            Err(EndpointError {
-                text: text.to_owned(),
-                kind,
-            })
-        };
-        let authority = match text.split_once("://") {
-            Some(("tcp", authority)) => authority,
+        let fail = |kind| Err(EndpointError::new(text, kind));
+        let (transport, authority): (fn(SocketAddr) -> Endpoint, _) = match text.split_once("://") {
+            Some(("tcp", authority)) => (Endpoint::Tcp, authority),
+            Some(("udp", authority)) => (Endpoint::Udp, authority),
             Some(_) => return fail(EndpointErrorKind::Scheme),
-            None => text,
+            None => (Endpoint::TcpAndUdp, text),
         };
         let Some((host, port)) = authority.rsplit_once(':') else {
             return fail(EndpointErrorKind::NoPort);
@@ -152,6 +217,7 @@ impl<'a> Parts<'a> {
         match port.parse() {
             Ok(port) => Ok(Parts {
                 text,
+                transport,
                 host: inner.unwrap_or(host),
                 bracketed: inner.is_some(),
                 port,
@@ -164,6 +230,9 @@ impl<'a> Parts<'a> {
     fn numeric(&self) -> Result<Option<SocketAddr>, EndpointError> {
         if self.bracketed {
             return match self.host.parse::<Ipv6Addr>() {
+                Ok(ip) if ip.to_ipv4_mapped().is_some() => {
+                    Err(self.error(EndpointErrorKind::MappedAddress))
+                }
                 Ok(ip) => Ok(Some((ip, self.port).into())),
                 Err(_) => self.zoned(),
             };
@@ -194,10 +263,7 @@ impl<'a> Parts<'a> {
     }
 
     fn error(&self, kind: EndpointErrorKind) -> EndpointError {
-        EndpointError {
-            text: self.text.to_owned(),
-            kind,
-        }
+        EndpointError::new(self.text, kind)
     }
 }
 
@@ -214,6 +280,8 @@ pub struct EndpointError {
 pub enum EndpointErrorKind {
     /// The part before `://` is no transport that is served here.
     Scheme,
+    /// There is neither a path nor a name after `unix:`.
+    NoPath,
     /// There is no `:PORT` at the end.
     NoPort,
     /// There is nothing before the port.
@@ -222,6 +290,9 @@ pub enum EndpointErrorKind {
     Port,
     /// The host is neither an address nor in the form of a name.
     Address,
+    /// An IPv4 address in the form of one of IPv6 (RFC 4291, section 2.5.5.2), which stands for
+    /// IPv4 on a socket of both families. There are no such sockets here.
+    MappedAddress,
     /// An IPv6 address without its brackets, or with half of them.
     Brackets,
     /// A host name, where only numeric addresses are taken.
@@ -231,6 +302,13 @@ pub enum EndpointErrorKind {
 }
 
 impl EndpointError {
+    fn new(text: &str, kind: EndpointErrorKind) -> Self {
+        EndpointError {
+            text: text.to_owned(),
+            kind,
+        }
+    }
+
     /// What was wrong.
     #[must_use]
     pub fn kind(&self) -> &EndpointErrorKind {
@@ -242,7 +320,12 @@ impl fmt::Display for EndpointError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "endpoint '{}': ", self.text)?;
         match &self.kind {
-            EndpointErrorKind::Scheme => f.write_str("unknown transport; write tcp://HOST:PORT"),
+            EndpointErrorKind::Scheme => f.write_str(
+                "unknown transport; write HOST:PORT, tcp://HOST:PORT, udp://HOST:PORT or unix:PATH",
+            ),
+            EndpointErrorKind::NoPath => {
+                f.write_str("no path; write unix:PATH, such as unix:/run/echo.sock, or unix:@NAME")
+            }
             EndpointErrorKind::NoPort => {
                 f.write_str("no port; write HOST:PORT, such as 127.0.0.1:7007")
             }
@@ -252,6 +335,9 @@ impl fmt::Display for EndpointError {
             EndpointErrorKind::Port => f.write_str("a port is a number from 0 to 65535"),
             EndpointErrorKind::Address => {
                 f.write_str("not an IP address; write one such as 127.0.0.1 or [::1]")
+            }
+            EndpointErrorKind::MappedAddress => {
+                f.write_str("an IPv4 address inside one of IPv6; write it as 127.0.0.1:7007")
             }
             EndpointErrorKind::Brackets => {
                 f.write_str("an IPv6 address stands in brackets; write it as [::1]:7007")
@@ -293,15 +379,61 @@ mod tests {
     fn what_is_printed_is_parsed_again() {
         for text in [
             "127.0.0.1:7007",
-            "0.0.0.0:0",
-            "[::1]:65535",
+            "tcp://0.0.0.0:0",
+            "udp://127.0.0.1:7007",
+            "udp://[::1]:65535",
             "[fe80::1]:7",
-            "[fe80::1%2]:7",
+            "tcp://[fe80::1%2]:7",
+            "unix:/run/echo.sock",
+            "unix:echo.sock",
+            "unix:./@echo",
+            "unix:@echo",
+            "unix:@@",
         ] {
             let endpoint: Endpoint = text.parse().unwrap();
-            assert_eq!(endpoint.to_string(), format!("tcp://{text}"));
-            assert_eq!(endpoint.to_string().parse::<Endpoint>().unwrap(), endpoint);
+            assert_eq!(endpoint.to_string(), text);
+            assert_eq!(Endpoint::resolve(text).unwrap(), [endpoint]);
         }
+    }
+
+    #[test]
+    fn the_scheme_is_the_transport() {
+        let endpoint = |text: &str| text.parse::<Endpoint>().unwrap();
+        let address = "127.0.0.1:7007".parse().unwrap();
+        assert_eq!(endpoint("127.0.0.1:7007"), Endpoint::TcpAndUdp(address));
+        assert_eq!(endpoint("tcp://127.0.0.1:7007"), Endpoint::Tcp(address));
+        assert_eq!(endpoint("udp://127.0.0.1:7007"), Endpoint::Udp(address));
+        assert_eq!(endpoint("unix:/@a"), Endpoint::Unix("/@a".into()));
+        assert_eq!(endpoint("unix:@a"), Endpoint::Abstract("a".into()));
+        // Not a host called unix.
+        assert_eq!(endpoint("unix:7007"), Endpoint::Unix("7007".into()));
+    }
+
+    #[test]
+    fn without_a_transport_it_is_a_socket_of_each() {
+        let sockets = |text: &str, dual_stack| {
+            let sockets = text.parse::<Endpoint>().unwrap().sockets(dual_stack);
+            sockets.iter().map(Endpoint::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            sockets("127.0.0.1:7", true),
+            ["tcp://127.0.0.1:7", "udp://127.0.0.1:7"]
+        );
+        assert_eq!(sockets("[::]:7", false), ["tcp://[::]:7", "udp://[::]:7"]);
+        assert_eq!(
+            sockets("[::]:7", true),
+            [
+                "tcp://[::]:7",
+                "udp://[::]:7",
+                "tcp://0.0.0.0:7",
+                "udp://0.0.0.0:7"
+            ]
+        );
+        assert_eq!(
+            sockets("udp://[::]:7", true),
+            ["udp://[::]:7", "udp://0.0.0.0:7"]
+        );
+        assert_eq!(sockets("unix:@a", true), ["unix:@a"]);
     }
 
     #[test]
@@ -322,11 +454,16 @@ mod tests {
             ("1.2.3:7007", "Address"),
             ("[::g]:7007", "Address"),
             ("[127.0.0.1]:7007", "Address"),
+            ("[::ffff:127.0.0.1]:7007", "MappedAddress"),
             ("[]:7007", "Address"),
             ("::1:7007", "Brackets"),
             ("[::1:7007", "Brackets"),
             ("::1]:7007", "Brackets"),
             ("http://127.0.0.1:7007", "Scheme"),
+            ("udp://127.0.0.1", "NoPort"),
+            ("udp://::1:7007", "Brackets"),
+            ("unix:", "NoPath"),
+            ("unix:@", "NoPath"),
             ("localhost:7007", "HostName"),
         ] {
             assert_eq!(kind_of(text), kind, "{text:?}");
@@ -364,10 +501,11 @@ mod tests {
             ("127.0.0.1:7", false),
             ("127.255.0.1:7", false),
             ("[::1]:7", false),
-            ("[::ffff:127.0.0.1]:7", false),
             ("0.0.0.0:7", true),
             ("[::]:7", true),
             ("192.0.2.1:7", true),
+            ("udp://192.0.2.1:7", true),
+            ("unix:/run/echo.sock", false),
         ] {
             assert_eq!(
                 text.parse::<Endpoint>().unwrap().is_public(),

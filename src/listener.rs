@@ -1,74 +1,23 @@
-//! Bind, listen, accept, and what to do when the system refuses a connection.
+//! Listen, accept, and what it means when the system refuses a connection.
 
-use std::error::Error;
-use std::fmt;
 use std::io;
-use std::net::SocketAddr;
-use std::time::{Duration, Instant};
 
-use mio::net::{TcpListener, TcpStream};
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use mio::event::Source;
+use mio::net::TcpListener;
+#[cfg(unix)]
+use mio::net::UnixListener;
+use socket2::{SockRef, Socket};
 
+use crate::bind::{Bound, ListenError};
 use crate::endpoint::Endpoint;
 use crate::readiness::nonblocking;
+#[cfg(unix)]
+use crate::socket_file::SocketFile;
+use crate::stream::{Peer, StreamSocket};
 
 /// Whether accepted sockets have the options of their listener, so that these are set once and
 /// not with a system call or two for each connection.
 const OPTIONS_ARE_INHERITED: bool = cfg!(any(target_os = "linux", target_os = "android"));
-
-/// A bound socket that does not listen yet: connecting to it is refused.
-///
-/// A step of its own, so that of several endpoints none listens before all are bound.
-pub(crate) struct Bound {
-    socket: Socket,
-    endpoint: Endpoint,
-}
-
-impl Bound {
-    /// socket(2) and bind(2).
-    pub(crate) fn bind(endpoint: Endpoint) -> Result<Self, ListenError> {
-        let address = endpoint.address();
-        let bind = || {
-            let socket = Socket::new(
-                Domain::for_address(address),
-                Type::STREAM,
-                Some(Protocol::TCP),
-            )?;
-            socket.set_nonblocking(true)?;
-            if address.is_ipv6() {
-                // The default differs between systems, and can be configured on some.
-                socket.set_only_v6(true)?;
-            }
-            // Connections of an earlier run that linger in TIME_WAIT do not stand in the way.
-            // On Windows the option would let two programs take the same port.
-            #[cfg(not(windows))]
-            socket.set_reuse_address(true)?;
-            if OPTIONS_ARE_INHERITED {
-                set_options(&SockRef::from(&socket))?;
-            }
-            socket.bind(&address.into())?;
-            Ok(socket)
-        };
-        match bind() {
-            Ok(socket) => Ok(Bound { socket, endpoint }),
-            Err(error) => Err(ListenError { endpoint, error }),
-        }
-    }
-
-    /// listen(2).
-    pub(crate) fn listen(self, backlog: u32) -> Result<Listener, ListenError> {
-        let Bound { socket, endpoint } = self;
-        let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
-        let listen = || {
-            socket.listen(backlog)?;
-            let socket = TcpListener::from_std(socket.into());
-            // The port that the system chose, where 0 was asked for.
-            let endpoint = Endpoint::Tcp(socket.local_addr()?);
-            Ok(Listener { socket, endpoint })
-        };
-        listen().map_err(|error| ListenError { endpoint, error })
-    }
-}
 
 /// What an echo wants of each connection's socket.
 fn set_options(socket: &SockRef<'_>) -> io::Result<()> {
@@ -85,15 +34,26 @@ fn set_options(socket: &SockRef<'_>) -> io::Result<()> {
 /// A listening socket.
 #[derive(Debug)]
 pub(crate) struct Listener {
-    socket: TcpListener,
     endpoint: Endpoint,
+    /// Before the socket, so that the file is gone when the socket is closed.
+    #[cfg(unix)]
+    file: Option<SocketFile>,
+    socket: ListeningSocket,
+}
+
+#[derive(Debug)]
+enum ListeningSocket {
+    Tcp(TcpListener),
+    /// With the number of the last peer.
+    #[cfg(unix)]
+    Unix(UnixListener, u64),
 }
 
 /// What the system had when it was asked for a connection.
 #[derive(Debug)]
 pub(crate) enum Accepted<T> {
     /// A connection and its peer.
-    Connection(T, SocketAddr),
+    Connection(T, Peer),
     /// None: an event will say when there is one.
     Nobody,
     /// One that was lost on its way: there may be others behind it.
@@ -103,26 +63,90 @@ pub(crate) enum Accepted<T> {
 }
 
 impl Listener {
-    pub(crate) fn endpoint(&self) -> Endpoint {
-        self.endpoint
+    /// listen(2).
+    pub(crate) fn listen(bound: Bound, backlog: u32) -> Result<Self, ListenError> {
+        let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
+        let socket = &bound.socket;
+        let is_tcp = matches!(bound.endpoint, Endpoint::Tcp(_));
+        let listen = || {
+            if is_tcp && OPTIONS_ARE_INHERITED {
+                set_options(&SockRef::from(socket))?;
+            }
+            socket.listen(backlog)
+        };
+        listen().map_err(|error| ListenError::new(&bound.endpoint, error))?;
+        Ok(Listener {
+            endpoint: bound.endpoint,
+            #[cfg(unix)]
+            file: bound.file,
+            socket: if is_tcp {
+                ListeningSocket::Tcp(TcpListener::from_std(bound.socket.into()))
+            } else {
+                ListeningSocket::unix(bound.socket)
+            },
+        })
     }
 
-    pub(crate) fn socket_mut(&mut self) -> &mut TcpListener {
-        &mut self.socket
+    pub(crate) fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// Leaves the place where it is found. Who has connected can still be accepted.
+    pub(crate) fn withdraw(&mut self) {
+        #[cfg(unix)]
+        drop(self.file.take());
+    }
+
+    pub(crate) fn source_mut(&mut self) -> &mut dyn Source {
+        match &mut self.socket {
+            ListeningSocket::Tcp(socket) => socket,
+            #[cfg(unix)]
+            ListeningSocket::Unix(socket, _) => socket,
+        }
     }
 
     /// accept(2), once.
-    pub(crate) fn accept(&self) -> Accepted<TcpStream> {
-        let accepted = accepted(nonblocking(|| self.socket.accept()));
-        if let (Accepted::Connection(stream, _), false) = (&accepted, OPTIONS_ARE_INHERITED) {
-            // Fails where the peer has gone already, which the first read will tell.
-            let _ = set_options(&SockRef::from(stream));
-        }
-        accepted
+    pub(crate) fn accept(&mut self) -> Accepted<StreamSocket> {
+        accepted(nonblocking(|| self.socket.accept()))
     }
 }
 
-fn accepted<T>(result: io::Result<Option<(T, SocketAddr)>>) -> Accepted<T> {
+impl ListeningSocket {
+    #[cfg(unix)]
+    fn unix(socket: Socket) -> Self {
+        ListeningSocket::Unix(UnixListener::from_std(socket.into()), 0)
+    }
+
+    /// Whatever it is that is no TCP socket: nothing of the kind is bound here.
+    #[cfg(not(unix))]
+    fn unix(_socket: Socket) -> Self {
+        unreachable!("no Unix sockets on this system")
+    }
+
+    fn accept(&mut self) -> io::Result<(StreamSocket, Peer)> {
+        match self {
+            ListeningSocket::Tcp(socket) => {
+                let (stream, peer) = socket.accept()?;
+                if !OPTIONS_ARE_INHERITED {
+                    // Fails where the peer has gone already, which the first read will tell.
+                    let _ = set_options(&SockRef::from(&stream));
+                }
+                Ok((stream.into(), Peer::Tcp(peer)))
+            }
+            #[cfg(unix)]
+            ListeningSocket::Unix(socket, last) => {
+                let (stream, _) = socket.accept()?;
+                // Never inherited, and there are no others. Fails where the system has no urgent
+                // data on Unix sockets, which is just as well.
+                let _ = SockRef::from(&stream).set_out_of_band_inline(true);
+                *last += 1;
+                Ok((stream.into(), Peer::Unix(*last)))
+            }
+        }
+    }
+}
+
+fn accepted<T>(result: io::Result<Option<(T, Peer)>>) -> Accepted<T> {
     match result {
         Ok(Some((stream, peer))) => Accepted::Connection(stream, peer),
         Ok(None) => Accepted::Nobody,
@@ -169,136 +193,28 @@ fn is_lost_connection(error: &io::Error) -> bool {
     )
 }
 
-/// Whether connections are accepted now, or wait in the system's queue.
-///
-/// While they wait nothing is asked of the system, and since an edge-triggered listener is not
-/// announced again, something else has to reopen the gate: a connection that ends, or the time.
-#[derive(Debug, Default)]
-pub(crate) struct Gate {
-    state: State,
-    reopened: Option<Instant>,
-}
-
-#[derive(Debug, Default, Clone, Copy)]
-enum State {
-    #[default]
-    Open,
-    /// At the connection limit: until one ends.
-    Full,
-    /// Short of something: until a connection ends or it is time to try again.
-    Short { retry: Instant },
-}
-
-impl Gate {
-    /// After how long to try again when the system is short of something: others may have given
-    /// it back, which nobody tells.
-    const RETRY: Duration = Duration::from_millis(100);
-    /// A pause that soon after another is of the same episode, which is one line in the log.
-    const CALM: Duration = Duration::from_secs(60);
-
-    pub(crate) fn is_open(&self) -> bool {
-        matches!(self.state, State::Open)
-    }
-
-    /// When to open it again, unless something else does before.
-    pub(crate) fn retry_at(&self) -> Option<Instant> {
-        match self.state {
-            State::Short { retry } => Some(retry),
-            State::Open | State::Full => None,
-        }
-    }
-
-    /// Closes it at the connection limit. Says whether an episode begins with this.
-    pub(crate) fn close_when_full(&mut self, now: Instant) -> bool {
-        self.state = State::Full;
-        self.is_episode(now)
-    }
-
-    /// Closes it for want of descriptors or memory. Says whether an episode begins with this.
-    pub(crate) fn close_for_a_while(&mut self, now: Instant) -> bool {
-        self.state = State::Short {
-            retry: now + Self::RETRY,
-        };
-        self.is_episode(now)
-    }
-
-    pub(crate) fn reopen(&mut self, now: Instant) {
-        self.state = State::Open;
-        self.reopened = Some(now);
-    }
-
-    fn is_episode(&self, now: Instant) -> bool {
-        self.reopened
-            .is_none_or(|at| now.saturating_duration_since(at) >= Self::CALM)
-    }
-}
-
-/// Why nothing could be made to listen at an endpoint. The kind of the [`io::Error`] that carries
-/// it is the one of the system's error.
-#[derive(Debug)]
-pub(crate) struct ListenError {
-    endpoint: Endpoint,
-    error: io::Error,
-}
-
-impl From<ListenError> for io::Error {
-    fn from(error: ListenError) -> Self {
-        io::Error::new(error.error.kind(), error)
-    }
-}
-
-/// Without a source: the message has what the system said.
-impl Error for ListenError {}
-
-impl fmt::Display for ListenError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let port = self.endpoint.address().port();
-        write!(f, "cannot listen on {}: {}", self.endpoint, self.error)?;
-        match self.error.kind() {
-            io::ErrorKind::AddrInUse => {
-                f.write_str("; stop the program that has it, or choose another port")
-            }
-            io::ErrorKind::AddrNotAvailable => {
-                f.write_str("; choose an address that this host has")
-            }
-            io::ErrorKind::PermissionDenied if port < 1024 && cfg!(target_os = "linux") => f
-                .write_str(
-                    "; port numbers below 1024 are privileged: choose a higher one, \
-                     or give the program the capability CAP_NET_BIND_SERVICE",
-                ),
-            io::ErrorKind::PermissionDenied if port < 1024 => {
-                f.write_str("; port numbers below 1024 are privileged: choose a higher one")
-            }
-            _ => Ok(()),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn has_ipv6() -> bool {
-        let has_it = std::net::TcpListener::bind("[::1]:0").is_ok();
-        assert!(
-            has_it || std::env::var_os("CI").is_none(),
-            "IPv6 is missing"
-        );
-        has_it
+    use crate::config::Config;
+
+    fn listener(text: &str) -> Listener {
+        let config = Config::builder().endpoint(text.parse().unwrap());
+        let mut bound = Bound::bind_all(&config.build().unwrap()).unwrap();
+        Listener::listen(bound.remove(0), 16).unwrap()
     }
 
-    fn bound(text: &str) -> Result<Listener, ListenError> {
-        Bound::bind(text.parse().unwrap())?.listen(1024)
-    }
-
+    #[cfg(unix)]
     #[test]
     fn an_accepted_socket_has_the_options_of_an_echo() {
-        for text in ["127.0.0.1:0", "[::1]:0"] {
-            if text.contains("::") && !has_ipv6() {
+        for text in ["tcp://127.0.0.1:0", "tcp://[::1]:0"] {
+            if text.contains("::") && !crate::has_ipv6() {
                 continue;
             }
-            let listener = bound(text).unwrap();
-            let _client = std::net::TcpStream::connect(listener.endpoint().address()).unwrap();
+            let mut listener = listener(text);
+            let address = listener.endpoint().address().unwrap();
+            let _client = std::net::TcpStream::connect(address).unwrap();
             let Accepted::Connection(stream, _) = listener.accept() else {
                 panic!("connected over loopback, and nobody is there");
             };
@@ -309,55 +225,12 @@ mod tests {
                 "urgent bytes would be lost"
             );
             assert!(socket.keepalive().unwrap(), "vanished peers would stay");
-            #[cfg(unix)]
             assert!(
                 socket.nonblocking().unwrap(),
                 "one peer could stop the loop"
             );
             assert!(matches!(listener.accept(), Accepted::Nobody));
         }
-    }
-
-    #[test]
-    fn an_ipv6_listener_leaves_ipv4_alone() {
-        if has_ipv6() {
-            let listener = bound("[::]:0").unwrap();
-            let port = listener.endpoint().address().port();
-            assert!(SockRef::from(&listener.socket).only_v6().unwrap());
-            bound(&format!("0.0.0.0:{port}")).unwrap();
-        }
-    }
-
-    #[test]
-    fn a_bound_socket_refuses_until_it_listens() {
-        let bound = Bound::bind("127.0.0.1:0".parse().unwrap()).unwrap();
-        let address = bound.socket.local_addr().unwrap().as_socket().unwrap();
-        let refused = std::net::TcpStream::connect(address).unwrap_err();
-        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
-        bound.listen(16).unwrap();
-    }
-
-    #[test]
-    fn what_could_not_listen_says_what_to_do() {
-        let taken = bound("127.0.0.1:0").unwrap().endpoint().to_string();
-        let holder = std::net::TcpListener::bind(&taken["tcp://".len()..]).unwrap();
-        let error = io::Error::from(bound(&taken).unwrap_err());
-        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
-        let text = error.to_string();
-        assert!(
-            text.contains(&taken) && text.contains("choose another port"),
-            "{text}"
-        );
-        drop(holder);
-
-        let denied = ListenError {
-            endpoint: "127.0.0.1:7".parse().unwrap(),
-            error: io::ErrorKind::PermissionDenied.into(),
-        };
-        assert!(
-            denied.to_string().contains("CAP_NET_BIND_SERVICE"),
-            "{denied}"
-        );
     }
 
     #[cfg(unix)]
@@ -384,37 +257,5 @@ mod tests {
         ] {
             assert!(matches!(accept(errno), Accepted::Shortage(_)), "{errno}");
         }
-    }
-
-    #[test]
-    fn pauses_in_a_row_are_one_episode() {
-        let start = Instant::now();
-        let at = |seconds| start + Duration::from_secs(seconds);
-        let mut gate = Gate::default();
-        assert!(gate.is_open());
-
-        assert!(
-            gate.close_when_full(at(0)),
-            "the first pause begins an episode"
-        );
-        assert!(!gate.is_open());
-        assert_eq!(
-            gate.retry_at(),
-            None,
-            "at the limit only the end of a connection helps"
-        );
-        gate.reopen(at(1000));
-        assert!(!gate.close_when_full(at(1000)), "the episode never ended");
-        gate.reopen(at(1030));
-        assert!(
-            !gate.close_for_a_while(at(1060)),
-            "half a minute is no calm"
-        );
-        assert_eq!(gate.retry_at(), Some(at(1060) + Gate::RETRY));
-        gate.reopen(at(1061));
-        assert!(
-            gate.close_for_a_while(at(1061) + Gate::CALM),
-            "an episode after a calm"
-        );
     }
 }

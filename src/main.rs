@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use log::{info, warn};
-use mio_echo::Server;
+use mio_echo::{Endpoint, Server};
 
 use crate::cli::{Failure, Options};
 use crate::signals::StopSignals;
@@ -36,21 +36,25 @@ fn serve() -> Result<(), Failure> {
     // Before it says that it listens: whoever reads that may stop it right away.
     let signals = StopSignals::catch()?;
     let mut server = Server::bind(config)?;
-    for endpoint in server
-        .endpoints()
-        .iter()
-        .filter(|endpoint| endpoint.is_public())
-    {
-        warn!("{endpoint} is open to other hosts, and serves whoever can reach it");
+    let public = server.endpoints().iter().filter(|it| it.is_public());
+    let public: Vec<String> = public.map(Endpoint::to_string).collect();
+    if !public.is_empty() {
+        warn!(
+            "open to other hosts, and serves whoever can reach it: {}",
+            public.join(", ")
+        );
     }
     let started = Instant::now();
     signals.run(&mut server)?;
     let stats = server.stats();
     info!(
-        "stopped after {:.0?}: {} connections, {} bytes echoed; {} finished, {} failed, {} cut",
+        "stopped after {:.0?}: {} bytes echoed, {} datagrams, {} unanswered; {} connections, \
+         {} finished, {} failed, {} cut",
         started.elapsed(),
-        stats.accepted,
         stats.bytes_sent,
+        stats.datagrams_sent,
+        stats.unanswered.total(),
+        stats.accepted,
         stats.finished,
         stats.failed,
         stats.cut,

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::io;
 
+use crate::refusal::Refusal;
+
 /// What an [`Echo`](crate::Echo) has done since it was made. Counts only grow; `active` alone
 /// goes both ways.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -24,12 +26,66 @@ pub struct Stats {
     pub failed: u64,
     /// Connections closed by a shutdown whose drain time was over.
     pub cut: u64,
+    /// Datagrams received. Each is sent back, unanswered, or one of `datagram_errors`.
+    pub datagrams_received: u64,
+    /// Datagrams sent back.
+    pub datagrams_sent: u64,
+    /// Datagrams that could not be sent back, such as to a peer that cannot be reached.
+    pub datagram_errors: u64,
+    /// Errors that the system gave in place of a datagram.
+    pub receive_errors: u64,
+    /// Datagrams that got no answer by intention.
+    pub unanswered: Unanswered,
     /// Bytes read from peers, but for those discarded after the drain time.
     pub bytes_received: u64,
     /// Bytes written back to them.
     pub bytes_sent: u64,
     /// Calls of [`Echo::run`](crate::Echo::run).
     pub turns: u64,
+}
+
+/// Datagrams that got no answer, by reason; see
+/// [`ConfigBuilder::udp_answer_any_port`](crate::ConfigBuilder::udp_answer_any_port).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Unanswered {
+    /// From port 0, where nothing can be sent to.
+    pub port_zero: u64,
+    /// From a port below 1024.
+    pub reserved_port: u64,
+    /// From port 2049, which is NFS's.
+    pub nfs_port: u64,
+    /// From a port that is served here.
+    pub own_port: u64,
+    /// From a broadcast, multicast or unspecified address.
+    pub source_address: u64,
+    /// Sent to a broadcast or multicast address.
+    pub destination: u64,
+}
+
+impl Unanswered {
+    /// All of them.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.port_zero
+            + self.reserved_port
+            + self.nfs_port
+            + self.own_port
+            + self.source_address
+            + self.destination
+    }
+
+    pub(crate) fn count(&mut self, refusal: Refusal) {
+        let counter = match refusal {
+            Refusal::PortZero => &mut self.port_zero,
+            Refusal::ReservedPort => &mut self.reserved_port,
+            Refusal::NfsPort => &mut self.nfs_port,
+            Refusal::OwnPort => &mut self.own_port,
+            Refusal::SourceAddress => &mut self.source_address,
+            Refusal::Destination => &mut self.destination,
+        };
+        *counter += 1;
+    }
 }
 
 impl Stats {

@@ -7,7 +7,6 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use common::{bind, config, connect, settle, turn_until};
-use mio_echo::Endpoint;
 
 #[test]
 fn at_the_limit_others_wait_until_one_ends() {
@@ -42,10 +41,10 @@ fn at_the_limit_others_wait_until_one_ends() {
 
 #[test]
 fn several_listeners_pause_together() {
-    let endpoint = || "127.0.0.1:0".parse().unwrap();
+    let endpoint = || "tcp://127.0.0.1:0".parse().unwrap();
     let config = config().endpoint(endpoint()).endpoint(endpoint());
     let (mut server, _) = bind(config.max_connections(1));
-    let addresses: Vec<_> = server.endpoints().iter().map(Endpoint::address).collect();
+    let addresses: Vec<_> = common::addresses(&server);
     let clients: Vec<TcpStream> = addresses.iter().copied().map(connect).collect();
     settle(&mut server);
     assert_eq!(server.stats().active, 1);
@@ -56,9 +55,9 @@ fn several_listeners_pause_together() {
 
 #[test]
 fn every_listener_resumes_after_a_pause() {
-    let endpoint = "127.0.0.1:0".parse().unwrap();
+    let endpoint = "tcp://127.0.0.1:0".parse().unwrap();
     let (mut server, _) = bind(config().endpoint(endpoint).max_connections(1));
-    let addresses: Vec<_> = server.endpoints().iter().map(Endpoint::address).collect();
+    let addresses: Vec<_> = common::addresses(&server);
     let first = connect(addresses[0]);
     turn_until(&mut server, |server| server.stats().active == 1);
     let waiting = [connect(addresses[0]), connect(addresses[1])];

@@ -18,7 +18,7 @@ fn accepting_is_tried_again_after_a_while() {
     let mut events = Events::with_capacity(16);
     let config = common::config().build().unwrap();
     let mut echo = Echo::new(config, poll.registry(), Token(0)).unwrap();
-    let _client = common::connect(echo.endpoints()[0].address());
+    let _client = common::connect(echo.endpoints()[0].address().unwrap());
     poll.poll(&mut events, Some(common::LIMIT)).unwrap();
 
     let (soft, hard) = getrlimit(RLIMIT_NOFILE).unwrap();
@@ -43,4 +43,15 @@ fn accepting_is_tried_again_after_a_while() {
     echo.run(now + retry * 2);
     assert_eq!(echo.stats().active, 1);
     assert_eq!(echo.timeout(now + retry * 2), None);
+
+    // Paused again: a shutdown does not wait for the time, and accepts who has connected.
+    let _another = common::connect(echo.endpoints()[0].address().unwrap());
+    poll.poll(&mut events, Some(common::LIMIT)).unwrap();
+    setrlimit(RLIMIT_NOFILE, 3, hard).unwrap();
+    events.iter().for_each(|event| echo.handle(event));
+    echo.run(now + retry * 2);
+    assert_eq!((echo.stats().active, echo.stats().accept_pauses), (1, 3));
+    setrlimit(RLIMIT_NOFILE, soft, hard).unwrap();
+    echo.shutdown(now + retry * 2);
+    assert_eq!(echo.stats().active, 2);
 }

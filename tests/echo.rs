@@ -63,7 +63,7 @@ fn peers_get_their_own_bytes() {
 
 #[test]
 fn all_endpoints_are_served() {
-    let server = Running::start(config().endpoint("127.0.0.1:0".parse().unwrap()));
+    let server = Running::start(config().endpoint("tcp://127.0.0.1:0".parse().unwrap()));
     assert_eq!(server.addresses.len(), 2);
     for address in &server.addresses {
         assert_ne!(address.port(), 0, "the real port is told");
@@ -74,7 +74,7 @@ fn all_endpoints_are_served() {
 #[test]
 fn ipv6_is_served() {
     if has_ipv6() {
-        let server = Running::start(Config::builder().endpoint("[::1]:0".parse().unwrap()));
+        let server = Running::start(Config::builder().endpoint("tcp://[::1]:0".parse().unwrap()));
         assert!(server.addresses[0].is_ipv6());
         assert_eq!(echo(&mut server.connect(), b"hello"), b"hello");
     }

@@ -25,7 +25,7 @@ impl Host {
     fn new(config: ConfigBuilder) -> (Self, SocketAddr) {
         let poll = Poll::new().unwrap();
         let echo = Echo::new(config.build().unwrap(), poll.registry(), FIRST).unwrap();
-        let address = echo.endpoints()[0].address();
+        let address = echo.endpoints()[0].address().unwrap();
         let events = Events::with_capacity(16);
         (
             Host {

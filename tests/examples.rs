@@ -6,29 +6,10 @@ mod common;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 
-use common::{Running, config, connect, is_served, noise, read_to_the_end};
-
-/// The examples lie beside the directory of the tests.
-fn example(name: &str) -> Command {
-    let test = std::env::current_exe().unwrap();
-    let path: PathBuf = test
-        .parent()
-        .unwrap()
-        .parent()
-        .unwrap()
-        .join("examples")
-        .join(name);
-    assert!(
-        path.exists(),
-        "{} is not built: cargo build --examples",
-        path.display()
-    );
-    Command::new(path)
-}
+use common::{Running, config, connect, example, is_served, noise, read_to_the_end};
 
 /// A process that ends with the test.
 struct Background(Child);

@@ -8,7 +8,7 @@ use std::io::Write;
 use std::net::TcpStream;
 
 use common::{bind, config, connect, noise, send_what_fits, turn_until};
-use mio_echo::{Endpoint, Server};
+use mio_echo::Server;
 
 fn one_turn(server: &mut Server) {
     server.turn(Some(std::time::Duration::ZERO)).unwrap();
@@ -68,9 +68,9 @@ fn a_flood_of_connections_does_not_keep_a_ping_waiting() {
 
 #[test]
 fn at_the_limit_the_listeners_take_turns() {
-    let endpoint = || "127.0.0.1:0".parse().unwrap();
+    let endpoint = || "tcp://127.0.0.1:0".parse().unwrap();
     let (mut server, _) = bind(config().endpoint(endpoint()).max_connections(1));
-    let addresses: Vec<_> = server.endpoints().iter().map(Endpoint::address).collect();
+    let addresses: Vec<_> = common::addresses(&server);
     let holder = connect(addresses[0]);
     turn_until(&mut server, |server| server.stats().active == 1);
     let crowd: Vec<TcpStream> = (0..10).map(|_| connect(addresses[0])).collect();

@@ -6,13 +6,15 @@ mod common;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ChildStderr, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 
-use common::{LIMIT, connect, echo, is_served, read_to_the_end};
+use common::{Directory, LIMIT, connect, echo, is_served, read_to_the_end};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -164,7 +166,8 @@ fn either_signal_stops_it_with_a_summary_and_status_0() {
         );
         let summary = lines.last().unwrap();
         assert!(
-            summary.contains("1 connections, 5 bytes echoed; 1 finished"),
+            summary
+                .contains("5 bytes echoed, 0 datagrams, 0 unanswered; 1 connections, 1 finished"),
             "{summary}"
         );
     }
@@ -234,13 +237,15 @@ fn being_stopped_and_continued_interrupts_nothing() {
 #[test]
 fn each_mistake_in_the_arguments_gets_one_line_and_status_2() {
     let long_name = format!("{}.invalid:7007", "x".repeat(64));
+    let long_path = format!("unix:{}", "x".repeat(108));
     for (arguments, hint) in [
         (vec!["127.0.0.1:65536"], "a number from 0 to 65535"),
         (vec!["127.0.0.1"], "no port"),
         (vec!["7007"], "no port"),
         (vec!["127.0.0.256:7007"], "not an IP address"),
         (vec!["::1:7007"], "[::1]:7007"),
-        (vec!["http://127.0.0.1:7007"], "write tcp://"),
+        (vec!["http://127.0.0.1:7007"], "tcp://HOST:PORT"),
+        (vec!["unix:"], "unix:PATH"),
         (vec!["127.0.0.1:7007", "tcp://127.0.0.1:7007"], "twice"),
         (vec!["--buffer-size", "0"], "1 to 16777216 bytes"),
         (vec!["--buffer-size", "10TiB"], "1 to 16777216 bytes"),
@@ -251,6 +256,15 @@ fn each_mistake_in_the_arguments_gets_one_line_and_status_2() {
         (vec!["--max-connections", "many"], "many"),
         (vec!["--drain-timeout", "5"], "5s"),
         (vec!["--drain-timeout", "2days"], "86400"),
+        (vec!["--unix-mode", "rw"], "0660"),
+        (vec!["--unix-mode", "+660"], "0660"),
+        (vec!["[::ffff:127.0.0.1]:7007"], "127.0.0.1:7007"),
+        (vec!["--unix-mode", "1000"], "0 to 0o777"),
+        (vec![&long_path], "107 bytes at most"),
+        (
+            vec!["[::]:7", "tcp://0.0.0.0:7", "--dual-stack"],
+            "tcp://0.0.0.0:7 is there twice",
+        ),
         (vec!["--log-level", "loud"], "debug"),
         (vec!["--bcklog", "5"], "--backlog"),
         (vec!["--backlog"], "a value is required"),
@@ -287,17 +301,15 @@ fn what_cannot_be_bound_gets_one_line_and_status_1() {
 #[cfg(target_os = "linux")]
 #[test]
 fn a_privileged_port_names_the_capability() {
-    use std::os::unix::fs::PermissionsExt;
     use std::os::unix::process::CommandExt;
 
     let first = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap();
     if !common::is_here("a privileged port", first.trim() != "0") {
         return;
     }
-    let directory = std::env::temp_dir().join(format!("mio-echo-test-{}", std::process::id()));
-    fs::create_dir_all(&directory).unwrap();
-    fs::set_permissions(&directory, fs::Permissions::from_mode(0o755)).unwrap();
-    let copy = directory.join("mio-echo");
+    let directory = Directory::new();
+    fs::set_permissions(directory.file(""), fs::Permissions::from_mode(0o755)).unwrap();
+    let copy = directory.file("mio-echo");
     // By a process of its own: a file that is open for writing here could not be run, and the
     // other tests' children have what is open here until they run their own.
     let copied = Command::new("cp").arg(PROGRAM).arg(&copy).status().unwrap();
@@ -308,7 +320,6 @@ fn a_privileged_port_names_the_capability() {
         command.uid(65_534).gid(65_534);
     }
     let (line, status) = complaint(command);
-    fs::remove_dir_all(&directory).unwrap();
     assert_eq!(status, Some(1), "{line}");
     assert!(line.contains("CAP_NET_BIND_SERVICE"), "{line}");
 }
@@ -326,6 +337,10 @@ fn help_and_version_are_printed() {
         "--buffer-size <SIZE>",
         "[default: 64KiB]",
         "--max-connections <N>",
+        "--dual-stack",
+        "--reuse-port",
+        "--unix-mode <MODE>",
+        "--udp-answer-any-port",
         "--drain-timeout <TIME>",
         "[default: 5s]",
         "--log-level <LEVEL>",
@@ -449,10 +464,99 @@ fn a_public_address_gets_a_warning() {
     service.wait_for("WARN");
     let lines = service.stop();
     let warnings: Vec<_> = lines.iter().filter(|line| line.contains("WARN")).collect();
+    assert_eq!(warnings.len(), 1, "{warnings:#?}");
+    for part in ["tcp://0.0.0.0:", "udp://0.0.0.0:"] {
+        assert!(warnings[0].contains(part), "{warnings:#?}");
+    }
+}
+
+#[test]
+fn tcp_and_udp_are_served_at_one_port() {
+    let mut service = Service::start(&["-v"]);
+    let address = service.address;
+    service.wait_for(&format!("listening on udp://{address}"));
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    client.set_read_timeout(Some(LIMIT)).unwrap();
+    client.send_to(b"hello", address).unwrap();
+    let mut echoed = [0; 6];
+    assert_eq!(client.recv_from(&mut echoed).unwrap(), (5, address));
+    assert!(is_served(&mut connect(address)));
+    service.wait_for("closed: the peer finished");
+    let lines = service.stop();
+    let summary = lines.last().unwrap();
     assert!(
-        warnings.len() == 1 && warnings[0].contains("tcp://0.0.0.0:"),
+        summary.contains("19 bytes echoed, 1 datagrams, 0 unanswered; 1 connections"),
+        "{summary}"
+    );
+}
+
+/// From another address of this host, at the service's own port.
+#[cfg(target_os = "linux")]
+#[test]
+fn datagrams_without_an_answer_are_told_one_by_one_and_warned_of_once() {
+    let mut service = Service::start(&["-v"]);
+    let (address, port) = (service.address, service.address.port());
+    let client = UdpSocket::bind(("127.0.0.2", port)).unwrap();
+    for _ in 0..3 {
+        client.send_to(b"hello", address).unwrap();
+        let reason = format!("127.0.0.2:{port}: a datagram gets no answer: its port is served");
+        assert!(service.wait_for(&reason).contains("DEBUG"));
+    }
+    let lines = service.stop();
+    let warnings: Vec<_> = lines.iter().filter(|line| line.contains("WARN")).collect();
+    assert!(
+        warnings.len() == 1 && warnings[0].contains("its port is served"),
         "{warnings:#?}"
     );
+
+    let mut service = Service::start(&["--udp-answer-any-port"]);
+    let (address, port) = (service.address, service.address.port());
+    service.wait_for("listening on udp://");
+    let client = UdpSocket::bind(("127.0.0.2", port)).unwrap();
+    client.set_read_timeout(Some(LIMIT)).unwrap();
+    client.send_to(b"hello", address).unwrap();
+    assert_eq!(client.recv_from(&mut [0; 6]).unwrap(), (5, address));
+    service.stop();
+}
+
+#[test]
+fn a_unix_socket_comes_and_goes_with_the_service() {
+    let directory = Directory::new();
+    let path = directory.file("socket");
+    let endpoint = format!("unix:{}", path.display());
+    let start = || Service::start(&[&endpoint, "--unix-mode", "0660"]);
+    let talk = || {
+        let mut client = UnixStream::connect(&path).unwrap();
+        client.set_read_timeout(Some(LIMIT)).unwrap();
+        client.write_all(b"hello").unwrap();
+        let mut echoed = [0; 5];
+        client.read_exact(&mut echoed).unwrap();
+        assert_eq!(&echoed, b"hello");
+    };
+
+    let mut killed = start();
+    killed.wait_for(&format!("listening on {endpoint}"));
+    let mode = fs::metadata(&path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o660);
+    talk();
+    let (line, status) = complaint(program(&[&endpoint]));
+    assert_eq!(status, Some(1), "{line}");
+    assert!(line.contains("address in use; stop the program"), "{line}");
+
+    killed.signal(Signal::SIGKILL);
+    assert_eq!(killed.end().0.signal(), Some(Signal::SIGKILL as i32));
+    assert!(path.exists(), "nobody has removed it");
+
+    let mut service = start();
+    service.wait_for(&format!("listening on {endpoint}"));
+    talk();
+    let lines = service.stop();
+    let taken_over = format!("{endpoint}: left behind, and taken over");
+    assert!(
+        lines.iter().any(|line| line.contains(&taken_over)),
+        "{lines:#?}"
+    );
+    assert!(!path.exists());
 }
 
 #[test]

@@ -40,7 +40,7 @@ fn who_is_connected_is_echoed_until_they_finish_and_nobody_else() {
     drop(client);
     turn_until(&mut server, |server| server.is_finished());
     assert_eq!(
-        server.endpoints()[0].address(),
+        server.endpoints()[0].address().unwrap(),
         address,
         "it still says where it was"
     );

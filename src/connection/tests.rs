@@ -4,16 +4,17 @@
 mod model;
 mod scripted;
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::time::Instant;
 
 use super::{Connection, Stream};
 use crate::readiness::Readiness;
+use crate::stream::Peer;
 
 fn connect<S: Stream>(stream: S) -> Connection<S> {
     Connection::new(
         stream,
-        SocketAddr::from((Ipv4Addr::LOCALHOST, 7)),
+        Peer::Tcp((Ipv4Addr::LOCALHOST, 7).into()),
         Instant::now(),
     )
 }

@@ -4,25 +4,37 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::process::{Child, ExitStatus};
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use mio_echo::{Config, ConfigBuilder, Endpoint, Server, ShutdownHandle, Stats};
+use mio_echo::{Config, ConfigBuilder, Server, ShutdownHandle, Stats};
 
 /// After how long a test fails that waits for something. Nothing takes nearly as long.
 pub const LIMIT: Duration = Duration::from_secs(30);
 
-/// A configuration on a free port of 127.0.0.1.
+/// A configuration for TCP on a free port of 127.0.0.1.
 pub fn config() -> ConfigBuilder {
-    Config::builder().endpoint("127.0.0.1:0".parse().unwrap())
+    config_at("tcp://127.0.0.1:0")
+}
+
+pub fn config_at(endpoint: &str) -> ConfigBuilder {
+    Config::builder().endpoint(endpoint.parse().unwrap())
 }
 
 /// A server whose turns the test makes itself, in its own thread.
 pub fn bind(config: ConfigBuilder) -> (Server, SocketAddr) {
     let server = Server::bind(config.build().unwrap()).unwrap();
-    let address = server.endpoints()[0].address();
+    let address = addresses(&server)[0];
     (server, address)
+}
+
+/// Where the server listens: IP addresses and ports.
+pub fn addresses(server: &Server) -> Vec<SocketAddr> {
+    let endpoints = server.endpoints().iter();
+    endpoints.map(|it| it.address().unwrap()).collect()
 }
 
 /// Gives the server turns until `condition` holds.
@@ -78,7 +90,7 @@ impl Running {
     pub fn start(config: ConfigBuilder) -> Self {
         let (mut server, _) = bind(config);
         Running {
-            addresses: server.endpoints().iter().map(Endpoint::address).collect(),
+            addresses: addresses(&server),
             handle: server.shutdown_handle(),
             thread: Some(thread::spawn(move || {
                 server.run().unwrap();
@@ -143,6 +155,19 @@ pub fn wait(child: &mut Child) -> ExitStatus {
         }
         thread::sleep(Duration::from_millis(1));
     }
+}
+
+/// An example, which lies beside the directory of the tests.
+pub fn example(name: &str) -> Command {
+    let test = std::env::current_exe().unwrap();
+    let build = test.parent().unwrap().parent().unwrap();
+    let path = build.join("examples").join(name);
+    assert!(
+        path.exists(),
+        "{} is not built: cargo build --examples",
+        path.display()
+    );
+    Command::new(path)
 }
 
 /// Whether what a test needs is here. Where it is not the test is left out, and says so; but not
@@ -234,4 +259,28 @@ pub fn reset(stream: TcpStream) {
         .set_linger(Some(Duration::ZERO))
         .unwrap();
     drop(stream);
+}
+
+/// A directory of a test's own, gone at its end.
+pub struct Directory(PathBuf);
+
+impl Directory {
+    pub fn new() -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("mio-echo-{}-{number}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        std::fs::create_dir(&path).unwrap();
+        Directory(path)
+    }
+
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
 }

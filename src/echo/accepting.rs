@@ -1,0 +1,111 @@
+//! Accepting: how many at once, when not, and when again.
+
+use std::io;
+use std::time::Instant;
+
+use log::{debug, warn};
+
+use super::{Echo, Slot, Source};
+use crate::connection::Connection;
+use crate::listener::Accepted;
+use crate::readiness;
+use crate::stream::{Peer, StreamSocket};
+
+/// How many connections a listener accepts in a turn, before others have theirs.
+const ACCEPTS_A_TURN: usize = 32;
+
+impl Echo {
+    /// A turn of a listener.
+    pub(super) fn accept_some(&mut self, key: usize, now: Instant) {
+        self.accept(key, now, ACCEPTS_A_TURN);
+    }
+
+    /// Accepts until nobody waits, the budget is spent, or there is no room.
+    pub(super) fn accept(&mut self, key: usize, now: Instant, budget: usize) {
+        let accepted_before = self.stats.accepted;
+        let mut lost = None;
+        for _ in 0..budget {
+            if !self.gate.is_open() {
+                return;
+            }
+            if self.stats.active >= self.config.max_connections {
+                return self.pause_when_full(now);
+            }
+            let Some(listener) = self.slots[key].listener() else {
+                return;
+            };
+            match listener.accept() {
+                Accepted::Connection(stream, peer) => {
+                    if let Err(error) = self.open(stream, peer, now) {
+                        self.count_lost(&error);
+                        return self.pause_for_want(&error, now);
+                    }
+                }
+                Accepted::Nobody => return,
+                Accepted::Lost(error) => {
+                    self.count_lost(&error);
+                    lost = Some(error);
+                }
+                Accepted::Shortage(error) => return self.pause_for_want(&error, now),
+            }
+        }
+        match lost {
+            // Nothing but errors: they may go on for ever, which is not to be spun on.
+            Some(error) if self.stats.accepted == accepted_before => {
+                self.pause_for_want(&error, now);
+            }
+            _ => self.enqueue(key),
+        }
+    }
+
+    /// Takes a connection in. Fails where the selector has no room for it.
+    fn open(&mut self, mut stream: StreamSocket, peer: Peer, now: Instant) -> io::Result<()> {
+        let key = self.slots.vacant_key();
+        let token = self.token_of(key);
+        self.registry
+            .register(&mut stream, token, readiness::interest())?;
+        let connection = Connection::new(stream, peer, now);
+        self.slots.insert(Slot::new(Source::Connection(connection)));
+        self.stats.count_opened();
+        debug!("{peer}: opened as {token:?}");
+        Ok(())
+    }
+
+    fn count_lost(&mut self, error: &io::Error) {
+        self.stats.accept_errors += 1;
+        debug!("a connection was lost before it was accepted: {error}");
+    }
+
+    fn pause_when_full(&mut self, now: Instant) {
+        self.stats.accept_pauses += 1;
+        if self.gate.close_when_full(now) && self.is_serving() {
+            warn!(
+                "at the limit of {} connections: others wait until one of them ends",
+                self.config.max_connections
+            );
+        }
+    }
+
+    fn pause_for_want(&mut self, error: &io::Error, now: Instant) {
+        self.stats.accept_pauses += 1;
+        if self.gate.close_for_a_while(now) {
+            warn!(
+                "cannot accept ({error}): connections wait until one of the {} ends, or more can \
+                 be had; raise the limit on open files if this happens often",
+                self.stats.active
+            );
+        }
+    }
+
+    /// Accepts again. Each listener has a turn, because what came meanwhile is not announced; and
+    /// another one goes first each time, because there may be room for one connection only.
+    pub(super) fn reopen(&mut self, now: Instant) {
+        self.gate.reopen(now);
+        if !self.listeners.is_empty() {
+            self.listeners.rotate_left(1);
+        }
+        for index in 0..self.listeners.len() {
+            self.enqueue(self.listeners[index]);
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! The file of a Unix socket: made, taken over from who has died, and removed.
+
+use std::fs::{self, File, Metadata, Permissions};
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixDatagram;
+use std::path::{self, Path, PathBuf};
+
+use log::{info, warn};
+use nix::fcntl::{Flock, FlockArg};
+use socket2::{SockAddr, Socket};
+
+/// The file that a socket was bound to. Removed when this is dropped, which has to be before the
+/// socket is closed: until then no other file can have the same number.
+#[derive(Debug)]
+pub(crate) struct SocketFile {
+    /// Absolute, because the process may change its directory.
+    path: PathBuf,
+    id: Id,
+}
+
+/// What tells a file from one that came in its place: device and inode.
+type Id = (u64, u64);
+
+impl SocketFile {
+    /// bind(2), in the place of a file that was left behind if there is one; then chmod(2), before
+    /// the socket listens and anyone can connect.
+    pub(crate) fn bind(socket: &Socket, path: &Path, mode: Option<u32>) -> io::Result<Self> {
+        let (address, absolute) = (SockAddr::unix(path)?, path::absolute(path)?);
+        match socket.bind(&address) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                take_over(socket, &address, path)?;
+            }
+            bound => bound?,
+        }
+        let file = SocketFile {
+            id: id(&fs::symlink_metadata(path)?),
+            path: absolute,
+        };
+        if let Some(mode) = mode {
+            fs::set_permissions(path, Permissions::from_mode(mode))?;
+        }
+        Ok(file)
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let is_ours = fs::symlink_metadata(&self.path).is_ok_and(|file| id(&file) == self.id);
+        let removed = if is_ours {
+            fs::remove_file(&self.path)
+        } else {
+            Ok(())
+        };
+        if let Err(error) = removed {
+            warn!(
+                "unix:{}: the file stays behind: {error}",
+                self.path.display()
+            );
+        }
+    }
+}
+
+fn id(file: &Metadata) -> Id {
+    (file.dev(), file.ino())
+}
+
+/// Binds in the place of a file that was left behind.
+///
+/// Between the look at it and its removal somebody else could have done the same, and it would be
+/// their new file that is removed. So the directory is locked meanwhile; see flock(2).
+fn take_over(socket: &Socket, address: &SockAddr, path: &Path) -> io::Result<()> {
+    let directory = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let directory = File::open(directory)?;
+    let _lock = Flock::lock(directory, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| {
+        let message = format!("somebody else has locked its directory ({errno}): try again");
+        io::Error::new(io::ErrorKind::ResourceBusy, message)
+    })?;
+    clear(path)?;
+    socket.bind(address)
+}
+
+/// Removes a socket's file, if nobody has the socket any more.
+fn clear(path: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Ok(file) if file.file_type().is_socket() => {}
+        Ok(_) => {
+            let message = "there is a file that is no socket";
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, message));
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    }
+    // A datagram socket cannot be connected to a stream socket. So this does not disturb who is
+    // there; it is told that they are of the wrong type, even if they do not listen yet; and it is
+    // refused only where nobody has the socket.
+    match UnixDatagram::unbound()?.connect(path) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            info!("unix:{}: left behind, and taken over", path.display());
+            fs::remove_file(path)
+        }
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(error),
+        _ => Err(io::ErrorKind::AddrInUse.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use socket2::{Domain, Type};
+
+    /// A directory of the test's own, gone at its end.
+    struct Directory(PathBuf);
+
+    impl Directory {
+        fn new(name: &str) -> Self {
+            let name = format!("mio-echo-{name}-{}", std::process::id());
+            let path = std::env::temp_dir().join(name);
+            fs::create_dir(&path).unwrap();
+            Directory(path)
+        }
+
+        fn socket(&self) -> PathBuf {
+            self.0.join("socket")
+        }
+    }
+
+    impl Drop for Directory {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn bind(path: &Path) -> io::Result<(SocketFile, Socket)> {
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        Ok((SocketFile::bind(&socket, path, None)?, socket))
+    }
+
+    #[test]
+    fn who_is_bound_is_left_alone_even_before_it_listens() {
+        let directory = Directory::new("bound");
+        let path = directory.socket();
+        let holder = bind(&path).unwrap();
+        for _ in 0..2 {
+            let error = bind(&path).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+            holder.1.listen(1).unwrap();
+        }
+        drop(holder);
+        bind(&path).unwrap();
+    }
+
+    #[test]
+    fn of_several_who_start_at_once_one_takes_over() {
+        let directory = Directory::new("race");
+        let path = directory.socket();
+        for _ in 0..200 {
+            drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+            let bound = std::thread::scope(|scope| {
+                let starts: Vec<_> = (0..4).map(|_| scope.spawn(|| bind(&path).ok())).collect();
+                let bound = starts.into_iter().filter_map(|it| it.join().unwrap());
+                bound.collect::<Vec<_>>()
+            });
+            assert_eq!(bound.len(), 1);
+            let id_now = id(&fs::symlink_metadata(&path).unwrap());
+            assert_eq!(bound[0].0.id, id_now, "it lost its file to another");
+        }
+    }
+
+    #[test]
+    fn the_socket_of_another_type_is_left_alone_too() {
+        let directory = Directory::new("type");
+        let path = directory.socket();
+        let _datagrams = UnixDatagram::bind(&path).unwrap();
+        let error = bind(&path).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[test]
+    fn the_file_is_removed_and_only_if_it_is_the_one_that_was_made() {
+        let directory = Directory::new("remove");
+        let path = directory.socket();
+        drop(bind(&path).unwrap());
+        assert!(!path.exists());
+
+        let first = bind(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        let second = bind(&path).unwrap();
+        drop(first);
+        assert!(path.exists(), "somebody else's file was removed");
+        drop(second);
+        assert!(!path.exists());
+    }
+}

@@ -1,0 +1,105 @@
+//! Connected stream sockets, TCP and Unix, and what their peers are called.
+
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr};
+
+use mio::event::Source;
+use mio::net::TcpStream;
+use mio::{Interest, Registry, Token};
+
+/// What a connection needs of its socket. The tests have scripted ones.
+pub(crate) trait Stream: Read + Write {
+    /// Ends the writing half: the peer reads the end of the stream. See shutdown(2).
+    fn shutdown_write(&mut self) -> io::Result<()>;
+}
+
+/// A connected stream socket of whatever address family.
+///
+/// Once connected, a Unix socket takes the same calls as one of TCP: recv(2), send(2) with
+/// `MSG_NOSIGNAL`, shutdown(2). mio's `TcpStream` is a descriptor and these calls, so it serves
+/// for both, and nothing has to be told apart at each read and write.
+#[derive(Debug)]
+pub(crate) struct StreamSocket(TcpStream);
+
+impl From<TcpStream> for StreamSocket {
+    fn from(stream: TcpStream) -> Self {
+        StreamSocket(stream)
+    }
+}
+
+#[cfg(unix)]
+impl From<mio::net::UnixStream> for StreamSocket {
+    fn from(stream: mio::net::UnixStream) -> Self {
+        StreamSocket(std::os::fd::OwnedFd::from(stream).into())
+    }
+}
+
+#[cfg(unix)]
+impl std::os::fd::AsFd for StreamSocket {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl Read for StreamSocket {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buffer)
+    }
+}
+
+impl Write for StreamSocket {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+impl Stream for StreamSocket {
+    fn shutdown_write(&mut self) -> io::Result<()> {
+        self.0.shutdown(Shutdown::Write)
+    }
+}
+
+impl Source for StreamSocket {
+    fn register(&mut self, registry: &Registry, token: Token, to: Interest) -> io::Result<()> {
+        self.0.register(registry, token, to)
+    }
+
+    fn reregister(&mut self, registry: &Registry, token: Token, to: Interest) -> io::Result<()> {
+        self.0.reregister(registry, token, to)
+    }
+
+    fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
+        self.0.deregister(registry)
+    }
+}
+
+/// Who is at the other end of a connection.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Peer {
+    Tcp(SocketAddr),
+    /// Those who connect to a Unix socket hardly ever have a name, so they are numbered.
+    #[cfg_attr(not(unix), allow(dead_code, reason = "there are none"))]
+    Unix(u64),
+}
+
+impl Peer {
+    /// Whether a read can stop short of bytes that are there, without an event to tell of them. A
+    /// Unix socket does so behind a message that carried descriptors; see `SCM_RIGHTS` in unix(7).
+    pub(crate) fn cuts_reads_short(self) -> bool {
+        matches!(self, Peer::Unix(_))
+    }
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Peer::Tcp(address) => write!(f, "{address}"),
+            Peer::Unix(number) => write!(f, "unix#{number}"),
+        }
+    }
+}

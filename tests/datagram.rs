@@ -1,0 +1,233 @@
+//! UDP: each datagram comes back to its sender as one datagram, byte for byte, from the address
+//! that was asked. What needs several hosts or networks is tried by `.ci/namespaces.py`.
+
+mod common;
+
+use std::io::{ErrorKind, Write};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+
+use common::{
+    Running, bind, config_at, connect, has_ipv6, is_served, noise, send_what_fits, settle,
+    turn_until,
+};
+use mio_echo::Server;
+
+/// A client that gives up after a while, at a free port of the address's family.
+fn client(server: SocketAddr) -> UdpSocket {
+    let any: SocketAddr = if server.is_ipv4() {
+        ([127, 0, 0, 1], 0).into()
+    } else {
+        "[::1]:0".parse().unwrap()
+    };
+    let socket = UdpSocket::bind(any).unwrap();
+    socket.set_read_timeout(Some(common::LIMIT)).unwrap();
+    socket
+}
+
+/// The next datagram, and who sent it.
+fn receive(socket: &UdpSocket) -> (Vec<u8>, SocketAddr) {
+    let mut buffer = vec![0; 65_536];
+    let (size, from) = socket.recv_from(&mut buffer).unwrap();
+    buffer.truncate(size);
+    (buffer, from)
+}
+
+/// Asserts that nothing has come.
+fn nothing_came(socket: &UdpSocket) {
+    socket.set_nonblocking(true).unwrap();
+    let error = socket.recv_from(&mut [0; 1]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::WouldBlock);
+    socket.set_nonblocking(false).unwrap();
+}
+
+fn is_answered(socket: &UdpSocket, server: SocketAddr) -> bool {
+    socket.send_to(b"are you there?", server).unwrap();
+    receive(socket) == (b"are you there?".to_vec(), server)
+}
+
+#[test]
+fn a_datagram_of_any_size_comes_back_as_one() {
+    for endpoint in ["udp://127.0.0.1:0", "udp://[::1]:0"] {
+        if endpoint.contains("::") && !has_ipv6() {
+            continue;
+        }
+        let server = Running::start(config_at(endpoint));
+        let address = server.addresses[0];
+        let client = client(address);
+        let sizes = [0, 1, 2, 63, 1472, 1473, 8000, 65_506, 65_507];
+        for size in sizes {
+            let bytes = noise(size);
+            client.send_to(&bytes, address).unwrap();
+            let (echoed, from) = receive(&client);
+            assert!(echoed == bytes, "{} bytes of {size}", echoed.len());
+            assert_eq!(from, address);
+        }
+        nothing_came(&client);
+        let stats = server.stop();
+        assert_eq!(stats.datagrams_received, sizes.len() as u64);
+        assert_eq!(stats.datagrams_sent, sizes.len() as u64);
+        assert_eq!(stats.bytes_sent, sizes.iter().sum::<usize>() as u64);
+        assert_eq!(stats.bytes_received, stats.bytes_sent);
+        assert_eq!(stats.datagram_errors + stats.unanswered.total(), 0);
+    }
+}
+
+#[test]
+fn a_burst_comes_back_to_each_sender_in_order() {
+    let (mut server, address) = bind(config_at("udp://127.0.0.1:0"));
+    let clients: Vec<UdpSocket> = (0..10).map(|_| client(address)).collect();
+    // More than a batch, of sizes that differ, one sender after the other.
+    for number in 0..20_u8 {
+        for (index, client) in clients.iter().enumerate() {
+            let size = 1 + usize::from(number) + index;
+            client.send_to(&vec![number; size], address).unwrap();
+        }
+    }
+    turn_until(&mut server, |server| server.stats().datagrams_sent == 200);
+    for (index, client) in clients.iter().enumerate() {
+        for number in 0..20_u8 {
+            let (echoed, _) = receive(client);
+            assert_eq!(echoed, vec![number; 1 + usize::from(number) + index]);
+        }
+        nothing_came(client);
+    }
+}
+
+#[test]
+fn empty_datagrams_are_datagrams() {
+    let (mut server, address) = bind(config_at("udp://127.0.0.1:0"));
+    let client = client(address);
+    for _ in 0..100 {
+        client.send_to(&[], address).unwrap();
+    }
+    turn_until(&mut server, |server| server.stats().datagrams_sent == 100);
+    for _ in 0..100 {
+        assert_eq!(receive(&client), (Vec::new(), address));
+    }
+}
+
+/// Every address of 127.0.0.0/8 is this host's.
+#[cfg(target_os = "linux")]
+#[test]
+fn the_answer_comes_from_the_address_that_was_asked() {
+    let (mut server, bound) = bind(config_at("udp://0.0.0.0:0"));
+    let client = client(([127, 0, 0, 1], 0).into());
+    // In one batch, so that answers from several addresses are sent in one turn.
+    let asked = [1, 2, 2, 3, 1, 200, 1].map(|last| Ipv4Addr::new(127, 0, 0, last));
+    for address in asked {
+        let payload = address.octets();
+        client.send_to(&payload, (address, bound.port())).unwrap();
+    }
+    turn_until(&mut server, |server| server.stats().datagrams_sent == 7);
+    for address in asked {
+        let (payload, from) = receive(&client);
+        assert_eq!(payload, address.octets());
+        assert_eq!(from, (address, bound.port()).into());
+    }
+}
+
+#[test]
+fn a_dual_stack_endpoint_answers_both_families_at_one_port() {
+    if !has_ipv6() {
+        return;
+    }
+    let server = Running::start(config_at("[::]:0").dual_stack(true));
+    let port = server.addresses[0].port();
+    assert_eq!(server.addresses.len(), 4);
+    for address in ["127.0.0.1", "::1"].map(|ip| SocketAddr::new(ip.parse().unwrap(), port)) {
+        assert!(is_answered(&client(address), address));
+        assert!(is_served(&mut connect(address)));
+    }
+}
+
+#[test]
+fn a_flood_of_datagrams_keeps_nobody_else_waiting() {
+    let (mut server, address) = bind(config_at("127.0.0.1:0"));
+    let mut stream = connect(address);
+    turn_until(&mut server, |server| server.stats().active == 1);
+    let flood = client(address);
+    let mut sent = 0;
+    // More than a batch is always waiting.
+    let mut refill = |server: &Server| {
+        while sent < server.stats().datagrams_received + 100 {
+            flood.send_to(b"flood", address).unwrap();
+            sent += 1;
+        }
+    };
+    refill(&server);
+    stream.write_all(b"hello").unwrap();
+    for _ in 0..10 {
+        server.turn(None).unwrap();
+        let stats = server.stats();
+        if stats.bytes_sent == 5 * stats.datagrams_sent + 5 {
+            return;
+        }
+        refill(&server);
+    }
+    panic!("five bytes wait behind {:?}", server.stats());
+}
+
+#[test]
+fn datagrams_do_not_wait_for_those_who_stream() {
+    let (mut server, address) = bind(config_at("127.0.0.1:0"));
+    let mut stream = connect(address);
+    let bytes = noise(64 * 1024);
+    turn_until(&mut server, |server| server.stats().active == 1);
+    let client = client(address);
+    client.send_to(b"hello", address).unwrap();
+    for _ in 0..10 {
+        send_what_fits(&mut stream, &bytes);
+        server.turn(None).unwrap();
+        if server.stats().datagrams_sent == 1 {
+            return;
+        }
+    }
+    panic!("a datagram waits behind {:?}", server.stats());
+}
+
+#[test]
+fn a_peer_that_has_gone_does_not_stop_the_others() {
+    let server = Running::start(config_at("udp://127.0.0.1:0"));
+    let address = server.addresses[0];
+    let client_that_stays = client(address);
+    for _ in 0..10 {
+        // Its answer is refused by the system (ICMP port unreachable).
+        client(address).send_to(b"bye", address).unwrap();
+        assert!(is_answered(&client_that_stays, address));
+    }
+    assert_eq!(server.stop().datagrams_received, 20);
+}
+
+#[test]
+fn what_came_before_a_shutdown_is_answered_and_nothing_after() {
+    // Where no other test is: they would take the port.
+    let own_address = if cfg!(target_os = "linux") {
+        "udp://127.0.0.6:0"
+    } else {
+        "udp://127.0.0.1:0"
+    };
+    let (mut server, address) = bind(config_at(own_address));
+    let client = client(address);
+    for _ in 0..100 {
+        client.send_to(b"early", address).unwrap();
+    }
+    server.shutdown();
+    turn_until(&mut server, |server| server.is_finished());
+    assert_eq!(server.timeout(), None);
+    assert_eq!(server.stats().datagrams_sent, 100);
+    for _ in 0..100 {
+        assert_eq!(receive(&client).0, b"early");
+    }
+    UdpSocket::bind(address).expect("the port is free again");
+}
+
+#[test]
+fn an_idle_socket_costs_no_turns() {
+    let (mut server, address) = bind(config_at("udp://127.0.0.1:0"));
+    let client = client(address);
+    client.send_to(b"hello", address).unwrap();
+    turn_until(&mut server, |server| server.stats().datagrams_sent == 1);
+    settle(&mut server);
+    assert_eq!(server.timeout(), None);
+    assert_eq!(receive(&client).0, b"hello");
+}

@@ -1,0 +1,312 @@
+//! Unix sockets: the promises of TCP, and a file that comes and goes with the service.
+
+#![cfg(unix)]
+
+mod common;
+
+use std::fs;
+use std::io::{ErrorKind, Read, Write};
+use std::net::Shutdown;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::thread;
+
+use common::{Directory, LIMIT, noise, settle, turn_until};
+use mio_echo::{Config, ConfigBuilder, Endpoint, Server};
+
+fn config_at(path: &Path) -> ConfigBuilder {
+    Config::builder().endpoint(Endpoint::Unix(path.to_owned()))
+}
+
+fn bind(config: ConfigBuilder) -> std::io::Result<Server> {
+    Server::bind(config.build().unwrap())
+}
+
+/// A client that gives up after a while.
+fn connect(path: &Path) -> UnixStream {
+    let stream = UnixStream::connect(path).unwrap();
+    stream.set_read_timeout(Some(LIMIT)).unwrap();
+    stream.set_write_timeout(Some(LIMIT)).unwrap();
+    stream
+}
+
+/// A server that has one connection, and the other end of it.
+fn connected(directory: &Directory) -> (Server, UnixStream) {
+    let path = directory.file("socket");
+    let mut server = bind(config_at(&path)).unwrap();
+    let client = connect(&path);
+    turn_until(&mut server, |server| server.stats().active == 1);
+    (server, client)
+}
+
+/// The next `count` bytes that come back.
+fn receive(server: &mut Server, client: &mut UnixStream, count: usize) -> Vec<u8> {
+    client.set_nonblocking(true).unwrap();
+    let (mut echoed, mut buffer) = (Vec::new(), vec![0; count]);
+    turn_until(server, |_| {
+        match client.read(&mut buffer[..count - echoed.len()]) {
+            Ok(size) => echoed.extend_from_slice(&buffer[..size]),
+            Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
+        }
+        echoed.len() == count
+    });
+    client.set_nonblocking(false).unwrap();
+    echoed
+}
+
+#[test]
+fn every_byte_comes_back_and_then_the_end() {
+    let directory = Directory::new();
+    let path = directory.file("socket");
+    let mut server = bind(config_at(&path).buffer_size(4096)).unwrap();
+    let handle = server.shutdown_handle();
+    let service = thread::spawn(move || {
+        server.run().unwrap();
+        server.stats()
+    });
+    let bytes = noise(3_000_000);
+    let (client, mut reader) = (connect(&path), Vec::new());
+    thread::scope(|scope| {
+        let mut writer = client.try_clone().unwrap();
+        let bytes = &bytes;
+        scope.spawn(move || {
+            writer.write_all(bytes).unwrap();
+            writer.shutdown(Shutdown::Write).unwrap();
+        });
+        (&client).read_to_end(&mut reader).unwrap();
+    });
+    assert!(reader == bytes);
+    handle.shutdown().unwrap();
+    let stats = service.join().unwrap();
+    assert_eq!(
+        (stats.accepted, stats.finished, stats.bytes_sent),
+        (1, 1, 3_000_000)
+    );
+}
+
+#[test]
+fn who_does_not_read_stalls_and_costs_nothing() {
+    let directory = Directory::new();
+    let (mut server, mut client) = connected(&directory);
+    let bytes = noise(8 << 20);
+    client.set_nonblocking(true).unwrap();
+    let mut sent = 0;
+    while let Ok(count) = client.write(&bytes[sent..]) {
+        sent += count;
+        settle(&mut server);
+    }
+    assert!(
+        sent < bytes.len(),
+        "buffers as large as that cannot be filled"
+    );
+    let stats = server.stats();
+    assert!(stats.bytes_received - stats.bytes_sent <= 64 * 1024);
+    client.shutdown(Shutdown::Write).unwrap();
+    let echoed = receive(&mut server, &mut client, sent);
+    assert!(echoed == bytes[..sent]);
+}
+
+/// A read stops short behind a message that carries descriptors, though there is more, and no
+/// event tells of that.
+#[cfg(target_os = "linux")]
+#[test]
+fn descriptors_that_are_sent_along_do_not_wedge_a_connection() {
+    use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+    use std::io::IoSlice;
+    use std::os::fd::AsRawFd;
+
+    let directory = Directory::new();
+    let (mut server, mut client) = connected(&directory);
+    let fd = client.as_raw_fd();
+    for (bytes, descriptors) in [(&b"one"[..], &[0, 0][..]), (b"two", &[]), (b"three", &[0])] {
+        let rights = [ControlMessage::ScmRights(descriptors)];
+        let rights = if descriptors.is_empty() {
+            &[][..]
+        } else {
+            &rights
+        };
+        let bytes = [IoSlice::new(bytes)];
+        sendmsg::<()>(fd, &bytes, rights, MsgFlags::empty(), None).unwrap();
+    }
+    client.write_all(b"four").unwrap();
+    assert_eq!(receive(&mut server, &mut client, 15), b"onetwothreefour");
+    settle(&mut server);
+    // The end behind it, too.
+    sendmsg::<()>(
+        fd,
+        &[IoSlice::new(b"!")],
+        &[ControlMessage::ScmRights(&[0])],
+        MsgFlags::empty(),
+        None,
+    )
+    .unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    turn_until(&mut server, |server| server.stats().finished == 1);
+    assert_eq!(receive(&mut server, &mut client, 1), b"!");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn urgent_bytes_come_back_in_their_place() {
+    use socket2::SockRef;
+
+    let directory = Directory::new();
+    let (mut server, mut client) = connected(&directory);
+    client.write_all(b"ab").unwrap();
+    // Systems without urgent data on Unix sockets say so.
+    if SockRef::from(&client).send_out_of_band(b"!").is_err() {
+        return;
+    }
+    client.write_all(b"cd").unwrap();
+    assert_eq!(receive(&mut server, &mut client, 5), b"ab!cd");
+    settle(&mut server);
+    assert_eq!(SockRef::from(&client).send_out_of_band(b"?").unwrap(), 1);
+    assert_eq!(receive(&mut server, &mut client, 1), b"?");
+}
+
+#[test]
+fn a_reset_ends_that_connection_alone() {
+    let directory = Directory::new();
+    let (mut server, client) = connected(&directory);
+    let mut other = connect(&directory.file("socket"));
+    turn_until(&mut server, |server| server.stats().active == 2);
+    // To close with bytes unread resets a Unix connection.
+    (&client).write_all(b"hello").unwrap();
+    turn_until(&mut server, |server| server.stats().bytes_sent == 5);
+    drop(client);
+    turn_until(&mut server, |server| server.stats().active == 1);
+    other.write_all(b"still here").unwrap();
+    assert_eq!(
+        receive(&mut server, &mut other, 10).len(),
+        10,
+        "the other is served"
+    );
+}
+
+#[test]
+fn a_file_left_by_a_crash_is_taken_over() {
+    let directory = Directory::new();
+    let path = directory.file("socket");
+    drop(UnixListener::bind(&path).unwrap());
+    assert!(path.exists(), "nobody has removed it");
+    let mut server = bind(config_at(&path)).unwrap();
+    let _client = connect(&path);
+    turn_until(&mut server, |server| server.stats().active == 1);
+}
+
+#[test]
+fn a_live_server_is_left_alone() {
+    let directory = Directory::new();
+    let path = directory.file("socket");
+    let mut server = bind(config_at(&path)).unwrap();
+    let error = bind(config_at(&path)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::AddrInUse);
+    let text = error.to_string();
+    assert!(
+        text.contains("in use") && text.contains("choose another path"),
+        "{text}"
+    );
+    // It was not even disturbed, and its file is still there.
+    settle(&mut server);
+    assert_eq!(server.stats().accepted, 0);
+    let _client = connect(&path);
+    turn_until(&mut server, |server| server.stats().active == 1);
+}
+
+#[test]
+fn what_is_no_socket_is_not_touched() {
+    let directory = Directory::new();
+    let (file, link) = (directory.file("file"), directory.file("link"));
+    fs::write(&file, "precious").unwrap();
+    drop(UnixListener::bind(directory.file("left behind")).unwrap());
+    std::os::unix::fs::symlink(directory.file("left behind"), &link).unwrap();
+    for path in [&file, &link, &directory.file("")] {
+        let error = bind(config_at(path)).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("choose another path"), "{text}");
+    }
+    assert_eq!(fs::read_to_string(&file).unwrap(), "precious");
+    assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+    assert!(directory.file("left behind").exists());
+}
+
+#[test]
+fn a_directory_that_is_missing_is_asked_for() {
+    let directory = Directory::new();
+    let error = bind(config_at(&directory.file("no/socket"))).unwrap_err();
+    assert!(
+        error.to_string().contains("make the directory first"),
+        "{error}"
+    );
+}
+
+#[test]
+fn the_mode_is_as_configured() {
+    let directory = Directory::new();
+    let mode_of = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+    for mode in [0o600, 0o660, 0o777] {
+        let path = directory.file(&format!("{mode:o}"));
+        let _server = bind(config_at(&path).unix_mode(mode)).unwrap();
+        assert_eq!(mode_of(&path), mode);
+    }
+}
+
+#[test]
+fn the_file_is_gone_after_the_service_and_those_who_wait_are_served() {
+    let directory = Directory::new();
+    let path = directory.file("socket");
+    let mut server = bind(config_at(&path)).unwrap();
+    let mut waiting = connect(&path);
+    server.shutdown();
+    assert!(!path.exists(), "nobody new finds it");
+    waiting.write_all(b"hello").unwrap();
+    assert_eq!(receive(&mut server, &mut waiting, 5), b"hello");
+    drop(waiting);
+    turn_until(&mut server, |server| server.is_finished());
+
+    drop(bind(config_at(&path)).unwrap());
+    assert!(!path.exists(), "an Echo that is dropped leaves it behind");
+}
+
+#[test]
+fn after_an_error_no_file_is_left() {
+    let directory = Directory::new();
+    let (path, file) = (directory.file("socket"), directory.file("file"));
+    fs::write(&file, "").unwrap();
+    bind(config_at(&path).endpoint(Endpoint::Unix(file))).unwrap_err();
+    assert!(!path.exists());
+}
+
+#[test]
+fn somebody_elses_file_is_not_removed() {
+    let directory = Directory::new();
+    let path = directory.file("socket");
+    let server = bind(config_at(&path)).unwrap();
+    fs::remove_file(&path).unwrap();
+    let _theirs = UnixListener::bind(&path).unwrap();
+    drop(server);
+    assert!(path.exists());
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn an_abstract_name_has_no_file() {
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::net::SocketAddr;
+
+    let name = format!("mio-echo test {}", std::process::id());
+    let endpoint: Endpoint = format!("unix:@{name}").parse().unwrap();
+    let config = || Config::builder().endpoint(endpoint.clone());
+    let mut server = bind(config()).unwrap();
+    assert_eq!(server.endpoints()[0], endpoint);
+    let error = bind(config()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::AddrInUse);
+
+    let address = SocketAddr::from_abstract_name(&name).unwrap();
+    let mut client = UnixStream::connect_addr(&address).unwrap();
+    client.write_all(b"hello").unwrap();
+    assert_eq!(receive(&mut server, &mut client, 5), b"hello");
+    drop(server);
+    bind(config()).unwrap();
+}
