@@ -1,0 +1,751 @@
+//! The examples `ping` and `client` against servers that are right, and against some that are not.
+
+#![cfg(unix)]
+
+mod common;
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
+
+use common::{LIMIT, example};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// What an example printed, and how it ended.
+#[derive(Debug)]
+struct Outcome {
+    status: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+impl Outcome {
+    /// The number before a word of the statistics.
+    fn count(&self, word: &str) -> u64 {
+        let summary = self
+            .stdout
+            .lines()
+            .find(|line| line.contains(" sent, "))
+            .unwrap_or_else(|| panic!("no statistics: {self:?}"));
+        let counts: HashMap<&str, u64> = summary
+            .split(", ")
+            .filter_map(|part| {
+                let mut words = part.split(' ');
+                let number = words.next()?.parse().ok()?;
+                Some((words.next()?, number))
+            })
+            .collect();
+        counts[word]
+    }
+
+    /// Checks the statistics: sent, received, lost, duplicated, corrupted.
+    #[track_caller]
+    fn assert_counts(&self, counts: [u64; 5]) {
+        let words = ["sent", "received", "lost", "duplicated", "corrupted"];
+        let is = words.map(|word| self.count(word));
+        assert_eq!(is, counts, "{self:?}");
+    }
+
+    /// Checks that it succeeded, and that all came back.
+    #[track_caller]
+    fn assert_clean(&self, count: u64) {
+        self.assert_counts([count, count, 0, 0, 0]);
+        assert_eq!(self.status, Some(0), "{self:?}");
+        assert_eq!(self.stderr, "");
+    }
+}
+
+/// An example that runs; killed at the end of the test if it still does.
+struct Running {
+    child: Child,
+    lines: Receiver<String>,
+    stderr: Receiver<String>,
+    seen: String,
+}
+
+impl Running {
+    fn start(name: &str, arguments: &[&str]) -> Self {
+        let mut child = example(name)
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        let (sender, lines) = channel();
+        thread::spawn(move || {
+            for line in stdout.lines() {
+                let _ = sender.send(line.unwrap());
+            }
+        });
+        Running {
+            lines,
+            stderr: errors_of(&mut child),
+            child,
+            seen: String::new(),
+        }
+    }
+
+    fn type_in(&mut self, text: &[u8]) {
+        let stdin = self.child.stdin.as_mut().unwrap();
+        stdin.write_all(text).unwrap();
+    }
+
+    /// Waits for a line with this text.
+    fn wait_for(&mut self, text: &str) {
+        loop {
+            let Ok(line) = self.lines.recv_timeout(LIMIT) else {
+                panic!("no {text:?} after {:?}", self.seen);
+            };
+            self.seen += &line;
+            self.seen.push('\n');
+            if line.contains(text) {
+                return;
+            }
+        }
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.child.id().try_into().unwrap());
+        kill(pid, signal).unwrap();
+    }
+
+    /// Waits for the end, to which the end of its input may bring it.
+    fn finish(mut self) -> Outcome {
+        drop(self.child.stdin.take());
+        let stderr = self.stderr.recv_timeout(LIMIT).expect("it did not end");
+        while let Ok(line) = self.lines.recv_timeout(LIMIT) {
+            self.seen += &line;
+            self.seen.push('\n');
+        }
+        // Its outputs are closed, so it has ended, or does so right now.
+        let status = self.child.wait().unwrap();
+        Outcome {
+            status: status.code(),
+            stdout: std::mem::take(&mut self.seen),
+            stderr,
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// All that the process writes to its standard error.
+fn errors_of(child: &mut Child) -> Receiver<String> {
+    let mut stderr = child.stderr.take().unwrap();
+    let (sender, receiver) = channel();
+    thread::spawn(move || {
+        let mut text = String::new();
+        stderr.read_to_string(&mut text).unwrap();
+        let _ = sender.send(text);
+    });
+    receiver
+}
+
+/// Runs ping to its end. Unless told otherwise it waits for as long as the test does: a machine
+/// that has much to do is not to be seen as a loss.
+fn ping(arguments: &[&str], endpoint: &str) -> Outcome {
+    let mut arguments = [arguments, &[endpoint]].concat();
+    if !arguments.iter().any(|argument| argument.starts_with("-W")) {
+        arguments.push("-W30");
+    }
+    Running::start("ping", &arguments).finish()
+}
+
+/// A UDP server, which `answer` is asked what to send back: a list of datagrams. Its thread ends
+/// with the test, or when nothing has come for long enough.
+fn udp_server(mut answer: impl FnMut(Vec<u8>) -> Vec<Vec<u8>> + Send + 'static) -> String {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.set_read_timeout(Some(LIMIT)).unwrap();
+    let endpoint = format!("udp://{}", socket.local_addr().unwrap());
+    thread::spawn(move || {
+        let mut buffer = vec![0; 65_536];
+        while let Ok((count, peer)) = socket.recv_from(&mut buffer) {
+            for datagram in answer(buffer[..count].to_vec()) {
+                let _ = socket.send_to(&datagram, peer);
+            }
+        }
+    });
+    endpoint
+}
+
+fn udp_echo() -> String {
+    udp_server(|datagram| vec![datagram])
+}
+
+/// A TCP server of one connection.
+fn tcp_server(serve: impl FnOnce(TcpStream) + Send + 'static) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || serve(listener.accept().unwrap().0));
+    address
+}
+
+fn tcp_echo() -> String {
+    format!("tcp://{}", tcp_server(|stream| echo(stream, |_, _| {})))
+}
+
+/// Echoes until the end of the stream. `change` is given each piece and its place in the stream.
+fn echo(mut stream: impl Read + Write, mut change: impl FnMut(usize, &mut [u8])) {
+    let mut buffer = vec![0; 65_536];
+    let mut place = 0;
+    while let Ok(count @ 1..) = stream.read(&mut buffer) {
+        change(place, &mut buffer[..count]);
+        place += count;
+        if stream.write_all(&buffer[..count]).is_err() {
+            return;
+        }
+    }
+}
+
+/// A Unix server of one connection, at a path that nobody else has.
+struct UnixEcho(PathBuf);
+
+impl UnixEcho {
+    fn start(name: &str) -> Self {
+        let file = format!("mio-echo-{name}-{}.sock", std::process::id());
+        let path = std::env::temp_dir().join(file);
+        let _ = std::fs::remove_file(&path);
+        let listener = UnixListener::bind(&path).unwrap();
+        thread::spawn(move || echo(listener.accept().unwrap().0, |_, _| {}));
+        UnixEcho(path)
+    }
+
+    fn endpoint(&self) -> String {
+        format!("unix:{}", self.0.display())
+    }
+}
+
+impl Drop for UnixEcho {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// A server of one connection with a name in the abstract namespace, and its endpoint.
+#[cfg(target_os = "linux")]
+fn abstract_echo(name: &str) -> String {
+    use std::os::linux::net::SocketAddrExt;
+
+    let name = format!("mio-echo-{name}-{}", std::process::id());
+    let address = std::os::unix::net::SocketAddr::from_abstract_name(&name).unwrap();
+    let listener = UnixListener::bind_addr(&address).unwrap();
+    thread::spawn(move || {
+        let (stream, _): (UnixStream, _) = listener.accept().unwrap();
+        echo(stream, |_, _| {});
+    });
+    format!("unix:@{name}")
+}
+
+/// A port of 127.0.0.1 at which nobody is.
+fn nobody() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap()
+}
+
+#[test]
+fn ping_prints_what_people_know_from_ping() {
+    let endpoint = tcp_echo();
+    let outcome = ping(&["-c2", "-i10ms"], &endpoint);
+    outcome.assert_clean(2);
+    let lines: Vec<&str> = outcome.stdout.lines().collect();
+    assert_eq!(lines.len(), 6, "{outcome:?}");
+    assert_eq!(lines[0], format!("PING {endpoint} with 56 bytes"));
+    for (line, seq) in lines[1..3].iter().zip(1..) {
+        let start = format!("56 bytes from {endpoint}: seq={seq} time=");
+        let time = line.strip_prefix(&start).expect(line);
+        let time: f64 = time.strip_suffix(" ms").expect(line).parse().expect(line);
+        assert!(time > 0.0);
+    }
+    assert_eq!(lines[3], format!("--- {endpoint} ping statistics ---"));
+    let counts = "2 sent, 2 received, 0 lost (0%), 0 duplicated, 0 corrupted, time ";
+    assert!(lines[4].starts_with(counts), "{outcome:?}");
+    assert!(lines[4].ends_with(" ms"), "{outcome:?}");
+    let times = lines[5]
+        .strip_prefix("rtt min/avg/median/p99/max/jitter = ")
+        .and_then(|times| times.strip_suffix(" ms"))
+        .expect(lines[5]);
+    let times: Vec<f64> = times.split('/').map(|time| time.parse().unwrap()).collect();
+    let [min, avg, median, p99, max, jitter] = times[..] else {
+        panic!("{outcome:?}");
+    };
+    assert!(min <= avg && avg <= max, "{outcome:?}");
+    assert!(min <= median && median <= p99 && p99 <= max, "{outcome:?}");
+    // Of two times this is the difference, but for the rounding of each of the three.
+    assert!((jitter - (max - min)).abs() < 0.0021, "{outcome:?}");
+}
+
+#[test]
+fn ping_takes_any_size_over_any_transport() {
+    for size in ["1", "7", "8", "9", "56", "65507"] {
+        let arguments = ["-c20", "-i0", "-s", size];
+        for endpoint in [tcp_echo(), udp_echo()] {
+            ping(&arguments, &endpoint).assert_clean(20);
+        }
+        let server = UnixEcho::start(&format!("size-{size}"));
+        ping(&arguments, &server.endpoint()).assert_clean(20);
+    }
+    ping(&["-c20", "-i0", "-s0"], &udp_echo()).assert_clean(20);
+}
+
+#[test]
+fn ping_without_a_transport_is_over_tcp() {
+    let address = tcp_server(|stream| echo(stream, |_, _| {}));
+    let outcome = ping(&["-c1"], &address.to_string());
+    outcome.assert_clean(1);
+    let first = format!("PING tcp://{address} with 56 bytes\n");
+    assert!(outcome.stdout.starts_with(&first), "{outcome:?}");
+}
+
+#[test]
+fn ping_looks_names_up_and_tries_each_address() {
+    // The name may be ::1 as well, and first, where nobody is.
+    let address = tcp_server(|stream| echo(stream, |_, _| {}));
+    let endpoint = format!("localhost:{}", address.port());
+    ping(&["-c1"], &endpoint).assert_clean(1);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn ping_knows_abstract_names() {
+    ping(&["-c3", "-i0"], &abstract_echo("ping")).assert_clean(3);
+}
+
+#[test]
+fn ping_reads_messages_that_come_in_pieces() {
+    // And sends some that the system takes in pieces: the server reads only a little of each.
+    let address = tcp_server(|mut stream| {
+        let mut buffer = [0; 100];
+        while let Ok(count @ 1..) = stream.read(&mut buffer) {
+            stream.write_all(&buffer[..count]).unwrap();
+        }
+    });
+    ping(&["-c50", "-i1ms", "-s30000"], &format!("tcp://{address}")).assert_clean(50);
+}
+
+#[test]
+fn ping_is_quiet_when_told_so() {
+    let outcome = ping(&["-c3", "-i0", "-q"], &udp_echo());
+    outcome.assert_clean(3);
+    assert_eq!(outcome.stdout.lines().count(), 4, "{outcome:?}");
+}
+
+#[test]
+fn ping_goes_on_beyond_what_it_remembers_and_numbers_that_fit() {
+    let outcome = ping(&["-c66000", "-i0", "-q", "-s1"], &udp_echo());
+    outcome.assert_clean(66_000);
+}
+
+#[test]
+fn ping_counts_what_is_lost() {
+    let mut number = 0;
+    let endpoint = udp_server(move |datagram| {
+        number += 1;
+        if number % 3 == 0 {
+            Vec::new()
+        } else {
+            vec![datagram]
+        }
+    });
+    let outcome = ping(&["-c10", "-i0", "-W2"], &endpoint);
+    outcome.assert_counts([10, 7, 3, 0, 0]);
+    assert_eq!(outcome.status, Some(1));
+    assert!(outcome.stdout.contains(" 3 lost (30%), "), "{outcome:?}");
+    for seq in 1..=10 {
+        let is_there = outcome.stdout.contains(&format!(": seq={seq} "));
+        assert_eq!(is_there, seq % 3 != 0, "{outcome:?}");
+    }
+}
+
+#[test]
+fn ping_takes_late_answers_as_long_as_it_runs() {
+    // The answers come in pairs, the later one first.
+    let mut kept = Vec::new();
+    let endpoint = udp_server(move |datagram| {
+        kept.insert(0, datagram);
+        if kept.len() == 2 {
+            std::mem::take(&mut kept)
+        } else {
+            Vec::new()
+        }
+    });
+    let outcome = ping(&["-c4", "-i5ms", "-W30"], &endpoint);
+    outcome.assert_clean(4);
+    let place = |seq| outcome.stdout.find(&format!(": seq={seq} ")).unwrap();
+    assert!(place(2) < place(1) && place(4) < place(3), "{outcome:?}");
+}
+
+#[test]
+fn ping_marks_duplicates() {
+    let endpoint = udp_server(|datagram| vec![datagram.clone(), datagram]);
+    let outcome = ping(&["-c5", "-i0"], &endpoint);
+    assert_eq!(outcome.status, Some(0), "{outcome:?}");
+    // It may end before the last one's comes.
+    let duplicated = outcome.count("duplicated");
+    assert!(duplicated == 4 || duplicated == 5, "{outcome:?}");
+    outcome.assert_counts([5, 5, 0, duplicated, 0]);
+    for seq in 1..=4 {
+        let starts = format!("56 bytes from {endpoint}: seq={seq} time=");
+        let mut lines = outcome
+            .stdout
+            .lines()
+            .filter(|line| line.starts_with(&starts));
+        assert!(lines.next().unwrap().ends_with(" ms"), "{outcome:?}");
+        assert!(lines.next().unwrap().ends_with(" ms (DUP!)"), "{outcome:?}");
+    }
+}
+
+#[test]
+fn ping_sees_a_changed_byte_in_a_datagram() {
+    let start = |byte| {
+        let endpoint = udp_server(move |mut datagram: Vec<u8>| {
+            datagram[byte] ^= 0x80;
+            vec![datagram]
+        });
+        let running = Running::start("ping", &["-c3", "-i0", "-W2", &endpoint]);
+        (byte, endpoint, running)
+    };
+    // All at once, because each waits for the lost ones to come after all.
+    for (byte, endpoint, running) in [0, 7, 8, 55].map(start) {
+        let outcome = running.finish();
+        outcome.assert_counts([3, 0, 3, 0, 3]);
+        assert_eq!(outcome.status, Some(1));
+        let line = if byte < 8 {
+            format!("56 bytes from {endpoint}: corrupted, not asked for, or long ago\n")
+        } else {
+            let place = byte + 1;
+            format!("56 bytes from {endpoint}: seq=2 corrupted, from byte {place}\n")
+        };
+        assert!(outcome.stdout.contains(&line), "{outcome:?}");
+        assert!(!outcome.stdout.contains("rtt"), "{outcome:?}");
+    }
+}
+
+#[test]
+fn ping_sees_a_datagram_of_another_length() {
+    let endpoint = udp_server(|mut datagram| {
+        let mut longer = datagram.clone();
+        longer.push(0);
+        datagram.pop();
+        vec![longer, datagram]
+    });
+    let outcome = ping(&["-c1", "-W2"], &endpoint);
+    outcome.assert_counts([1, 0, 1, 0, 2]);
+    for size in [55, 57] {
+        let line = format!("{size} bytes from {endpoint}: corrupted, 56 bytes were sent\n");
+        assert!(outcome.stdout.contains(&line), "{outcome:?}");
+    }
+}
+
+#[test]
+fn ping_sees_a_changed_byte_in_a_stream_and_goes_on() {
+    let address = tcp_server(|stream| {
+        // A byte of the second message.
+        echo(stream, |place, bytes| {
+            for (_, byte) in (place..).zip(bytes).filter(|(place, _)| *place == 70) {
+                *byte ^= 1;
+            }
+        });
+    });
+    let endpoint = format!("tcp://{address}");
+    let outcome = ping(&["-c4", "-i0"], &endpoint);
+    outcome.assert_counts([4, 3, 1, 0, 1]);
+    assert_eq!(outcome.status, Some(1));
+    let line = format!("56 bytes from {endpoint}: seq=2 corrupted, from byte 15\n");
+    assert!(outcome.stdout.contains(&line), "{outcome:?}");
+}
+
+#[test]
+fn ping_says_when_the_connection_ends_early() {
+    let address = tcp_server(|mut stream| {
+        let mut message = [0; 56];
+        for _ in 0..2 {
+            stream.read_exact(&mut message).unwrap();
+            stream.write_all(&message).unwrap();
+        }
+    });
+    let endpoint = format!("tcp://{address}");
+    let outcome = ping(&["-i10ms"], &endpoint);
+    assert_eq!(outcome.status, Some(1));
+    assert_eq!(outcome.count("received"), 2, "{outcome:?}");
+    // Where a ping was on its way, the connection is reset.
+    assert_eq!(outcome.stderr.lines().count(), 1, "{outcome:?}");
+    let start = format!("ping: {endpoint}: ");
+    assert!(outcome.stderr.starts_with(&start), "{outcome:?}");
+}
+
+#[test]
+fn ping_says_when_nobody_is_there() {
+    let endpoint = format!("tcp://{}", nobody());
+    let outcome = ping(&[], &endpoint);
+    assert_eq!(outcome.status, Some(1));
+    assert_eq!(outcome.stdout, "");
+    assert_eq!(outcome.stderr.lines().count(), 1, "{outcome:?}");
+    assert!(outcome.stderr.contains(&endpoint), "{outcome:?}");
+    assert!(outcome.stderr.contains("refused"), "{outcome:?}");
+}
+
+#[test]
+fn ping_takes_a_refusal_of_a_datagram_for_a_loss() {
+    let endpoint = format!("udp://{}", nobody());
+    let outcome = ping(&["-c4", "-i0", "-W0.1"], &endpoint);
+    assert_eq!(outcome.status, Some(1));
+    outcome.assert_counts([4, 0, 4, 0, 0]);
+    // Once, and not for each.
+    assert_eq!(outcome.stderr.lines().count(), 1, "{outcome:?}");
+    let start = format!("ping: {endpoint}: Connection refused");
+    assert!(outcome.stderr.starts_with(&start), "{outcome:?}");
+}
+
+#[test]
+fn ping_ends_with_its_statistics_at_a_signal() {
+    for (signal, interval, endpoint) in [
+        (Signal::SIGINT, "10ms", tcp_echo()),
+        (Signal::SIGTERM, "0", tcp_echo()),
+        (Signal::SIGINT, "0", udp_echo()),
+        // In the middle of a long sleep.
+        (Signal::SIGTERM, "10m", udp_echo()),
+    ] {
+        let mut running = Running::start("ping", &["-W30", "-i", interval, &endpoint]);
+        let until = if interval == "10m" {
+            "seq=1 "
+        } else {
+            "seq=3 "
+        };
+        running.wait_for(until);
+        running.signal(signal);
+        let outcome = running.finish();
+        outcome.assert_clean(outcome.count("sent"));
+        assert!(outcome.stdout.contains("\nrtt "), "{outcome:?}");
+    }
+}
+
+#[test]
+fn ping_does_not_wait_after_a_second_signal() {
+    let (tell, told) = channel();
+    let endpoint = udp_server(move |_| {
+        let _ = tell.send(());
+        Vec::new()
+    });
+    let running = Running::start("ping", &["-W10m", &endpoint]);
+    told.recv_timeout(LIMIT).unwrap();
+    // Of two kinds, or else they might come as one.
+    running.signal(Signal::SIGINT);
+    running.signal(Signal::SIGTERM);
+    let outcome = running.finish();
+    assert_eq!(outcome.status, None, "a signal is the cause: {outcome:?}");
+}
+
+#[test]
+fn ping_ends_at_a_signal_though_the_peer_takes_nothing() {
+    // The peer keeps the connection, and reads nothing but a byte: what is sent piles up.
+    let (tell, told) = channel();
+    let (end, ended) = channel::<()>();
+    let address = tcp_server(move |mut stream| {
+        stream.read_exact(&mut [0]).unwrap();
+        tell.send(()).unwrap();
+        let _ = ended.recv_timeout(LIMIT);
+    });
+    let endpoint = format!("tcp://{address}");
+    let running = Running::start("ping", &["-i1us", "-W0.1", "-s65507", &endpoint]);
+    told.recv_timeout(LIMIT).unwrap();
+    running.signal(Signal::SIGINT);
+    let outcome = running.finish();
+    drop(end);
+    assert_eq!(outcome.count("received"), 0);
+    assert_eq!(outcome.status, Some(1), "{outcome:?}");
+    assert_eq!(outcome.stderr, "");
+}
+
+#[test]
+fn ping_waits_while_the_peer_takes_nothing() {
+    // More than the system's buffers hold, and at once.
+    let address = tcp_server(|stream| echo(stream, |_, _| {}));
+    let arguments = ["-i1us", "-c1000", "-q", "-s65507"];
+    ping(&arguments, &format!("tcp://{address}")).assert_clean(1000);
+}
+
+#[test]
+fn ping_ends_at_a_signal_though_the_peer_never_stops() {
+    let address = tcp_server(|mut stream| while stream.write_all(&[b'x'; 4096]).is_ok() {});
+    let mut running = Running::start("ping", &["-i1ms", &format!("tcp://{address}")]);
+    running.wait_for("corrupted, ");
+    running.signal(Signal::SIGINT);
+    let outcome = running.finish();
+    assert_eq!(outcome.count("received"), 0);
+    assert_eq!(outcome.status, Some(1), "{:?}", outcome.stderr);
+}
+
+#[test]
+fn ping_ends_when_nobody_reads_what_it_prints() {
+    let mut child = example("ping")
+        .args(["-i0", &tcp_echo()])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let mut running = Running {
+        lines: channel().1,
+        stderr: errors_of(&mut child),
+        child,
+        seen: String::new(),
+    };
+    let stderr = running.stderr.recv_timeout(LIMIT).unwrap();
+    assert!(stderr.contains("standard output"), "{stderr}");
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    assert_eq!(running.child.wait().unwrap().code(), Some(1));
+}
+
+#[test]
+fn ping_says_in_a_line_what_is_wrong_with_its_arguments() {
+    for arguments in [
+        &[][..],
+        &["127.0.0.1"],
+        &["127.0.0.1:port"],
+        &["http://127.0.0.1:80"],
+        &["unix:"],
+        &["-c0", "127.0.0.1:7"],
+        &["-cx", "127.0.0.1:7"],
+        &["-i", "soon", "127.0.0.1:7"],
+        &["-i", "inf", "127.0.0.1:7"],
+        &["-W", "1e10", "127.0.0.1:7"],
+        &["-s", "65508", "udp://127.0.0.1:7"],
+        &["-s", "0", "127.0.0.1:7"],
+        &["-s", "0", "unix:/nowhere"],
+        &["--no-such-option", "127.0.0.1:7"],
+        &["127.0.0.1:7", "127.0.0.1:8"],
+    ] {
+        let outcome = Running::start("ping", arguments).finish();
+        assert_eq!(outcome.status, Some(2), "{arguments:?}: {outcome:?}");
+        assert_eq!(outcome.stdout, "", "{arguments:?}");
+        assert_eq!(outcome.stderr.lines().count(), 1, "{outcome:?}");
+        assert!(outcome.stderr.starts_with("ping: "), "{outcome:?}");
+    }
+}
+
+#[test]
+fn the_client_takes_every_transport() {
+    let unix = UnixEcho::start("client");
+    let mut endpoints = vec![tcp_echo(), udp_echo(), unix.endpoint()];
+    #[cfg(target_os = "linux")]
+    endpoints.push(abstract_echo("client"));
+    endpoints.push(tcp_echo().replace("tcp://", ""));
+    endpoints.push(tcp_echo().replace("127.0.0.1", "localhost"));
+    for endpoint in endpoints {
+        let mut client = Running::start("client", &[&endpoint]);
+        // Each line comes back before the next is typed.
+        for line in ["one\n", "\n", "three\n"] {
+            client.type_in(line.as_bytes());
+            client.wait_for(line.trim_end());
+        }
+        // Without an end of line.
+        client.type_in(b"the rest");
+        let outcome = client.finish();
+        assert_eq!(outcome.stdout, "one\n\nthree\nthe rest\n", "{endpoint}");
+        assert_eq!(outcome.stderr, "", "{endpoint}");
+        assert_eq!(outcome.status, Some(0), "{endpoint}");
+    }
+}
+
+#[test]
+fn the_client_half_closes_and_waits_for_the_rest() {
+    let address = tcp_server(|mut stream| {
+        let mut bytes = Vec::new();
+        let mut first = [0; 5];
+        stream.read_exact(&mut first).unwrap();
+        stream.write_all(&first).unwrap();
+        stream.read_to_end(&mut bytes).unwrap();
+        stream.write_all(b"goodbye\n").unwrap();
+    });
+    let mut client = Running::start("client", &[&format!("tcp://{address}")]);
+    client.type_in(b"text\n");
+    let outcome = client.finish();
+    assert_eq!(outcome.stdout, "text\ngoodbye\n");
+    assert_eq!(outcome.status, Some(0), "{outcome:?}");
+}
+
+#[test]
+fn the_client_sends_a_datagram_for_each_line() {
+    let (sender, receiver): (Sender<Vec<u8>>, _) = channel();
+    let endpoint = udp_server(move |datagram| {
+        sender.send(datagram.clone()).unwrap();
+        vec![datagram]
+    });
+    let mut client = Running::start("client", &[&endpoint]);
+    client.type_in(b"a\nbb\n\nccc");
+    let outcome = client.finish();
+    assert_eq!(outcome.stdout, "a\nbb\n\nccc\n");
+    let datagrams: Vec<Vec<u8>> = receiver.try_iter().collect();
+    assert_eq!(datagrams, [&b"a\n"[..], b"bb\n", b"\n", b"ccc"]);
+}
+
+#[test]
+fn the_client_splits_a_line_that_is_too_long_for_a_datagram() {
+    let mut client = Running::start("client", &[&udp_echo()]);
+    let line = "x".repeat(100_000);
+    client.type_in(line.as_bytes());
+    let outcome = client.finish();
+    assert_eq!(outcome.status, Some(0), "{:?}", outcome.stderr);
+    assert!(outcome.stdout.trim_end() == line);
+}
+
+#[test]
+fn the_client_goes_on_when_a_datagram_is_lost() {
+    // An answer that comes late, or twice, is not taken for the next one's.
+    let endpoint = udp_server(|datagram| match &datagram[..] {
+        b"lost\n" => Vec::new(),
+        b"twice\n" => vec![datagram.clone(), datagram],
+        _ => vec![datagram],
+    });
+    let mut client = Running::start("client", &[&endpoint]);
+    client.type_in(b"lost\ntwice\nlast\n");
+    let outcome = client.finish();
+    assert_eq!(outcome.stdout, "twice\ntwice\nlast\n");
+    assert_eq!(outcome.stderr, "no answer\n");
+    assert_eq!(outcome.status, Some(1));
+}
+
+#[test]
+fn the_client_says_in_a_line_what_went_wrong() {
+    let nobody = nobody();
+    for endpoint in [
+        format!("tcp://{nobody}"),
+        format!("udp://{nobody}"),
+        "unix:/there/is/no/such/path".to_owned(),
+        "unix:@there-is-no-such-name".to_owned(),
+    ] {
+        // Over UDP, the refusal is of something that was sent.
+        let mut client = Running::start("client", &[&endpoint]);
+        if endpoint.starts_with("udp") {
+            client.type_in(b"anybody?\n");
+        }
+        let outcome = client.finish();
+        assert_eq!(outcome.status, Some(1), "{endpoint}: {outcome:?}");
+        let start = format!("client: {endpoint}: ");
+        assert!(outcome.stderr.starts_with(&start), "{outcome:?}");
+        assert_eq!(outcome.stderr.lines().count(), 1, "{outcome:?}");
+    }
+    for arguments in [
+        &[][..],
+        &["127.0.0.1"],
+        &["unix:"],
+        &["127.0.0.1:7", "127.0.0.1:7"],
+    ] {
+        let outcome = Running::start("client", arguments).finish();
+        assert_eq!(outcome.status, Some(2), "{arguments:?}: {outcome:?}");
+        assert_eq!(outcome.stderr.lines().count(), 1, "{outcome:?}");
+    }
+}
