@@ -9,31 +9,54 @@ import re
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 
 LIMIT = 120  # seconds, for each conversation
 TEXT = b"hello, echo\nsecond line\n"
 BULK = os.urandom(50_000_000)
+STREAM_DATA = {"nothing": b"", "text": TEXT, "50 MB": BULK}
 
 
-def netcat(address, data):
-    # -N: half-close at the end of the input.
-    return pipe(["nc", "-N", address[0], str(address[1])], data)
-
-
-def socat(address, data):
-    family, host = ("TCP6", f"[{address[0]}]") if ":" in address[0] else ("TCP4", address[0])
-    # -t: for how long to wait for the rest after the end of the input.
-    return pipe(["socat", f"-t{LIMIT}", "-", f"{family}:{host}:{address[1]}"], data)
-
-
-def pipe(command, data):
+def pipe(*command, data):
     run = subprocess.run(command, input=data, stdout=subprocess.PIPE, timeout=LIMIT, check=True)
     return run.stdout
 
 
-def python(address, data):
-    with socket.create_connection(address, timeout=LIMIT) as client:
+# Streams. All of these clients end by half-closing: without the end of the stream from the other
+# side, none of them would end. `place` is a host and a port, or what a Unix socket is called.
+
+
+def netcat(place, data):
+    # -N: half-close at the end of the input.
+    where = ["-U", place] if isinstance(place, str) else [place[0], str(place[1])]
+    return pipe("nc", "-N", *where, data=data)
+
+
+def socat(place, data):
+    # -t: for how long to wait for the rest after the end of the input.
+    return pipe("socat", f"-t{LIMIT}", "-", socat_address("TCP", place), data=data)
+
+
+def socat_address(transport, place):
+    if isinstance(place, str):
+        kind = "ABSTRACT" if place.startswith("@") else "UNIX"
+        return f"{kind}-CONNECT:{place.removeprefix('@')}"
+    family, host = (6, f"[{place[0]}]") if ":" in place[0] else (4, place[0])
+    return f"{transport}{family}:{host}:{place[1]}"
+
+
+def connect(place):
+    if not isinstance(place, str):
+        return socket.create_connection(place, timeout=LIMIT)
+    client = socket.socket(socket.AF_UNIX)
+    client.settimeout(LIMIT)
+    client.connect(place.replace("@", "\0", 1) if place.startswith("@") else place)
+    return client
+
+
+def python(place, data):
+    with connect(place) as client:
 
         def send():
             client.sendall(data)
@@ -48,8 +71,8 @@ def python(address, data):
         return bytes(received)
 
 
-def python_line_by_line(address, data):
-    with socket.create_connection(address, timeout=LIMIT) as client:
+def python_line_by_line(place, data):
+    with connect(place) as client:
         received = bytearray()
         for line in data.splitlines(keepends=True):
             client.sendall(line)
@@ -59,50 +82,89 @@ def python_line_by_line(address, data):
         return bytes(received)
 
 
-def conversations(addresses):
-    for address in addresses:
-        for client in (netcat, socat, python):
-            # All of them end by half-closing: without the end of the stream from the other side,
-            # none of them would end.
-            yield client, address, "nothing", b""
-            yield client, address, "text", TEXT
-            yield client, address, "50 MB", BULK
-        yield python_line_by_line, address, "text", TEXT
+# Datagrams. Nothing ends these conversations but the time.
+
+
+def netcat_udp(place, data):
+    return pipe("nc", "-u", "-w1", place[0], str(place[1]), data=data)
+
+
+def socat_udp(place, data):
+    return pipe("socat", "-t1", "-", socat_address("UDP", place), data=data)
+
+
+def python_udp(place, data):
+    family = socket.AF_INET6 if ":" in place[0] else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as client:
+        client.settimeout(LIMIT)
+        client.sendto(data, place)
+        answer, source = client.recvfrom(65536)
+        assert source[:2] == place, f"{source} answered"
+        return answer
+
+
+def conversations(streams, datagrams):
+    for place in streams:
+        for client in netcat, socat, python:
+            if client == netcat and place[0] == "@":
+                continue  # It knows no abstract names.
+            for name, data in STREAM_DATA.items():
+                yield client, place, name, data
+        yield python_line_by_line, place, "text", TEXT
+    for place in datagrams:
+        for client in netcat_udp, socat_udp:
+            yield client, place, "text", TEXT
+        for size in 0, 1, 1_472, 8_000, 65_507:
+            yield python_udp, place, f"{size} bytes", BULK[:size]
 
 
 def digest(data):
     return hashlib.sha256(data).hexdigest()
 
 
-def try_all(addresses):
+def try_all(streams, datagrams):
     passed = failed = 0
-    for client, address, name, data in conversations(addresses):
+    for client, place, name, data in conversations(streams, datagrams):
         try:
-            echoed = client(address, data)
+            echoed = client(place, data)
             problem = None if digest(echoed) == digest(data) else f"{len(echoed)} other bytes"
         except (OSError, AssertionError, subprocess.SubprocessError) as error:
             problem = repr(error)
-        print(f"{client.__name__} to {address[0]}: {name}: {problem or 'ok'}", flush=True)
+        host = place if isinstance(place, str) else place[0]
+        print(f"{client.__name__} to {host}: {name}: {problem or 'ok'}", flush=True)
         passed, failed = passed + (problem is None), failed + (problem is not None)
     print(f"{passed} passed, {failed} failed")
     return failed == 0
 
 
+def places(log, count):
+    """Where the service listens: for streams, and for datagrams."""
+    streams, datagrams = [], []
+    while len(streams) + len(datagrams) < count:
+        line = log.readline()
+        assert line, "the service has ended"
+        if unix := re.search(r"listening on unix:(.*)$", line):
+            streams.append(unix[1])
+        elif ip := re.search(r"listening on (tcp|udp)://(.*):(\d+)$", line):
+            place = ip[2].strip("[]"), int(ip[3])
+            (streams if ip[1] == "tcp" else datagrams).append(place)
+    return streams, datagrams
+
+
 def main(program):
-    command = [program, "127.0.0.1:0", "[::1]:0"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as service:
-        try:
-            addresses = []
-            while len(addresses) < 2:
-                line = service.stderr.readline()
-                host, port = re.search(r"listening on tcp://(.*):(\d+)", line).groups()
-                addresses.append((host.strip("[]"), int(port)))
-            good = try_all(addresses)
-        finally:
-            service.terminate()
-        log = service.stderr.read()
-    print(log, end="")
-    return 0 if good and service.returncode == 0 else 1
+    with tempfile.TemporaryDirectory() as directory:
+        unix = [f"unix:{directory}/socket", f"unix:@mio-echo-{os.getpid()}"]
+        command = [program, "127.0.0.1:0", "[::1]:0", *unix]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as service:
+            try:
+                good = try_all(*places(service.stderr, count=6))
+            finally:
+                service.terminate()
+            log = service.stderr.read()
+        print(log, end="")
+        left_behind = os.listdir(directory)
+        print(f"left behind: {left_behind or 'nothing'}")
+    return 0 if good and service.returncode == 0 and not left_behind else 1
 
 
 sys.exit(main(sys.argv[1]))
