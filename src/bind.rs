@@ -46,9 +46,10 @@ impl Bound {
         }
     }
 
-    fn bind(endpoint: &Endpoint, config: &Config) -> Result<Self, ListenError> {
+    /// `is_any_port` where the port is for the system to choose, or has just been.
+    fn bind(endpoint: &Endpoint, is_any_port: bool, config: &Config) -> Result<Self, ListenError> {
         let bound = match endpoint {
-            Endpoint::Tcp(address) => bind_tcp(endpoint, *address, config),
+            Endpoint::Tcp(address) => bind_tcp(endpoint, *address, is_any_port, config),
             Endpoint::Udp(address) => bind_udp(endpoint, *address, config),
             Endpoint::Unix(_) | Endpoint::Abstract(_) => bind_unix(endpoint, config),
             Endpoint::TcpAndUdp(_) => unreachable!("taken apart by Endpoint::sockets"),
@@ -60,13 +61,13 @@ impl Bound {
 /// Binds sockets at the same port: the first one's, where that is for the system to choose.
 fn bind_group(sockets: &[Endpoint], config: &Config) -> Result<Vec<Bound>, ListenError> {
     let first = sockets.first().and_then(Endpoint::address);
-    let is_any_port = sockets.len() > 1 && first.is_some_and(|address| address.port() == 0);
+    let is_any_port = first.is_some_and(|address| address.port() == 0);
     let tries = if is_any_port { PORTS_TRIED } else { 1 };
     // Kept until one is found that all can have: the system would choose the same ports again.
     let mut passed_over = Vec::new();
     loop {
         let mut bound = Vec::new();
-        match bind_each(sockets, config, &mut bound) {
+        match bind_each(sockets, is_any_port, config, &mut bound) {
             Err(error) if error.is_in_use() && passed_over.len() + 1 < tries => {
                 passed_over.push(bound);
             }
@@ -77,6 +78,7 @@ fn bind_group(sockets: &[Endpoint], config: &Config) -> Result<Vec<Bound>, Liste
 
 fn bind_each(
     sockets: &[Endpoint],
+    is_any_port: bool,
     config: &Config,
     bound: &mut Vec<Bound>,
 ) -> Result<(), ListenError> {
@@ -89,17 +91,23 @@ fn bind_each(
             }
             _ => socket.clone(),
         };
-        bound.push(Bound::bind(&endpoint, config)?);
+        bound.push(Bound::bind(&endpoint, is_any_port, config)?);
     }
     Ok(())
 }
 
-fn bind_tcp(endpoint: &Endpoint, address: SocketAddr, config: &Config) -> io::Result<Bound> {
+fn bind_tcp(
+    endpoint: &Endpoint,
+    address: SocketAddr,
+    is_any_port: bool,
+    config: &Config,
+) -> io::Result<Bound> {
     let socket = ip_socket(address, Type::STREAM, Protocol::TCP, config)?;
-    // Connections of an earlier run that linger in TIME_WAIT do not stand in the way.
-    // On Windows the option would let two programs take the same port.
+    // Connections of an earlier run that linger in TIME_WAIT do not stand in the way. Not where any
+    // port will do: with the option it could be one that somebody else has bound too, and only
+    // listen(2) would say so. On Windows the option would let two programs take the same port.
     #[cfg(not(windows))]
-    socket.set_reuse_address(true)?;
+    socket.set_reuse_address(!is_any_port)?;
     bind_ip(endpoint, socket, address)
 }
 
@@ -246,7 +254,7 @@ mod tests {
     use super::*;
 
     fn bind(text: &str) -> Result<Bound, ListenError> {
-        Bound::bind(&text.parse().unwrap(), &Config::default())
+        Bound::bind(&text.parse().unwrap(), true, &Config::default())
     }
 
     #[test]
