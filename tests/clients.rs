@@ -6,13 +6,13 @@ mod common;
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
+use common::peers::{echo, nobody, tcp_server, udp_server};
 use common::{LIMIT, example};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -164,50 +164,12 @@ fn ping(arguments: &[&str], endpoint: &str) -> Outcome {
     Running::start("ping", &arguments).finish()
 }
 
-/// A UDP server, which `answer` is asked what to send back: a list of datagrams. Its thread ends
-/// with the test, or when nothing has come for long enough.
-fn udp_server(mut answer: impl FnMut(Vec<u8>) -> Vec<Vec<u8>> + Send + 'static) -> String {
-    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-    socket.set_read_timeout(Some(LIMIT)).unwrap();
-    let endpoint = format!("udp://{}", socket.local_addr().unwrap());
-    thread::spawn(move || {
-        let mut buffer = vec![0; 65_536];
-        while let Ok((count, peer)) = socket.recv_from(&mut buffer) {
-            for datagram in answer(buffer[..count].to_vec()) {
-                let _ = socket.send_to(&datagram, peer);
-            }
-        }
-    });
-    endpoint
-}
-
 fn udp_echo() -> String {
     udp_server(|datagram| vec![datagram])
 }
 
-/// A TCP server of one connection.
-fn tcp_server(serve: impl FnOnce(TcpStream) + Send + 'static) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    thread::spawn(move || serve(listener.accept().unwrap().0));
-    address
-}
-
 fn tcp_echo() -> String {
     format!("tcp://{}", tcp_server(|stream| echo(stream, |_, _| {})))
-}
-
-/// Echoes until the end of the stream. `change` is given each piece and its place in the stream.
-fn echo(mut stream: impl Read + Write, mut change: impl FnMut(usize, &mut [u8])) {
-    let mut buffer = vec![0; 65_536];
-    let mut place = 0;
-    while let Ok(count @ 1..) = stream.read(&mut buffer) {
-        change(place, &mut buffer[..count]);
-        place += count;
-        if stream.write_all(&buffer[..count]).is_err() {
-            return;
-        }
-    }
 }
 
 /// A Unix server of one connection, at a path that nobody else has.
@@ -247,12 +209,6 @@ fn abstract_echo(name: &str) -> String {
         echo(stream, |_, _| {});
     });
     format!("unix:@{name}")
-}
-
-/// A port of 127.0.0.1 at which nobody is.
-fn nobody() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap()
 }
 
 #[test]

@@ -6,33 +6,41 @@
 //!
 //! - here: the loop
 //! - `options`: the command line
-//! - `transport`: the socket, which is TCP, UDP or Unix, and never waits
-//! - `payload`: what a ping carries
+//! - `transport`: messages over the socket, without ever waiting
 //! - `window`: which answer belongs to which ping
 //! - `tally`: the statistics
-//! - `signals`: how the loop is told to end
+//! - in `../shared`, with another example: `arguments`, of which command lines are made; `socket`,
+//!   which is TCP, UDP or Unix; `payload`, what a ping carries; `signals`, how the loop is told to
+//!   end
 
 #![forbid(unsafe_code)]
 
+#[path = "../shared/arguments.rs"]
+mod arguments;
 mod options;
+#[path = "../shared/payload.rs"]
 mod payload;
+#[path = "../shared/signals.rs"]
 mod signals;
+#[path = "../shared/socket.rs"]
+mod socket;
 mod tally;
 mod transport;
 mod window;
 
-use std::fmt;
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use mio::{Events, Poll, Token};
 use mio_echo::Endpoint;
 
-use crate::options::{Failure, Options};
+use crate::arguments::{Failure, complain, print};
+use crate::options::Options;
 use crate::signals::StopSignals;
+use crate::socket::poll_once;
 use crate::tally::Tally;
-use crate::transport::{Transport, poll_once};
+use crate::transport::Transport;
 use crate::window::{Answer, Window};
 
 const SOCKET: Token = Token(0);
@@ -43,7 +51,7 @@ fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(failure) => {
-            complain(&failure);
+            complain("ping", &failure);
             failure.status.into()
         }
     }
@@ -51,7 +59,7 @@ fn main() -> ExitCode {
 
 /// Gives whether everything came back as it was sent.
 fn run() -> Result<bool, Failure> {
-    let Some(options) = Options::read()? else {
+    let Some(options) = arguments::read::<Options>()? else {
         return Ok(true);
     };
     let endpoints = options.endpoints()?;
@@ -189,7 +197,7 @@ impl Pinger {
         let now = Instant::now();
         if !self.is_all_sent() && self.has_room() && self.is_due(now) {
             let seq = self.window.add(now);
-            payload::fill(self.transport.next(), seq);
+            window::fill(self.transport.next(), seq);
             self.tally.sent += 1;
             self.deadline = now + self.options.timeout;
             // After a delay the next is late as well, and not several at once.
@@ -237,7 +245,7 @@ impl Pinger {
         }
         if self.complaint != Some(error.kind()) {
             self.complaint = Some(error.kind());
-            complain(&format_args!("{}: {error}", self.options.endpoint));
+            complain("ping", &format_args!("{}: {error}", self.options.endpoint));
         }
         Ok(())
     }
@@ -263,15 +271,4 @@ impl Pinger {
             },
         }
     }
-}
-
-/// Prints a line. Whoever reads them may have gone, as in `ping ... | head`.
-fn print(line: fmt::Arguments) -> io::Result<()> {
-    let with_place = |error| io::Error::other(format!("standard output: {error}"));
-    writeln!(io::stdout(), "{line}").map_err(with_place)
-}
-
-fn complain(what: &dyn fmt::Display) {
-    // Where even this cannot be written, the exit status says it.
-    let _ = writeln!(io::stderr(), "ping: {what}");
 }

@@ -1,11 +1,11 @@
-//! The command line: what may stand there, what it means, and what is said of mistakes.
+//! The command line: what may stand there, and what it means.
 
-use std::fmt;
-use std::io;
 use std::time::Duration;
 
 use clap::Parser;
-use mio_echo::{Endpoint, EndpointError, EndpointErrorKind};
+use mio_echo::Endpoint;
+
+use crate::arguments::{self, Failure, time};
 
 /// Sends pings to an echo service, and checks and times what comes back, as ping(8) does.
 #[derive(Debug, Parser)]
@@ -61,101 +61,19 @@ Exit status:
   1   something was lost or corrupted, or there was no connection, or not to the end
   2   the arguments are wrong";
 
-/// Why there is nothing to be done: one line for people, and the exit status.
-pub(crate) struct Failure {
-    message: String,
-    pub(crate) status: u8,
-}
-
-impl Failure {
-    pub(crate) fn new(message: impl fmt::Display, status: u8) -> Self {
-        Failure {
-            message: message.to_string(),
-            status,
-        }
-    }
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
-    }
-}
-
-impl From<io::Error> for Failure {
-    fn from(error: io::Error) -> Self {
-        Failure::new(error, 1)
-    }
-}
-
-impl From<EndpointError> for Failure {
-    fn from(error: EndpointError) -> Self {
-        let is_typo = !matches!(error.kind(), EndpointErrorKind::Unresolved(_));
-        Failure::new(error, if is_typo { 2 } else { 1 })
-    }
-}
-
 impl Options {
-    /// Reads the command line. `None` where it asked for help, which is printed.
-    pub(crate) fn read() -> Result<Option<Self>, Failure> {
-        match Options::try_parse() {
-            Ok(options) => Ok(Some(options)),
-            Err(error) if error.use_stderr() => Err(Failure::new(one_line(&error), 2)),
-            Err(help) => {
-                help.print()?;
-                Ok(None)
-            }
-        }
-    }
-
     pub(crate) fn size(&self) -> usize {
         self.size.into()
     }
 
     /// The endpoint, once for each address that its host has.
     pub(crate) fn endpoints(&self) -> Result<Vec<Endpoint>, Failure> {
-        let mut endpoints = Endpoint::resolve(&self.endpoint)?;
-        for endpoint in &mut endpoints {
-            // Without a transport the service means TCP and UDP, but one of them is pinged.
-            if let Endpoint::TcpAndUdp(address) = *endpoint {
-                *endpoint = Endpoint::Tcp(address);
-            }
-            if self.size == 0 && !matches!(endpoint, Endpoint::Udp(_)) {
-                let message = format!("{}: in a stream, 0 bytes are nothing", self.endpoint);
-                return Err(Failure::new(message + "; see ping --help", 2));
-            }
+        let endpoints = arguments::endpoints(&self.endpoint)?;
+        let is_stream = |endpoint: &Endpoint| !matches!(endpoint, Endpoint::Udp(_));
+        if self.size == 0 && endpoints.iter().any(is_stream) {
+            let message = format!("{}: in a stream, 0 bytes are nothing", self.endpoint);
+            return Err(Failure::new(message + "; see ping --help", 2));
         }
         Ok(endpoints)
     }
-}
-
-/// A time with its unit, or without one in seconds, as ping(8) has it.
-fn time(text: &str) -> Result<Duration, &'static str> {
-    /// More than anybody waits for, and still a point in time when added to now.
-    const LONGEST: Duration = Duration::from_secs(1_000_000_000);
-
-    let seconds = text.parse().ok();
-    let plain = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-    plain
-        .or_else(|| humantime::parse_duration(text).ok())
-        .filter(|time| *time <= LONGEST)
-        .ok_or("write a number of seconds, or one with a unit, such as 0.2 or 200ms")
-}
-
-/// clap's message without its usage, which `--help` has.
-fn one_line(error: &clap::Error) -> String {
-    let text = error.render().to_string();
-    let mut parts: Vec<&str> = text
-        .lines()
-        .map(str::trim)
-        .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"))
-        .filter(|line| !line.is_empty())
-        .map(|line| {
-            line.trim_start_matches("error: ")
-                .trim_start_matches("tip: ")
-                .trim_end_matches(':')
-        })
-        .collect();
-    parts.push("see ping --help");
-    parts.join("; ")
 }

@@ -5,6 +5,11 @@ use std::time::{Duration, Instant};
 
 use crate::payload;
 
+/// Fills the payload of the ping `seq`: its number, and bytes that only this number has.
+pub(crate) fn fill(payload: &mut [u8], seq: u64) {
+    payload::fill_noise(payload::write_number(payload, seq), seq);
+}
+
 /// What came back, after a look at every byte of it.
 pub(crate) enum Answer {
     /// As it was sent: for the first time, or again.
@@ -93,7 +98,7 @@ impl Window {
         let Some(seq) = self.asked_for(message) else {
             return corrupt(None, "not asked for, or long ago".to_owned());
         };
-        payload::fill(&mut self.expected, seq);
+        fill(&mut self.expected, seq);
         let differs = |(one, other)| one != other;
         if let Some(place) = message.iter().zip(&self.expected).position(differs) {
             if self.is_stream {

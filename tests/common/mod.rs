@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+pub mod peers;
+
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::path::PathBuf;
@@ -10,7 +12,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use mio_echo::{Config, ConfigBuilder, Server, ShutdownHandle, Stats};
+use mio_echo::{Config, ConfigBuilder, Endpoint, Server, ShutdownHandle, Stats};
 
 /// After how long a test fails that waits for something. Nothing takes nearly as long.
 pub const LIMIT: Duration = Duration::from_secs(30);
@@ -34,7 +36,7 @@ pub fn bind(config: ConfigBuilder) -> (Server, SocketAddr) {
 /// Where the server listens: IP addresses and ports.
 pub fn addresses(server: &Server) -> Vec<SocketAddr> {
     let endpoints = server.endpoints().iter();
-    endpoints.map(|it| it.address().unwrap()).collect()
+    endpoints.filter_map(Endpoint::address).collect()
 }
 
 /// Gives the server turns until `condition` holds.

@@ -1,19 +1,16 @@
-//! What a ping carries: its number, and bytes that only this number has.
+//! What messages are made of: a number, and noise that follows from a number. Whoever knows the
+//! numbers can so verify every byte without having kept any.
 
 /// How many bytes the number takes, where there is room for all of it.
-const NUMBER: usize = size_of::<u64>();
+pub(crate) const NUMBER: usize = size_of::<u64>();
 
-/// Fills the payload of the ping `seq`: its number, big-endian, and noise that follows from the
-/// number. Whoever knows the number can so verify every byte without having kept any.
+/// Writes the number, big-endian, and gives the rest of the payload.
 ///
 /// A payload shorter than a number has the number's low-order bytes.
-pub(crate) fn fill(payload: &mut [u8], seq: u64) {
-    let (number, noise) = payload.split_at_mut(payload.len().min(NUMBER));
-    number.copy_from_slice(&seq.to_be_bytes()[NUMBER - number.len()..]);
-    let mut state = seq;
-    for chunk in noise.chunks_mut(NUMBER) {
-        chunk.copy_from_slice(&next_noise(&mut state).to_be_bytes()[..chunk.len()]);
-    }
+pub(crate) fn write_number(payload: &mut [u8], number: u64) -> &mut [u8] {
+    let (place, rest) = payload.split_at_mut(payload.len().min(NUMBER));
+    place.copy_from_slice(&number.to_be_bytes()[NUMBER - place.len()..]);
+    rest
 }
 
 /// The number that a payload begins with, and the mask of those of its bits that fitted.
@@ -24,6 +21,14 @@ pub(crate) fn number(payload: &[u8]) -> (u64, u64) {
         mask = mask << 8 | 0xff;
     }
     (number, mask)
+}
+
+/// Fills with noise: other bytes for each seed.
+pub(crate) fn fill_noise(bytes: &mut [u8], seed: u64) {
+    let mut state = seed;
+    for chunk in bytes.chunks_mut(NUMBER) {
+        chunk.copy_from_slice(&next_noise(&mut state).to_be_bytes()[..chunk.len()]);
+    }
 }
 
 /// A step of `SplitMix64`: neighbouring numbers give bytes that have nothing in common, so that

@@ -1,4 +1,4 @@
-//! The signals that end an endless ping.
+//! The signals that end what would go on for long.
 
 use std::io;
 

@@ -1,0 +1,109 @@
+//! The socket: TCP, UDP or Unix, and the same calls for each.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+#[cfg(target_os = "linux")]
+use std::os::{linux::net::SocketAddrExt, unix::net::SocketAddr as UnixSocketAddr};
+use std::time::Duration;
+
+#[cfg(unix)]
+use mio::net::UnixStream;
+use mio::net::{TcpStream, UdpSocket};
+use mio::{Events, Poll, event};
+use mio_echo::Endpoint;
+
+/// A socket that never waits, of any transport.
+pub(crate) enum Socket {
+    Tcp(TcpStream),
+    Udp(UdpSocket),
+    #[cfg(unix)]
+    Unix(UnixStream),
+}
+
+impl Socket {
+    /// Starts to connect. Over TCP that takes a round trip, and goes on after this.
+    pub(crate) fn open(endpoint: &Endpoint) -> io::Result<Self> {
+        Ok(match endpoint {
+            Endpoint::Tcp(address) => Socket::Tcp(TcpStream::connect(*address)?),
+            Endpoint::Udp(address) => {
+                let any = match address {
+                    SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+                    SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+                };
+                let socket = UdpSocket::bind(any)?;
+                // Datagrams of others are kept out from now on, and refusals are reported.
+                socket.connect(*address)?;
+                Socket::Udp(socket)
+            }
+            #[cfg(unix)]
+            Endpoint::Unix(path) => Socket::Unix(UnixStream::connect(path)?),
+            #[cfg(target_os = "linux")]
+            Endpoint::Abstract(name) => {
+                let address = UnixSocketAddr::from_abstract_name(name)?;
+                Socket::Unix(UnixStream::connect_addr(&address)?)
+            }
+            _ => {
+                let text = "this system has no such sockets";
+                return Err(io::Error::new(ErrorKind::Unsupported, text));
+            }
+        })
+    }
+
+    /// Whether it is connected, or how that failed. To be asked when it has become writable.
+    pub(crate) fn is_connected(&self) -> io::Result<bool> {
+        let Socket::Tcp(stream) = self else {
+            return Ok(true);
+        };
+        // What connect(2) would have said, had it waited (SO_ERROR, see connect(2)).
+        if let Some(error) = stream.take_error()? {
+            return Err(error);
+        }
+        match stream.peer_addr() {
+            Err(error) if error.kind() == ErrorKind::NotConnected => return Ok(false),
+            peer => peer?,
+        };
+        // Otherwise a small message would wait until the one before it is acknowledged (Nagle's
+        // algorithm, RFC 896), and that would be measured.
+        stream.set_nodelay(true)?;
+        Ok(true)
+    }
+
+    pub(crate) fn source(&mut self) -> &mut dyn event::Source {
+        match self {
+            Socket::Tcp(stream) => stream,
+            Socket::Udp(socket) => socket,
+            #[cfg(unix)]
+            Socket::Unix(stream) => stream,
+        }
+    }
+
+    pub(crate) fn send(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Socket::Tcp(stream) => stream.write(bytes),
+            Socket::Udp(socket) => socket.send(bytes),
+            #[cfg(unix)]
+            Socket::Unix(stream) => stream.write(bytes),
+        }
+    }
+
+    pub(crate) fn receive(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Socket::Tcp(stream) => stream.read(buffer),
+            Socket::Udp(socket) => socket.recv(buffer),
+            #[cfg(unix)]
+            Socket::Unix(stream) => stream.read(buffer),
+        }
+    }
+}
+
+/// Waits for events. A signal may end the wait early, and without any.
+pub(crate) fn poll_once(
+    poll: &mut Poll,
+    events: &mut Events,
+    timeout: Option<Duration>,
+) -> io::Result<()> {
+    match poll.poll(events, timeout) {
+        Err(error) if error.kind() == ErrorKind::Interrupted => Ok(()),
+        polled => polled,
+    }
+}

@@ -1,0 +1,65 @@
+//! Servers that a test makes as odd as it likes.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::thread;
+
+use socket2::{Domain, Socket, Type};
+
+use super::LIMIT;
+
+/// A UDP server, which `answer` is asked what to send back: a list of datagrams. Its thread ends
+/// with the test, or when nothing has come for long enough.
+pub fn udp_server(mut answer: impl FnMut(Vec<u8>) -> Vec<Vec<u8>> + Send + 'static) -> String {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.set_read_timeout(Some(LIMIT)).unwrap();
+    let endpoint = format!("udp://{}", socket.local_addr().unwrap());
+    thread::spawn(move || {
+        let mut buffer = vec![0; 65_536];
+        while let Ok((count, peer)) = socket.recv_from(&mut buffer) {
+            for datagram in answer(buffer[..count].to_vec()) {
+                let _ = socket.send_to(&datagram, peer);
+            }
+        }
+    });
+    endpoint
+}
+
+/// A TCP server of one connection.
+pub fn tcp_server(serve: impl FnOnce(TcpStream) + Send + 'static) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || serve(listener.accept().unwrap().0));
+    address
+}
+
+/// Echoes until the end of the stream. `change` is given each piece and its place in the stream.
+pub fn echo(mut stream: impl Read + Write, mut change: impl FnMut(usize, &mut [u8])) {
+    let mut buffer = vec![0; 65_536];
+    let mut place = 0;
+    while let Ok(count @ 1..) = stream.read(&mut buffer) {
+        change(place, &mut buffer[..count]);
+        place += count;
+        if stream.write_all(&buffer[..count]).is_err() {
+            return;
+        }
+    }
+}
+
+/// A port of 127.0.0.1 at which nobody is, and nobody will be: it is taken, over TCP by a socket
+/// that does not listen, and over UDP by one that is connected to itself. They stay as long as the
+/// program, or else the port would soon be that of another test.
+pub fn nobody() -> SocketAddr {
+    loop {
+        let stream = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        stream.bind(&any.into()).unwrap();
+        let address = stream.local_addr().unwrap().as_socket().unwrap();
+        // Another one may have that port over UDP.
+        if let Ok(datagrams) = UdpSocket::bind(address) {
+            datagrams.connect(address).unwrap();
+            std::mem::forget((stream, datagrams));
+            return address;
+        }
+    }
+}
