@@ -1,0 +1,62 @@
+//! The latency distribution as a drawing of characters.
+
+use std::fmt;
+
+use hdrhistogram::Histogram;
+
+const ROWS: u32 = 12;
+const WIDTH: u64 = 50;
+
+/// Rows of times, each a fixed factor longer than the one before: 1, 2, 5, 10 and so on, because
+/// the slowest are often a thousand times as slow as most.
+pub(crate) fn draw(f: &mut fmt::Formatter<'_>, times: &Histogram<u64>) -> fmt::Result {
+    let bounds = bounds(times.min(), times.max());
+    let counts: Vec<u64> = bounds
+        .windows(2)
+        .map(|pair| times.count_between(pair[0], pair[1] - 1))
+        .collect();
+    let most = counts.iter().copied().max().unwrap_or(0).max(1);
+    for (pair, &count) in bounds.windows(2).zip(&counts) {
+        // Anything at all is to be seen.
+        let width = (count * WIDTH).div_ceil(most);
+        let bar = "#".repeat(usize::try_from(width).unwrap_or(0));
+        let until = Time(pair[1]).to_string();
+        writeln!(f, "  < {until:>9} {count:>10} {bar}")?;
+    }
+    Ok(())
+}
+
+fn bounds(least: u64, most: u64) -> Vec<u64> {
+    let steps = || (0..ROWS).flat_map(|power| [1, 2, 5].map(|digit| digit * 10_u64.pow(power)));
+    let first = steps().rfind(|&bound| bound <= least);
+    let mut bounds = vec![first.unwrap_or(0)];
+    for bound in steps().filter(|&bound| bound > least) {
+        bounds.push(bound);
+        if bound > most {
+            break;
+        }
+    }
+    bounds
+}
+
+/// Nanoseconds, in the unit that suits them.
+pub(crate) struct Time(pub(crate) u64);
+
+impl fmt::Display for Time {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (unit, name) = match self.0 {
+            0..1_000 => return write!(f, "{} ns", self.0),
+            1_000..1_000_000 => (1_000, "us"),
+            1_000_000..1_000_000_000 => (1_000_000, "ms"),
+            _ => (1_000_000_000, "s"),
+        };
+        let (whole, thousandths) = (self.0 / unit, self.0 % unit * 1000 / unit);
+        // Three digits, which is what the histogram has.
+        match whole {
+            _ if thousandths == 0 => write!(f, "{whole} {name}"),
+            0..10 => write!(f, "{whole}.{:02} {name}", thousandths / 10),
+            10..100 => write!(f, "{whole}.{} {name}", thousandths / 100),
+            _ => write!(f, "{whole} {name}"),
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! The command line: what may stand there, and what it means.
+
+use std::time::Duration;
+
+use clap::Parser;
+use mio_echo::Endpoint;
+
+use crate::arguments::{self, Failure, time};
+
+/// Puts load on an echo service, checks every byte that comes back, and tells rates and latencies.
+#[derive(Debug, Parser)]
+#[command(name = "load", after_long_help = MORE_HELP, max_term_width = 100)]
+pub(crate) struct Options {
+    /// Where the service is: HOST:PORT or tcp://HOST:PORT, udp://HOST:PORT, unix:PATH or unix:@NAME
+    #[arg(value_name = "ENDPOINT")]
+    pub(crate) endpoint: String,
+
+    #[command(flatten)]
+    mode: ModeOptions,
+
+    /// How many connections, or UDP sockets, to have at a time: 1 to 1000000
+    #[arg(short = 'c', long, value_name = "N", default_value = "50",
+          value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    connections: u32,
+
+    /// How many bytes a message has: 1 to 1048576 in a stream, to 65507 in datagrams
+    ///
+    /// [default: 64; with --stream 65536, in datagrams 8192]
+    #[arg(short, long, value_name = "BYTES",
+          value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
+    size: Option<u32>,
+
+    /// How many messages each connection may have on their way: 1 to 4096
+    ///
+    /// [default: 1; with --stream 64, in datagrams 8; with --rate 256]
+    #[arg(short, long, value_name = "N", conflicts_with_all = ["churn", "hold"],
+          value_parser = clap::value_parser!(u16).range(1..=4096))]
+    outstanding: Option<u16>,
+
+    /// For how long to measure, or with --hold to hold; such as 500ms, or in seconds, 0.5
+    #[arg(short, long, value_name = "TIME", value_parser = time, default_value = "10s")]
+    pub(crate) duration: Duration,
+
+    /// For how long to put load on it before that, not counted [default: 1s; 0 with --count, --hold]
+    #[arg(short, long, value_name = "TIME", value_parser = time, conflicts_with = "hold")]
+    warmup: Option<Duration>,
+
+    /// End after this many messages, if the duration is not over before
+    #[arg(short = 'n', long, value_name = "N", conflicts_with = "hold",
+          value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) count: Option<u64>,
+
+    /// For how long to wait for what is missing; then it is lost
+    ///
+    /// In a stream nothing is given up before the end of the run, or of its connection. Connections
+    /// are waited for 3 s longer, which is what TCP takes to ask twice again.
+    #[arg(short = 'W', long, value_name = "TIME", value_parser = time, default_value = "1s")]
+    pub(crate) timeout: Duration,
+
+    /// Linux: the process that serves, to tell what processor time and memory it takes
+    #[arg(short = 'p', long, value_name = "PID")]
+    pub(crate) server_pid: Option<u32>,
+
+    /// Print the results as one JSON object, with units in its names, and no progress
+    #[arg(short, long)]
+    pub(crate) json: bool,
+
+    /// Show no progress
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+}
+
+#[derive(Debug, clap::Args)]
+#[group(multiple = false)]
+struct ModeOptions {
+    /// Stream in bulk: as many messages on their way as it takes, and large ones
+    #[arg(long)]
+    stream: bool,
+
+    /// Connect, echo one message, close, and again
+    #[arg(long)]
+    churn: bool,
+
+    /// Connect all, echo one message on each, and hold the connections
+    #[arg(long)]
+    hold: bool,
+
+    /// Send so many messages in a second, all connections together: 1 to 1000000
+    ///
+    /// The next is due whether or not the last has come back, and latency counts from when it was
+    /// due. So a service that stalls shows as slow for all that was due meanwhile, and not just for
+    /// one message for each connection (coordinated omission).
+    #[arg(short, long, value_name = "PER_SECOND",
+          value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    rate: Option<u32>,
+}
+
+/// What the load is like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// The next message when one has come back.
+    Closed,
+    Stream,
+    Churn,
+    Hold,
+    /// So many messages a second, whatever comes back.
+    Open(u32),
+}
+
+impl Mode {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Mode::Closed => "closed loop",
+            Mode::Stream => "stream",
+            Mode::Churn => "churn",
+            Mode::Hold => "hold",
+            Mode::Open(_) => "open loop",
+        }
+    }
+}
+
+/// The most that a datagram over IPv4 holds: 65,535 bytes less the headers of IP and UDP.
+const LARGEST_DATAGRAM: u32 = 65_507;
+
+const MORE_HELP: &str = "\
+Modes, and an example of each:
+  closed loop  load -c 50 -s 64 127.0.0.1:7007
+               each connection sends the next message when one has come back: what
+               the service can do at most, with so many clients
+  --stream     load --stream -c 4 unix:/run/echo.sock
+               bytes per second
+  --churn      load --churn -c 10 127.0.0.1:7007
+               connections per second; latency is from connect to the whole echo
+  --hold       load --hold -c 50000 -d 1m -p $(pidof mio-echo) 127.0.0.1:7007
+               memory per connection. The limit of open files is raised as far as it
+               goes; on Linux, a service at 127.0.0.0/8 is connected to from as many
+               loopback addresses as it takes ports
+  --rate       load --rate 20000 -c 100 udp://127.0.0.1:7007
+               the latency of a service that is not overloaded
+
+Times have a unit, or are in seconds: 200ms, 0.2, 1m. Sizes are in bytes.
+
+Results:
+  latency      from when a message was sent (--rate: due; --churn: from connect) to
+               when it had been read here. The clock is read after each read of a
+               connection, which is also when the next message on it is sent. What waits
+               here while other connections are served is counted: look at whether
+               load itself was busy
+  lost         no answer within the timeout, or none before the connection ended
+  late         an answer came after the timeout; it is among the lost
+  corrupted    what came is not what was sent: each byte is compared. A datagram
+               whose first 8 bytes, its number, were changed is lost as well
+  reordered    came after one that was sent later (RFC 4737)
+  duplicated   the answer came again
+  failed       connections that could not be made
+  ended early  connections that the service, or an error, ended
+Rates, times and latencies are of the messages due after the warm-up; what went wrong
+counts from the start.
+
+Signals:
+  SIGINT, SIGTERM   send no more, wait for what is missing, and print the results; a
+                    second one ends the program at once
+
+Exit status:
+  0   everything came back once, in order and as it was sent
+  1   something did not, or there was no connection, or not to the end
+  2   the arguments are wrong";
+
+impl Options {
+    pub(crate) fn mode(&self) -> Mode {
+        match &self.mode {
+            ModeOptions { stream: true, .. } => Mode::Stream,
+            ModeOptions { churn: true, .. } => Mode::Churn,
+            ModeOptions { hold: true, .. } => Mode::Hold,
+            ModeOptions {
+                rate: Some(rate), ..
+            } => Mode::Open(*rate),
+            _ => Mode::Closed,
+        }
+    }
+
+    pub(crate) fn connections(&self) -> usize {
+        self.connections as usize
+    }
+
+    pub(crate) fn size(&self, endpoint: &Endpoint) -> usize {
+        let default = match (self.mode(), endpoint) {
+            (Mode::Stream, Endpoint::Udp(_)) => 8192,
+            (Mode::Stream, _) => 65_536,
+            _ => 64,
+        };
+        self.size.unwrap_or(default) as usize
+    }
+
+    pub(crate) fn outstanding(&self, endpoint: &Endpoint) -> usize {
+        let default = match (self.mode(), endpoint) {
+            (Mode::Stream, Endpoint::Udp(_)) => 8,
+            (Mode::Stream, _) => 64,
+            (Mode::Open(_), _) => 256,
+            _ => 1,
+        };
+        self.outstanding.unwrap_or(default).into()
+    }
+
+    pub(crate) fn warmup(&self) -> Duration {
+        let is_exact = self.count.is_some() || self.mode() == Mode::Hold;
+        let default = Duration::from_secs((!is_exact).into());
+        self.warmup.unwrap_or(default)
+    }
+
+    /// The endpoint, once for each address that its host has.
+    pub(crate) fn endpoints(&self) -> Result<Vec<Endpoint>, Failure> {
+        let endpoints = arguments::endpoints(&self.endpoint)?;
+        let is_datagram = |endpoint: &Endpoint| matches!(endpoint, Endpoint::Udp(_));
+        if self.size > Some(LARGEST_DATAGRAM) && endpoints.iter().any(is_datagram) {
+            let message = format!("no datagram has more than {LARGEST_DATAGRAM} bytes");
+            return Err(Failure::new(message + "; see load --help", 2));
+        }
+        Ok(endpoints)
+    }
+}

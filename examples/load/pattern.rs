@@ -1,0 +1,66 @@
+//! What each message carries, so that every byte of it can be verified without being kept.
+//!
+//! A message begins with its number, and the rest is noise, which begins at a place in a table
+//! that follows from the number. So verifying is comparing with a slice of that table, at the
+//! speed of memcmp(3), and nothing is computed for each byte.
+
+use crate::payload::{self, NUMBER};
+
+/// At how many places of the table the noise of a message may begin.
+const PLACES: usize = 1 << 16;
+
+pub(crate) struct Pattern {
+    /// The bytes of a message.
+    pub(crate) size: usize,
+    /// Those of them that are its number.
+    pub(crate) header: usize,
+    table: Box<[u8]>,
+}
+
+impl Pattern {
+    pub(crate) fn new(size: usize) -> Self {
+        let header = size.min(NUMBER);
+        let mut table = vec![0; PLACES + size - header].into_boxed_slice();
+        payload::fill_noise(&mut table, 0);
+        Pattern {
+            size,
+            header,
+            table,
+        }
+    }
+
+    /// All of a message but its number.
+    pub(crate) fn noise(&self, number: u64) -> &[u8] {
+        // The golden ratio spreads neighbouring numbers over the table (Fibonacci hashing).
+        let place = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (u64::BITS - PLACES.ilog2());
+        let place = usize::try_from(place).expect("16 bits");
+        &self.table[place..place + self.size - self.header]
+    }
+
+    /// Writes a message from its byte `offset` on, as far as there is room. Gives how many bytes.
+    pub(crate) fn copy(&self, number: u64, offset: usize, room: &mut [u8]) -> usize {
+        let noise = self.noise(number);
+        let count = room.len().min(self.size - offset);
+        let room = &mut room[..count];
+        if offset >= self.header {
+            room.copy_from_slice(&noise[offset - self.header..][..count]);
+        } else if offset == 0 && count >= self.header {
+            let rest = payload::write_number(room, number);
+            rest.copy_from_slice(&noise[..rest.len()]);
+        } else {
+            self.copy_within_number(number, offset, room);
+        }
+        count
+    }
+
+    /// The rare case: the piece begins or ends in the middle of the number.
+    #[cold]
+    fn copy_within_number(&self, number: u64, offset: usize, room: &mut [u8]) {
+        let mut header = [0; NUMBER];
+        payload::write_number(&mut header[..self.header], number);
+        let bytes = header[..self.header].iter().chain(self.noise(number));
+        for (to, from) in room.iter_mut().zip(bytes.skip(offset)) {
+            *to = *from;
+        }
+    }
+}

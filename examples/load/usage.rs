@@ -1,0 +1,102 @@
+//! What the system says about processes: processor time and memory.
+
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The processor time of both ends, at a point in time.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Snapshot {
+    /// In nanoseconds since the beginning.
+    pub(crate) at: u64,
+    pub(crate) own: Option<Duration>,
+    pub(crate) server: Option<Duration>,
+}
+
+/// Resident memory, in bytes, as proc(5) has it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Memory {
+    pub(crate) rss: u64,
+    /// Without the program's file and what is shared.
+    pub(crate) anon: u64,
+}
+
+pub(crate) struct Usage {
+    server: Option<Process>,
+}
+
+impl Usage {
+    /// # Errors
+    ///
+    /// The process is not there, or may not be looked at, or this is no Linux.
+    pub(crate) fn new(server: Option<u32>) -> io::Result<Self> {
+        let server = server.map(Process);
+        if let Some(process) = &server {
+            process.processor_time()?;
+        }
+        Ok(Usage { server })
+    }
+
+    pub(crate) fn snapshot(&self, at: u64) -> Snapshot {
+        let server = self.server.as_ref();
+        Snapshot {
+            at,
+            own: own_processor_time(),
+            server: server.and_then(|process| process.processor_time().ok()),
+        }
+    }
+
+    pub(crate) fn server_memory(&self) -> Option<Memory> {
+        let text = fs::read_to_string(self.server.as_ref()?.file("status")).ok()?;
+        Some(Memory {
+            rss: bytes(&text, "VmRSS:")?,
+            anon: bytes(&text, "RssAnon:")?,
+        })
+    }
+}
+
+struct Process(u32);
+
+impl Process {
+    fn file(&self, name: &str) -> PathBuf {
+        format!("/proc/{}/{name}", self.0).into()
+    }
+
+    /// Of all its threads that there are, to the nanosecond, where stat has hundredths of a second.
+    fn processor_time(&self) -> io::Result<Duration> {
+        let mut sum = 0;
+        for thread in fs::read_dir(self.file("task"))? {
+            let text = fs::read_to_string(thread?.path().join("schedstat"))?;
+            let time = text.split_whitespace().next();
+            sum += time.and_then(|time| time.parse().ok()).unwrap_or(0);
+        }
+        Ok(Duration::from_nanos(sum))
+    }
+}
+
+/// A line of /proc/PID/status; its kB are of 1024 bytes.
+fn bytes(status: &str, name: &str) -> Option<u64> {
+    let value = status.lines().find_map(|line| line.strip_prefix(name))?;
+    let kibibytes: u64 = value.trim().strip_suffix(" kB")?.parse().ok()?;
+    Some(kibibytes * 1024)
+}
+
+#[cfg(unix)]
+fn own_processor_time() -> Option<Duration> {
+    use nix::sys::resource::{UsageWho, getrusage};
+    use nix::sys::time::TimeVal;
+
+    let duration = |time: TimeVal| {
+        let seconds = u64::try_from(time.tv_sec()).ok()?;
+        let microseconds = u64::try_from(time.tv_usec()).ok()?;
+        Some(Duration::from_secs(seconds) + Duration::from_micros(microseconds))
+    };
+    let usage = getrusage(UsageWho::RUSAGE_SELF).ok()?;
+    Some(duration(usage.user_time())? + duration(usage.system_time())?)
+}
+
+#[cfg(not(unix))]
+fn own_processor_time() -> Option<Duration> {
+    None
+}

@@ -1,0 +1,588 @@
+//! The example `load` against the service, and against some that are not as they should be.
+
+#![cfg(unix)]
+
+mod common;
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::UnixListener;
+use std::process::{Child, Stdio};
+use std::sync::mpsc::channel;
+use std::thread;
+use std::time::Duration;
+
+use common::peers::{echo, nobody, tcp_server, udp_server};
+use common::{Directory, LIMIT, Running, config, example, wait};
+use mio_echo::Endpoint;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+/// What load printed, and how it ended.
+#[derive(Debug)]
+struct Outcome {
+    status: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+impl Outcome {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+}
+
+/// Its results are short enough for a pipe, so that nobody has to read while it runs.
+fn start(arguments: &[&str]) -> Child {
+    let mut command = example("load");
+    command.args(arguments).stdin(Stdio::null());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.spawn().unwrap()
+}
+
+fn finish(mut child: Child) -> Outcome {
+    let status = wait(&mut child).code();
+    let (mut stdout, mut stderr) = (String::new(), String::new());
+    let mut pipes = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+    pipes.0.read_to_string(&mut stdout).unwrap();
+    pipes.1.read_to_string(&mut stderr).unwrap();
+    Outcome {
+        status,
+        stdout,
+        stderr,
+    }
+}
+
+/// Runs load to its end. What is missing is waited for as long as the test waits, unless told
+/// otherwise: a machine that has much to do is not to be seen as a loss.
+fn load(arguments: &str, endpoint: &str) -> Outcome {
+    let mut arguments: Vec<&str> = arguments.split_whitespace().collect();
+    arguments.push(endpoint);
+    for (name, rest) in [("-W", "20s"), ("-d", "20s")] {
+        if !arguments.iter().any(|it| it.starts_with(name)) {
+            arguments.extend([name, rest]);
+        }
+    }
+    finish(start(&arguments))
+}
+
+fn results(arguments: &str, endpoint: &str) -> (Outcome, Value) {
+    let outcome = load(&format!("--json {arguments}"), endpoint);
+    assert_eq!(outcome.stderr, "", "{outcome:?}");
+    let json = outcome.json();
+    (outcome, json)
+}
+
+const FAULTS: [&str; 8] = [
+    "lost",
+    "late",
+    "corrupted",
+    "reordered",
+    "duplicated",
+    "connections_failed",
+    "connections_ended_early",
+    "unsent",
+];
+
+/// Checks what went wrong: these, and nothing else.
+#[track_caller]
+fn assert_faults(outcome: &Outcome, faults: &[(&str, u64)]) {
+    let json = outcome.json();
+    for name in FAULTS {
+        let expected = faults.iter().find(|(it, _)| *it == name);
+        let expected = expected.map_or(0, |(_, count)| *count);
+        assert_eq!(json[name], expected, "{name} of {outcome:?}");
+    }
+    let is_clean = faults.is_empty();
+    assert_eq!(json["is_clean"], is_clean, "{outcome:?}");
+    assert_eq!(outcome.status, Some(i32::from(!is_clean)), "{outcome:?}");
+}
+
+/// The service at TCP, UDP and Unix, and its endpoints.
+fn service() -> (Running, Directory, [String; 3]) {
+    let directory = Directory::new();
+    let path = directory.file("socket");
+    let server = Running::start(
+        config()
+            .endpoint("udp://127.0.0.1:0".parse().unwrap())
+            .endpoint(Endpoint::Unix(path.clone())),
+    );
+    let endpoints = [
+        format!("tcp://{}", server.addresses[0]),
+        format!("udp://{}", server.addresses[1]),
+        format!("unix:{}", path.display()),
+    ];
+    (server, directory, endpoints)
+}
+
+#[test]
+fn each_mode_takes_each_transport() {
+    let (_server, _directory, endpoints) = service();
+    for (arguments, mode) in [
+        ("-c5 -n200", "closed loop"),
+        ("-c3 -n200 -o7 -s1", "closed loop"),
+        ("-c3 -n200 -o7 -s9", "closed loop"),
+        ("-c2 -n200 --stream -s9000", "stream"),
+        ("-c4 -n200 --churn", "churn"),
+        ("-c4 -n200 --rate 5000", "open loop"),
+    ] {
+        for endpoint in &endpoints {
+            let (outcome, json) = results(arguments, endpoint);
+            assert_faults(&outcome, &[]);
+            assert_eq!(json["mode"], mode);
+            assert_eq!(json["endpoint"], **endpoint);
+            assert_eq!((&json["sent"], &json["echoes"]), (&200.into(), &200.into()));
+        }
+    }
+}
+
+#[test]
+fn large_messages_come_in_pieces_and_are_verified() {
+    let (_server, _directory, [tcp, _, unix]) = service();
+    for endpoint in [&tcp, &unix] {
+        let (outcome, json) = results("-c2 -o4 -n40 -s1048576", endpoint);
+        assert_faults(&outcome, &[]);
+        assert_eq!(json["echoes"], 40);
+        let (outcome, _) = results("-c2 -n10 -s1048576 --churn", endpoint);
+        assert_faults(&outcome, &[]);
+    }
+}
+
+#[test]
+fn connections_are_held() {
+    let (server, _directory, endpoints) = service();
+    for endpoint in &endpoints {
+        let (outcome, json) = results("--hold -c150 -d10ms", endpoint);
+        assert_faults(&outcome, &[]);
+        assert_eq!(json["held"], 150);
+        assert_eq!(json["echoes"], 150);
+        assert!(json["hold_s"].as_f64().unwrap() >= 0.01);
+    }
+    // As many at TCP and at Unix.
+    assert_eq!(server.stop().accepted, 300);
+}
+
+#[test]
+fn it_ends_after_its_duration_and_does_not_count_the_warmup() {
+    let (_server, _directory, endpoints) = service();
+    for endpoint in &endpoints {
+        let (outcome, json) = results("-d200ms -w100ms -c2", endpoint);
+        assert_faults(&outcome, &[]);
+        assert_eq!(json["sent"], json["echoes"]);
+        assert!(json["echoes"].as_u64() > Some(0), "{outcome:?}");
+        let measured = json["duration_s"].as_f64().unwrap();
+        assert!((0.19..10.0).contains(&measured), "{outcome:?}");
+        assert_eq!(json["warmup_s"], 0.1);
+    }
+}
+
+#[test]
+fn machines_are_told_all_with_units() {
+    let (_server, _directory, [tcp, ..]) = service();
+    let arguments = "-c2 -n100 -s100 -p";
+    let arguments = format!("{arguments} {}", std::process::id());
+    let (_, json) = results(&arguments, &tcp);
+    assert_eq!(json["connections"], 2);
+    assert_eq!(json["size_bytes"], 100);
+    for name in ["duration_s", "echoes_per_s", "bytes_per_s", "own_cpu_s"] {
+        assert!(json[name].is_number(), "{name} of {json}");
+    }
+    let bytes = json["bytes_per_s"].as_f64().unwrap();
+    let echoes = json["echoes_per_s"].as_f64().unwrap();
+    assert!((bytes / echoes - 100.0).abs() < 1.0, "{json}");
+    let time = |name: &str| json["latency_ns"][name].as_u64().expect(name);
+    let times = ["min", "p50", "p90", "p99", "p999", "max"].map(time);
+    assert!(times[0] > 0 && times.is_sorted(), "{json}");
+    if cfg!(target_os = "linux") {
+        assert!(json["server_cpu_ns_per_echo"].is_number(), "{json}");
+        let arguments = format!("--hold -c10 -d0 -p {}", std::process::id());
+        let (_, json) = results(&arguments, &tcp);
+        for name in ["rss", "rss_anon"] {
+            let name = format!("server_{name}_bytes_per_connection");
+            assert!(json[&name].is_number(), "{name} of {json}");
+        }
+    }
+}
+
+#[test]
+fn people_are_told_the_same() {
+    let (_server, _directory, [tcp, ..]) = service();
+    let outcome = load("-c2 -n100", &tcp);
+    assert_eq!(outcome.status, Some(0), "{outcome:?}");
+    for text in [
+        "100 sent, 100 echoed",
+        " echoes/s, ",
+        "p99.9 ",
+        "####",
+        " % of a core",
+        "every byte",
+    ] {
+        assert!(outcome.stdout.contains(text), "{text:?} in {outcome:?}");
+    }
+    // No terminal, no progress.
+    assert_eq!(outcome.stderr, "");
+}
+
+/// A UDP server that is given each datagram with its number, the first of which is 1.
+fn numbered(mut answer: impl FnMut(u64, Vec<u8>) -> Vec<Vec<u8>> + Send + 'static) -> String {
+    let mut number = 0;
+    udp_server(move |datagram| {
+        number += 1;
+        answer(number, datagram)
+    })
+}
+
+#[test]
+fn what_is_lost_is_counted_and_the_next_is_sent() {
+    let endpoint = numbered(|number, datagram| match number % 5 {
+        0 => Vec::new(),
+        _ => vec![datagram],
+    });
+    let (outcome, json) = results("-c1 -n10 -W1", &endpoint);
+    assert_faults(&outcome, &[("lost", 2)]);
+    assert_eq!(json["echoes"], 8);
+}
+
+#[test]
+fn an_answer_after_the_timeout_is_late() {
+    // The first is kept until the second has come, which is when the first was given up.
+    let mut kept = None;
+    let endpoint = numbered(move |number, datagram| match number {
+        1 => {
+            kept = Some(datagram);
+            Vec::new()
+        }
+        2 => vec![kept.take().unwrap(), datagram],
+        _ => vec![datagram],
+    });
+    let (outcome, _) = results("-c1 -n3 -W1", &endpoint);
+    assert_faults(&outcome, &[("lost", 1), ("late", 1)]);
+}
+
+#[test]
+fn a_changed_byte_is_seen_in_a_datagram() {
+    let flip = |byte: usize| {
+        numbered(move |number, mut datagram| {
+            if number == 2 {
+                datagram[byte] ^= 0x40;
+            }
+            vec![datagram]
+        })
+    };
+    for byte in [8, 63] {
+        let (outcome, json) = results("-c1 -n10", &flip(byte));
+        assert_faults(&outcome, &[("corrupted", 1)]);
+        assert_eq!(json["echoes"], 9);
+    }
+    // Nobody knows whose answer that was.
+    for byte in [0, 7] {
+        let (outcome, _) = results("-c1 -n10 -W1", &flip(byte));
+        assert_faults(&outcome, &[("corrupted", 1), ("lost", 1)]);
+    }
+}
+
+#[test]
+fn a_datagram_of_another_length_is_corrupted() {
+    let endpoint = numbered(|number, mut datagram| {
+        match number {
+            2 => datagram.push(0),
+            3 => datagram.truncate(63),
+            _ => {}
+        }
+        vec![datagram]
+    });
+    let (outcome, _) = results("-c1 -n10", &endpoint);
+    assert_faults(&outcome, &[("corrupted", 2)]);
+}
+
+#[test]
+fn a_changed_byte_is_seen_in_a_stream_and_the_rest_goes_on() {
+    for place in [64_usize, 71, 72, 127] {
+        let address = tcp_server(move |stream| {
+            echo(stream, |at, bytes| {
+                if let Some(byte) = place.checked_sub(at).and_then(|at| bytes.get_mut(at)) {
+                    *byte ^= 1;
+                }
+            });
+        });
+        let (outcome, json) = results("-c1 -n10", &format!("tcp://{address}"));
+        assert_faults(&outcome, &[("corrupted", 1)]);
+        assert_eq!(json["echoes"], 9);
+    }
+}
+
+#[test]
+fn what_overtakes_is_reordered() {
+    let mut kept = Vec::new();
+    let endpoint = numbered(move |_, datagram| {
+        kept.insert(0, datagram);
+        if kept.len() == 2 {
+            std::mem::take(&mut kept)
+        } else {
+            Vec::new()
+        }
+    });
+    let (outcome, json) = results("-c1 -o2 -n10", &endpoint);
+    assert_faults(&outcome, &[("reordered", 5)]);
+    assert_eq!(json["echoes"], 10);
+}
+
+#[test]
+fn what_comes_again_is_duplicated() {
+    let endpoint = numbered(|number, datagram| match number {
+        3 | 5 => vec![datagram.clone(), datagram],
+        _ => vec![datagram],
+    });
+    let (outcome, json) = results("-c1 -n10", &endpoint);
+    assert_faults(&outcome, &[("duplicated", 2)]);
+    assert_eq!(json["echoes"], 10);
+}
+
+#[test]
+fn a_stream_tells_reordering_and_duplication_from_corruption() {
+    // Messages of 64 bytes, two at a time: 0 1 comes as 1 0, and 2 3 as 2 2 3.
+    let address = tcp_server(|mut stream| {
+        let mut pair = [0; 128];
+        let mut number = 0;
+        while stream.read_exact(&mut pair).is_ok() {
+            let (one, other) = pair.split_at(64);
+            let pieces = match number {
+                0 => vec![other, one],
+                1 => vec![one, one, other],
+                _ => vec![one, other],
+            };
+            number += 1;
+            if stream.write_all(&pieces.concat()).is_err() {
+                return;
+            }
+        }
+    });
+    let (outcome, json) = results("-c1 -o2 -n10", &format!("tcp://{address}"));
+    assert_faults(&outcome, &[("reordered", 1), ("duplicated", 1)]);
+    assert_eq!(json["echoes"], 10);
+}
+
+#[test]
+fn connections_that_end_early_are_counted() {
+    let serve = |stream: &mut TcpStream| {
+        let mut message = [0; 64];
+        stream.read_exact(&mut message).unwrap();
+        stream.write_all(&message).unwrap();
+        stream.read_exact(&mut message).unwrap();
+    };
+    let address = tcp_server(move |mut stream| serve(&mut stream));
+    let (outcome, json) = results("-c1 -n10", &format!("tcp://{address}"));
+    assert_faults(&outcome, &[("connections_ended_early", 1), ("lost", 1)]);
+    assert_eq!(json["echoes"], 1);
+    assert_eq!(json["errors"].as_array().unwrap().len(), 1, "{json}");
+
+    // While they are held: one of two.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("tcp://{}", listener.local_addr().unwrap());
+    thread::spawn(move || {
+        let mut streams = [(); 2].map(|()| listener.accept().unwrap().0);
+        let mut message = [0; 64];
+        for stream in &mut streams {
+            stream.read_exact(&mut message).unwrap();
+            stream.write_all(&message).unwrap();
+        }
+        let [first, mut second] = streams;
+        drop(first);
+        let _ = second.read(&mut message);
+    });
+    let (outcome, json) = results("-c2 --hold -d1", &endpoint);
+    assert_faults(&outcome, &[("connections_ended_early", 1)]);
+    assert_eq!(json["held"], 1);
+}
+
+#[test]
+fn connections_that_fail_are_counted() {
+    let refused = format!("tcp://{}", nobody());
+    let nowhere = "unix:/there/is/no/such/path".to_owned();
+    for endpoint in [refused, nowhere] {
+        for mode in ["", "--rate 100", "--stream", "--hold"] {
+            let (outcome, json) = results(&format!("-c3 -d50ms {mode}"), &endpoint);
+            assert_eq!(json["connections_failed"], 3, "{outcome:?}");
+            assert_eq!(outcome.status, Some(1), "{outcome:?}");
+            assert_eq!(json["echoes"], 0);
+            assert!(json["latency_ns"].is_null(), "{json}");
+        }
+        let (outcome, json) = results("-c3 -d50ms -w0 --churn", &endpoint);
+        assert!(json["connections_failed"].as_u64() >= Some(3), "{json}");
+        assert_eq!(outcome.status, Some(1));
+    }
+    let (outcome, json) = results("-c1 -n2 -W0.1", &format!("udp://{}", nobody()));
+    assert_faults(&outcome, &[("lost", 2)]);
+    assert!(json["errors"].to_string().contains("refused"), "{json}");
+}
+
+#[test]
+fn it_ends_though_nothing_comes_back() {
+    let silent = || format!("tcp://{}", tcp_server(|stream| read_only(&stream)));
+    let (outcome, _) = results("-c1 -d100ms -w0 -W0.1", &silent());
+    assert_faults(&outcome, &[("lost", 1)]);
+    let (outcome, _) = results("-c1 -d100ms -w0 -W0.1 -o5", &silent());
+    assert_faults(&outcome, &[("lost", 5)]);
+    // What was due is not forgotten because it could not be sent.
+    let (outcome, json) = results("-c1 -d100ms -w0 -W0.1 -o5 --rate 100", &silent());
+    assert_faults(&outcome, &[("lost", 5), ("unsent", 5)]);
+    assert_eq!(json["sent"], 10);
+
+    let datagrams = numbered(|_, _| Vec::new());
+    let (outcome, json) = results("-c1 -d100ms -w0 -W0.1 --churn", &datagrams);
+    assert_eq!(json["lost"], json["sent"], "{outcome:?}");
+    assert_eq!(outcome.status, Some(1), "{outcome:?}");
+}
+
+/// Reads to the end of the stream, and answers nothing.
+fn read_only(mut stream: &TcpStream) {
+    let mut buffer = [0; 4096];
+    while let Ok(1..) = stream.read(&mut buffer) {}
+}
+
+/// An echo that stalls once for a while: that is what it is about, and nothing waits for it.
+fn stalling() -> String {
+    const STALL: Duration = Duration::from_millis(300);
+    let address = tcp_server(|stream| {
+        let mut has_stalled = false;
+        echo(stream, |at, _| {
+            if at >= 6400 && !has_stalled {
+                has_stalled = true;
+                thread::sleep(STALL);
+            }
+        });
+    });
+    format!("tcp://{address}")
+}
+
+#[test]
+fn the_open_loop_does_not_forget_what_was_due_while_the_service_stalled() {
+    let (outcome, json) = results("-c1 -n1000 --rate 1000", &stalling());
+    assert_faults(&outcome, &[]);
+    assert_eq!(json["rate_per_s"], 1000);
+    let time = |name: &str| json["latency_ns"][name].as_u64().unwrap();
+    assert!(time("max") >= 299_000_000, "{json}");
+    // 300 of the 1000 were due then. A tenth of all waited for more than 200 ms, or nearly.
+    assert!(time("p90") >= 190_000_000, "{json}");
+
+    // The closed loop waits with it, and sees a single one: that is the difference.
+    let (_, json) = results("-c1 -n1000", &stalling());
+    let slowest = json["latency_ns"]["max"].as_u64().unwrap();
+    assert!(slowest >= 299_000_000, "{json}");
+}
+
+#[test]
+fn with_little_room_the_open_loop_counts_from_due_all_the_same() {
+    // What there is no room for is sent late, because of the service and not of load.
+    let (outcome, json) = results("-c1 -o1 -n1000 --rate 1000", &stalling());
+    assert_faults(&outcome, &[]);
+    let slow = json["latency_ns"]["p90"].as_u64().unwrap();
+    assert!(slow >= 190_000_000, "{json}");
+}
+
+#[test]
+fn a_signal_ends_it_with_the_results_so_far() {
+    let directory = Directory::new();
+    let path = directory.file("socket");
+    let listener = UnixListener::bind(&path).unwrap();
+    let (tell, told) = channel();
+    thread::spawn(move || {
+        let stream = listener.accept().unwrap().0;
+        echo(stream, |_, _| tell.send(()).unwrap_or_default());
+    });
+    let endpoint = format!("unix:{}", path.display());
+    let child = start(&["--json", "-c1", "-d10m", "-w0", "-W20", &endpoint]);
+    for _ in 0..10 {
+        told.recv_timeout(LIMIT).unwrap();
+    }
+    signal(&child, Signal::SIGINT);
+    let outcome = finish(child);
+    assert_faults(&outcome, &[]);
+    assert!(outcome.json()["echoes"].as_u64() >= Some(9), "{outcome:?}");
+}
+
+#[test]
+fn a_second_signal_ends_it_at_once() {
+    let (tell, told) = channel();
+    let endpoint = udp_server(move |_| {
+        let _ = tell.send(());
+        Vec::new()
+    });
+    let mut child = start(&["-c1", "-d10m", "-W10m", &endpoint]);
+    told.recv_timeout(LIMIT).unwrap();
+    // Of two kinds, or else they might come as one.
+    signal(&child, Signal::SIGINT);
+    signal(&child, Signal::SIGTERM);
+    assert_eq!(wait(&mut child).code(), None, "a signal is the cause");
+}
+
+fn signal(child: &Child, signal: Signal) {
+    kill(Pid::from_raw(child.id().try_into().unwrap()), signal).unwrap();
+}
+
+#[test]
+fn more_connections_than_a_listener_queues_are_made() {
+    let directory = Directory::new();
+    let path = directory.file("socket");
+    // It accepts late, and then one after the other.
+    let listener = UnixListener::bind(&path).unwrap();
+    let child = start(&[
+        "--json",
+        "--hold",
+        "-c300",
+        "-d0",
+        "-W20",
+        &format!("unix:{}", path.display()),
+    ]);
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            thread::spawn(|| echo(stream.unwrap(), |_, _| {}));
+        }
+    });
+    let outcome = finish(child);
+    assert_faults(&outcome, &[]);
+    assert_eq!(outcome.json()["held"], 300);
+}
+
+#[test]
+fn mistakes_are_said_in_a_line() {
+    for arguments in [
+        "",
+        "127.0.0.1",
+        "127.0.0.1:port",
+        "http://127.0.0.1:80",
+        "unix:",
+        "-c0 127.0.0.1:7",
+        "-s0 127.0.0.1:7",
+        "-s1048577 127.0.0.1:7",
+        "-s65508 udp://127.0.0.1:7",
+        "-o0 127.0.0.1:7",
+        "-n0 127.0.0.1:7",
+        "-d soon 127.0.0.1:7",
+        "--rate 0 127.0.0.1:7",
+        "--rate 10 --hold 127.0.0.1:7",
+        "--stream --churn 127.0.0.1:7",
+        "--churn -o2 127.0.0.1:7",
+        "--hold -n2 127.0.0.1:7",
+        "--server-pid 0 127.0.0.1:7",
+        "--no-such-option 127.0.0.1:7",
+        "127.0.0.1:7 127.0.0.1:8",
+    ] {
+        let arguments: Vec<&str> = arguments.split_whitespace().collect();
+        let outcome = finish(start(&arguments));
+        assert_eq!(outcome.status, Some(2), "{arguments:?}: {outcome:?}");
+        assert_eq!(outcome.stdout, "", "{arguments:?}");
+        assert_eq!(outcome.stderr.lines().count(), 1, "{outcome:?}");
+        assert!(outcome.stderr.starts_with("load: "), "{outcome:?}");
+    }
+}
+
+#[test]
+fn the_help_explains_each_mode() {
+    let outcome = finish(start(&["--help"]));
+    assert_eq!(outcome.status, Some(0));
+    for text in ["closed loop", "--stream", "--churn", "--hold", "--rate"] {
+        assert!(outcome.stdout.contains(text), "{text}");
+    }
+}
