@@ -153,4 +153,66 @@ mod linux {
             }
         }
     }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        const INTERFACE: u32 = 3;
+
+        fn message(own: &str, destination: &str) -> ControlMessageOwned {
+            match (own.parse().unwrap(), destination.parse().unwrap()) {
+                (IpAddr::V4(own), IpAddr::V4(destination)) => {
+                    let in_addr = |address: Ipv4Addr| in_addr {
+                        s_addr: u32::from_ne_bytes(address.octets()),
+                    };
+                    ControlMessageOwned::Ipv4PacketInfo(in_pktinfo {
+                        ipi_ifindex: INTERFACE.try_into().unwrap(),
+                        ipi_spec_dst: in_addr(own),
+                        ipi_addr: in_addr(destination),
+                    })
+                }
+                (_, IpAddr::V6(destination)) => ControlMessageOwned::Ipv6PacketInfo(in6_pktinfo {
+                    ipi6_ifindex: INTERFACE,
+                    ipi6_addr: in6_addr {
+                        s6_addr: destination.octets(),
+                    },
+                }),
+                _ => panic!("two families"),
+            }
+        }
+
+        #[test]
+        fn an_answer_comes_from_where_the_question_went() {
+            for (own, destination, peer, interface, is_to_many) in [
+                ("192.0.2.1", "192.0.2.1", "198.51.100.1", 0, false),
+                ("192.0.2.1", "192.0.2.255", "192.0.2.2", 0, true),
+                ("192.0.2.1", "255.255.255.255", "192.0.2.2", 0, true),
+                ("192.0.2.1", "224.0.0.1", "192.0.2.2", 0, true),
+                ("169.254.0.1", "169.254.0.1", "192.0.2.2", INTERFACE, false),
+                ("192.0.2.1", "192.0.2.1", "169.254.0.2", INTERFACE, false),
+                ("2001:db8::1", "2001:db8::1", "2001:db8::2", 0, false),
+                ("fe80::1", "fe80::1", "2001:db8::2", INTERFACE, false),
+                ("2001:db8::1", "2001:db8::1", "fe80::2", INTERFACE, false),
+                ("ff02::1", "ff02::1", "fe80::2", INTERFACE, true),
+            ] {
+                let told = asked(&message(own, destination), peer.parse().unwrap()).unwrap();
+                let expected = Asked {
+                    address: own.parse().unwrap(),
+                    interface,
+                    is_to_many,
+                };
+                assert_eq!(told, expected, "{peer} to {destination}");
+                // And that is what the system is told in its turn.
+                let (address, index) = match Control::from(told) {
+                    Control::V4(info) => {
+                        let address = info.ipi_spec_dst.s_addr.to_ne_bytes();
+                        (IpAddr::from(address), info.ipi_ifindex.try_into().unwrap())
+                    }
+                    Control::V6(info) => (IpAddr::from(info.ipi6_addr.s6_addr), info.ipi6_ifindex),
+                };
+                assert_eq!((address, index), (expected.address, interface), "{own}");
+            }
+        }
+    }
 }

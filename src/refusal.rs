@@ -116,6 +116,12 @@ fn is_of_no_single_host(address: IpAddr) -> bool {
 mod tests {
     use super::*;
 
+    use std::cell::RefCell;
+
+    use log::{Level, LevelFilter, Log, Metadata, Record};
+
+    use crate::stats::Unanswered;
+
     fn asked(is_to_many: bool) -> Asked {
         Asked {
             address: IpAddr::from([127, 0, 0, 1]),
@@ -183,5 +189,92 @@ mod tests {
             refusals.of(source, Some(asked(true))),
             Some(Refusal::Destination)
         );
+    }
+
+    thread_local! {
+        /// What this thread has logged.
+        static LINES: RefCell<Vec<(Level, String)>> = const { RefCell::new(Vec::new()) };
+    }
+
+    struct Lines;
+
+    impl Log for Lines {
+        fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+            metadata.target() == module_path!().trim_end_matches("::tests")
+        }
+
+        fn log(&self, record: &Record<'_>) {
+            if self.enabled(record.metadata()) {
+                let line = (record.level(), record.args().to_string());
+                LINES.with_borrow_mut(|lines| lines.push(line));
+            }
+        }
+
+        fn flush(&self) {}
+    }
+
+    #[test]
+    fn each_is_counted_by_its_reason_and_told_and_one_a_minute_is_a_warning() {
+        log::set_logger(&Lines).unwrap();
+        log::set_max_level(LevelFilter::Debug);
+        let mut refusals = Refusals::new(vec![7007], false);
+        let mut stats = Stats::default();
+        let source = "192.0.2.1:7".parse().unwrap();
+        let start = Instant::now();
+        let note = |refusals: &mut Refusals, stats: &mut Stats, refusal, seconds| {
+            refusals.note(refusal, source, stats, start + Duration::from_secs(seconds));
+            LINES.take()
+        };
+        let debug = |refusal: Refusal| {
+            let line = format!("192.0.2.1:7: a datagram gets no answer: {refusal}");
+            (Level::Debug, line)
+        };
+        let warn = |count: u32, refusal: Refusal| {
+            let line = format!(
+                "{count} datagrams got no answer, the last one from 192.0.2.1:7: {refusal}"
+            );
+            (Level::Warn, line)
+        };
+        for (seconds, refusal, warning) in [
+            (0, Refusal::PortZero, Some(1)),
+            (1, Refusal::ReservedPort, None),
+            (2, Refusal::NfsPort, None),
+            (59, Refusal::OwnPort, None),
+            (60, Refusal::SourceAddress, Some(4)),
+            (61, Refusal::Destination, None),
+            (119, Refusal::Destination, None),
+            (1000, Refusal::Destination, Some(3)),
+        ] {
+            let mut lines = vec![debug(refusal)];
+            lines.extend(warning.map(|count| warn(count, refusal)));
+            assert_eq!(note(&mut refusals, &mut stats, refusal, seconds), lines);
+        }
+        let counted = Unanswered {
+            port_zero: 1,
+            reserved_port: 1,
+            nfs_port: 1,
+            own_port: 1,
+            source_address: 1,
+            destination: 3,
+        };
+        assert_eq!(stats.unanswered, counted);
+        assert_eq!(stats.unanswered.total(), 8);
+
+        // Each by itself, because a sum of ones does not tell which.
+        for (refusal, counter) in [
+            (
+                Refusal::PortZero,
+                (|it| it.port_zero) as fn(&Unanswered) -> u64,
+            ),
+            (Refusal::ReservedPort, |it| it.reserved_port),
+            (Refusal::NfsPort, |it| it.nfs_port),
+            (Refusal::OwnPort, |it| it.own_port),
+            (Refusal::SourceAddress, |it| it.source_address),
+            (Refusal::Destination, |it| it.destination),
+        ] {
+            let mut unanswered = Unanswered::default();
+            unanswered.count(refusal);
+            assert_eq!((counter(&unanswered), unanswered.total()), (1, 1));
+        }
     }
 }

@@ -195,4 +195,18 @@ mod tests {
         drop(second);
         assert!(!path.exists());
     }
+
+    /// The process may change its directory meanwhile; this one does not, because all tests do with
+    /// it.
+    #[test]
+    fn the_file_is_known_by_its_absolute_path() {
+        let directory = Directory::new("absolute");
+        let path = directory.socket();
+        let here = std::env::current_dir().unwrap();
+        let up: PathBuf = here.iter().skip(1).map(|_| "..").collect();
+        let relative = up.join(path.strip_prefix("/").unwrap());
+        let (file, _socket) = bind(&relative).unwrap();
+        assert!(path.exists());
+        assert!(file.path.is_absolute(), "{}", file.path.display());
+    }
 }

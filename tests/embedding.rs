@@ -94,6 +94,48 @@ fn a_guest_leaves_the_tokens_that_are_not_its_own_to_the_host() {
 }
 
 #[test]
+fn each_socket_and_each_connection_has_a_token() {
+    let (host, _) = Host::new(common::config_at("127.0.0.1:0").max_connections(5));
+    assert_eq!(host.echo.tokens(), FIRST.0..FIRST.0 + 2 + 5);
+}
+
+/// Where datagrams come one at a time each takes an event; where many come there is none while
+/// they do, and one again afterwards.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_busy_datagram_socket_leaves_the_selector_and_comes_back() {
+    let (mut host, address) = Host::new(common::config_at("udp://127.0.0.1:0"));
+    let client = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let send = |count: usize| {
+        for _ in 0..count {
+            client.send_to(b"hello", address).unwrap();
+        }
+    };
+    let mut total = 0;
+    for _ in 0..3 {
+        send(10);
+        // The event of the first.
+        host.handle();
+        assert_eq!(host.events.iter().count(), 1);
+        assert_eq!(host.echo.timeout(host.now), Some(Duration::ZERO));
+        host.echo.run(host.now);
+        assert!(host.echo.stats().datagrams_sent > total);
+
+        // It is busy.
+        send(10);
+        host.handle();
+        assert_eq!(host.events.iter().count(), 0, "an event that tells nothing");
+        assert_eq!(host.echo.timeout(host.now), Some(Duration::ZERO));
+        total += 20;
+        while host.echo.timeout(host.now).is_some() {
+            assert_eq!(host.echo.timeout(host.now), Some(Duration::ZERO));
+            host.echo.run(host.now);
+        }
+        assert_eq!(host.echo.stats().datagrams_sent, total);
+    }
+}
+
+#[test]
 fn events_are_only_noted_until_the_run() {
     let (mut host, address) = Host::new(config());
     let mut client = connect(address);

@@ -4,12 +4,13 @@
 
 mod common;
 
+use std::cell::{Cell, RefCell};
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 
 use common::{Directory, LIMIT, noise, settle, turn_until};
@@ -130,6 +131,8 @@ fn descriptors_that_are_sent_along_do_not_wedge_a_connection() {
         sendmsg::<()>(fd, &bytes, rights, MsgFlags::empty(), None).unwrap();
     }
     client.write_all(b"four").unwrap();
+    // Before the client reads, because the room that this makes is an event.
+    turn_until(&mut server, |server| server.stats().bytes_sent == 15);
     assert_eq!(receive(&mut server, &mut client, 15), b"onetwothreefour");
     settle(&mut server);
     // The end behind it, too.
@@ -267,6 +270,63 @@ fn the_file_is_gone_after_the_service_and_those_who_wait_are_served() {
 
     drop(bind(config_at(&path)).unwrap());
     assert!(!path.exists(), "an Echo that is dropped leaves it behind");
+}
+
+/// The log tells of each connection as it is accepted: the moment to look whether others could
+/// still find the way, whom nobody would accept any more.
+#[test]
+fn the_file_is_gone_before_the_last_are_accepted() {
+    thread_local! {
+        static PATH: RefCell<Option<PathBuf>> = const { RefCell::new(None) };
+        static WAS_THERE: Cell<Option<bool>> = const { Cell::new(None) };
+    }
+    struct Look;
+    impl log::Log for Look {
+        fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+            PATH.with_borrow(Option::is_some)
+        }
+        fn log(&self, record: &log::Record<'_>) {
+            if record.args().to_string().contains("opened as") {
+                let exists = |path: &PathBuf| path.exists();
+                WAS_THERE.set(PATH.with_borrow(|path| path.as_ref().map(exists)));
+            }
+        }
+        fn flush(&self) {}
+    }
+    log::set_logger(&Look).unwrap();
+    log::set_max_level(log::LevelFilter::Debug);
+
+    let directory = Directory::new();
+    let path = directory.file("socket");
+    let mut server = bind(config_at(&path)).unwrap();
+    let _waiting = connect(&path);
+    PATH.set(Some(path));
+    server.shutdown();
+    assert_eq!(server.stats().accepted, 1);
+    assert_eq!(WAS_THERE.get(), Some(false));
+}
+
+/// Linux keeps one more than it is told to.
+#[cfg(target_os = "linux")]
+#[test]
+fn the_backlog_is_as_configured() {
+    use socket2::{Domain, SockAddr, Socket, Type};
+
+    let directory = Directory::new();
+    let path = directory.file("socket");
+    let _server = bind(config_at(&path).backlog(10)).unwrap();
+    let address = SockAddr::unix(&path).unwrap();
+    let clients: Vec<Socket> = (0..12)
+        .map(|_| Socket::new(Domain::UNIX, Type::STREAM, None).unwrap())
+        .collect();
+    let (last, first) = clients.split_last().unwrap();
+    for client in first {
+        client.set_nonblocking(true).unwrap();
+        client.connect(&address).unwrap();
+    }
+    last.set_nonblocking(true).unwrap();
+    let full = last.connect(&address).unwrap_err();
+    assert_eq!(full.kind(), ErrorKind::WouldBlock);
 }
 
 #[test]
