@@ -44,6 +44,12 @@ pub(crate) struct Options {
     #[arg(long, value_name = "TIME", value_parser = time, default_value = "5s")]
     drain_timeout: Duration,
 
+    /// For how long after an event to ask for the next one before sleeping; such as 50us
+    ///
+    /// Peers that answer within that time are served sooner, and until then it takes all of a core.
+    #[arg(long, value_name = "TIME", value_parser = time, default_value = "0s")]
+    busy_poll: Duration,
+
     /// Have [::] serve IPv4 as well
     #[arg(long)]
     dual_stack: bool,
@@ -188,6 +194,7 @@ impl Options {
             .backlog(self.backlog)
             .buffer_size(usize::try_from(self.buffer_size.as_u64()).unwrap_or(usize::MAX))
             .drain_timeout(self.drain_timeout)
+            .busy_poll(self.busy_poll)
             .dual_stack(self.dual_stack)
             .reuse_port(self.reuse_port)
             .udp_answer_any_port(self.udp_answer_any_port);
@@ -283,6 +290,7 @@ mod tests {
             "--buffer-size=4KiB",
             "--max-connections=5",
             "--drain-timeout=1m6s",
+            "--busy-poll=50us",
             "--dual-stack",
             "--reuse-port",
             "--unix-mode=0660",
@@ -296,6 +304,7 @@ mod tests {
             .buffer_size(4096)
             .max_connections(5)
             .drain_timeout(Duration::from_secs(66))
+            .busy_poll(Duration::from_micros(50))
             .dual_stack(true)
             .reuse_port(true)
             .unix_mode(0o660)

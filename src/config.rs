@@ -36,6 +36,7 @@ pub struct Config {
     pub(crate) reuse_port: bool,
     pub(crate) unix_mode: Option<u32>,
     pub(crate) udp_answer_any_port: bool,
+    pub(crate) busy_poll: Duration,
 }
 
 impl Config {
@@ -61,6 +62,9 @@ impl Config {
     /// Default of [`ConfigBuilder::drain_timeout`]: 5 s, half of what container engines usually
     /// wait before they kill.
     pub const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+
+    /// Range of [`ConfigBuilder::busy_poll`]: up to a second.
+    pub const BUSY_POLL_RANGE: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(1);
 
     /// Range of [`ConfigBuilder::unix_mode`]: permissions of owner, group and others.
     pub const UNIX_MODE_RANGE: RangeInclusive<u32> = 0..=0o777;
@@ -121,6 +125,7 @@ impl ConfigBuilder {
                 reuse_port: false,
                 unix_mode: None,
                 udp_answer_any_port: false,
+                busy_poll: Duration::ZERO,
             },
         }
     }
@@ -201,6 +206,14 @@ impl ConfigBuilder {
         self
     }
 
+    /// For how long after an event the loop goes on asking for the next one before it sleeps: 0
+    /// (it sleeps at once) to 1 s, default 0. Whoever answers within that time is served sooner,
+    /// because the loop has not to be woken; until then the loop takes all of a core.
+    pub fn busy_poll(mut self, time: Duration) -> Self {
+        self.config.busy_poll = time;
+        self
+    }
+
     /// Checks the settings.
     ///
     /// # Errors
@@ -220,6 +233,9 @@ impl ConfigBuilder {
         }
         if !Config::DRAIN_TIMEOUT_RANGE.contains(&config.drain_timeout) {
             return Err(ConfigError::DrainTimeout(config.drain_timeout));
+        }
+        if !Config::BUSY_POLL_RANGE.contains(&config.busy_poll) {
+            return Err(ConfigError::BusyPoll(config.busy_poll));
         }
         match config.unix_mode {
             Some(mode) if !Config::UNIX_MODE_RANGE.contains(&mode) => {
@@ -287,6 +303,8 @@ pub enum ConfigError {
     MaxConnections(usize),
     /// Outside [`Config::DRAIN_TIMEOUT_RANGE`].
     DrainTimeout(Duration),
+    /// Outside [`Config::BUSY_POLL_RANGE`].
+    BusyPoll(Duration),
     /// Outside [`Config::UNIX_MODE_RANGE`].
     UnixMode(u32),
     /// Longer than [`Config::UNIX_PATH_MAX`].
@@ -322,6 +340,11 @@ impl fmt::Display for ConfigError {
                 f,
                 "a drain timeout of {value:?} is out of range: choose 0 to {:?}",
                 Config::DRAIN_TIMEOUT_RANGE.end()
+            ),
+            ConfigError::BusyPoll(value) => write!(
+                f,
+                "a busy poll of {value:?} is out of range: choose 0 to {:?}",
+                Config::BUSY_POLL_RANGE.end()
             ),
             ConfigError::UnixMode(mode) => write!(
                 f,
@@ -368,6 +391,8 @@ mod tests {
                 .max_connections(1_000_000_000),
             Config::builder().drain_timeout(Duration::ZERO),
             Config::builder().drain_timeout(Duration::from_secs(86_400)),
+            Config::builder().busy_poll(Duration::ZERO),
+            Config::builder().busy_poll(Duration::from_secs(1)),
             Config::builder().unix_mode(0),
             Config::builder().unix_mode(0o777),
             Config::builder().endpoint(Endpoint::Unix("x".repeat(Config::UNIX_PATH_MAX).into())),
@@ -405,6 +430,10 @@ mod tests {
         assert_eq!(
             error(Config::builder().drain_timeout(forever)),
             ConfigError::DrainTimeout(forever)
+        );
+        assert_eq!(
+            error(Config::builder().busy_poll(forever)),
+            ConfigError::BusyPoll(forever)
         );
         assert_eq!(
             error(Config::builder().unix_mode(0o1000)),

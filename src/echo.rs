@@ -91,6 +91,10 @@ pub struct Echo {
     /// When the datagram sockets get a turn, because the system was short of something.
     datagrams_at: Option<Instant>,
     phase: Phase,
+    /// Whether there were events since the last run.
+    has_events: bool,
+    /// Until when to ask for events without sleeping.
+    busy_until: Option<Instant>,
     stats: Stats,
 }
 
@@ -182,6 +186,8 @@ impl Echo {
             refusals: Refusals::new(udp_ports, config.udp_answer_any_port),
             datagrams_at: None,
             phase: Phase::Serving,
+            has_events: false,
+            busy_until: None,
             stats: Stats::default(),
             config,
         };
@@ -221,10 +227,12 @@ impl Echo {
     }
 
     /// For how long a loop may sleep if no event wakes it: not at all while there is work on the
-    /// run queue, until the next deadline if there is one, and else for ever (`None`).
+    /// run queue or it is [polling busily](crate::ConfigBuilder::busy_poll), until the next deadline
+    /// if there is one, and else for ever (`None`).
     #[must_use]
     pub fn timeout(&self, now: Instant) -> Option<Duration> {
-        if !self.run_queue.is_empty() {
+        let is_busy = self.busy_until.is_some_and(|until| now < until);
+        if is_busy || !self.run_queue.is_empty() {
             return Some(Duration::ZERO);
         }
         let deadlines = [
@@ -241,6 +249,7 @@ impl Echo {
     ///
     /// Events of tokens that nobody has (any more) are ignored.
     pub fn handle(&mut self, event: &Event) {
+        self.has_events = true;
         let key = self.key_of(event.token());
         let Some(slot) = self.slots.get_mut(key) else {
             trace!("{:?}: event for nobody, ignored", event.token());
@@ -264,6 +273,9 @@ impl Echo {
     pub fn run(&mut self, now: Instant) {
         self.stats.turns += 1;
         self.meet_deadlines(now);
+        if mem::take(&mut self.has_events) && !self.config.busy_poll.is_zero() {
+            self.busy_until = Some(now + self.config.busy_poll);
+        }
         let mut round = mem::replace(&mut self.run_queue, mem::take(&mut self.round));
         for key in round.drain(..) {
             self.turn(key, now);

@@ -152,6 +152,30 @@ fn events_are_only_noted_until_the_run() {
 }
 
 #[test]
+fn after_an_event_it_is_busy_for_as_long_as_the_host_was_told() {
+    let busy = Duration::from_secs(1);
+    let (mut host, address) = Host::new(config().busy_poll(busy));
+    assert_eq!(
+        host.echo.timeout(host.now),
+        None,
+        "nothing has happened yet"
+    );
+    let mut client = connect(address);
+    host.run_until(|echo| echo.stats().active == 1);
+    for _ in 0..2 {
+        host.now += 2 * busy;
+        assert_eq!(host.echo.timeout(host.now), None);
+        client.write_all(b"hello").unwrap();
+        let sent = host.echo.stats().bytes_sent;
+        host.run_until(|echo| echo.stats().bytes_sent == sent + 5);
+        host.echo.run(host.now + busy / 2);
+        let almost = host.now + busy.mul_f32(0.99);
+        assert_eq!(host.echo.timeout(almost), Some(Duration::ZERO));
+        assert_eq!(host.echo.timeout(host.now + busy), None);
+    }
+}
+
+#[test]
 fn an_event_that_is_handed_over_again_gives_no_second_turn() {
     let (mut host, address) = Host::new(config().buffer_size(1));
     let mut client = connect(address);
