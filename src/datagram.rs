@@ -23,7 +23,7 @@ use std::time::Instant;
 use log::{debug, trace};
 use mio::net::UdpSocket;
 use mio::{Interest, Registry, Token};
-use socket2::{SockRef, Socket};
+use socket2::Socket;
 
 use crate::bind::{Bound, ListenError};
 use crate::endpoint::Endpoint;
@@ -329,7 +329,7 @@ impl<S: Packets> DatagramSocket<S> {
 
 fn prepare(socket: &Socket) -> io::Result<()> {
     // A wish: bursts are received that would not fit otherwise.
-    let _ = SockRef::from(socket).set_recv_buffer_size(RECEIVE_BUFFER);
+    let _ = socket.set_recv_buffer_size(RECEIVE_BUFFER);
     let_routers_fragment(socket)
 }
 

@@ -13,17 +13,9 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
 use common::peers::{echo, nobody, tcp_server, udp_server};
-use common::{LIMIT, example};
+use common::{LIMIT, Outcome, example};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-
-/// What an example printed, and how it ended.
-#[derive(Debug)]
-struct Outcome {
-    status: Option<i32>,
-    stdout: String,
-    stderr: String,
-}
 
 impl Outcome {
     /// The number before a word of the statistics.

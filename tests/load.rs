@@ -13,19 +13,11 @@ use std::thread;
 use std::time::Duration;
 
 use common::peers::{echo, nobody, tcp_server, udp_server};
-use common::{Directory, LIMIT, Running, config, example, wait};
+use common::{Directory, LIMIT, Outcome, Running, config, example, wait};
 use mio_echo::Endpoint;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
-
-/// What load printed, and how it ended.
-#[derive(Debug)]
-struct Outcome {
-    status: Option<i32>,
-    stdout: String,
-    stderr: String,
-}
 
 impl Outcome {
     fn json(&self) -> Value {

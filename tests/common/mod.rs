@@ -172,6 +172,14 @@ pub fn example(name: &str) -> Command {
     Command::new(path)
 }
 
+/// What an example printed, and how it ended. Each test file asks it what it wants to know.
+#[derive(Debug)]
+pub struct Outcome {
+    pub status: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
 /// Whether what a test needs is here. Where it is not the test is left out, and says so; but not
 /// in continuous integration, where nothing must be missing.
 pub fn is_here(what: &str, is_here: bool) -> bool {
