@@ -5,8 +5,10 @@
 //!
 //! - here: from the command line to the exit status
 //! - `options`: the command line
-//! - `generator`: the loop, and the phases of a run: connecting, warming up, measuring, draining
-//! - `modes`: when the next message is sent
+//! - `generator`: the loop, and in `generator/` what it does:
+//!   - `connecting`: how connections come to be, and how they go
+//!   - `modes`: when the next message is sent
+//!   - `phases`: warming up, measuring, holding, draining; and the results
 //! - `connection`: a socket, and the messages in both directions
 //! - `window`: which messages are on their way
 //! - `pattern`: what they carry
@@ -24,7 +26,6 @@ mod arguments;
 mod chart;
 mod connection;
 mod generator;
-mod modes;
 mod opener;
 mod options;
 mod pace;

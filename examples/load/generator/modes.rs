@@ -2,14 +2,14 @@
 
 use std::io;
 
+use super::{Generator, Phase, TIMER};
 use crate::connection::State;
-use crate::generator::{Generator, Phase, TIMER};
 use crate::options::Mode;
 use crate::pace::Pace;
 
 impl Generator {
     /// Sends the first messages.
-    pub(crate) fn kick_off(&mut self, now: u64) -> io::Result<()> {
+    pub(super) fn kick_off(&mut self, now: u64) -> io::Result<()> {
         if let Mode::Open(rate) = self.mode {
             let pace = Pace::begin(rate, now, self.poll.registry(), TIMER)?;
             self.pace = Some(pace);
@@ -26,7 +26,7 @@ impl Generator {
     }
 
     /// Goes on with a connection, after what has come; at `now`, if something has.
-    pub(crate) fn proceed(&mut self, index: usize, now: Option<u64>) -> io::Result<()> {
+    pub(super) fn proceed(&mut self, index: usize, now: Option<u64>) -> io::Result<()> {
         match self.mode {
             Mode::Closed | Mode::Stream => self.refill(index, now.unwrap_or(0)),
             Mode::Churn if self.connections[index].window.outstanding() == 0 => {
@@ -65,7 +65,7 @@ impl Generator {
         self.phase == Phase::Running && now < self.end && self.budget > 0
     }
 
-    pub(crate) fn issue(&mut self, index: usize, due: u64) {
+    pub(super) fn issue(&mut self, index: usize, due: u64) {
         let tally = &mut self.bench.tally;
         if due >= tally.start {
             tally.sent += 1;
@@ -82,7 +82,7 @@ impl Generator {
     }
 
     /// Open loop: sends all that is due by now, on each connection in turn.
-    pub(crate) fn dispatch(&mut self) {
+    pub(super) fn dispatch(&mut self) {
         while let Some(due) = self.next_due() {
             let now = self.bench.now();
             if due > now {
@@ -124,7 +124,7 @@ impl Generator {
     }
 
     /// Takes for lost what has been on its way since then or longer.
-    pub(crate) fn give_up_before(&mut self, then: u64) {
+    pub(super) fn give_up_before(&mut self, then: u64) {
         for index in 0..self.connections.len() {
             let connection = &mut self.connections[index];
             let faults = &mut self.bench.tally.faults;
