@@ -5,7 +5,8 @@
 mod common;
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::process::{Child, Stdio};
 use std::sync::mpsc::channel;
@@ -18,6 +19,7 @@ use mio_echo::Endpoint;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
+use socket2::{Domain, SockAddr, Socket, Type};
 
 impl Outcome {
     fn json(&self) -> Value {
@@ -425,6 +427,63 @@ fn it_ends_though_nothing_comes_back() {
     let (outcome, json) = results("-c1 -d100ms -w0 -W0.1 --churn", &datagrams);
     assert_eq!(json["lost"], json["sent"], "{outcome:?}");
     assert_eq!(outcome.status, Some(1), "{outcome:?}");
+}
+
+/// Listens with room for two connections, and accepts none.
+fn full(domain: Domain, address: &SockAddr) -> Socket {
+    let listener = Socket::new(domain, Type::STREAM, None).unwrap();
+    listener.bind(address).unwrap();
+    listener.listen(1).unwrap();
+    listener
+}
+
+#[test]
+fn connecting_ends_though_nobody_accepts() {
+    for mode in ["", "--hold"] {
+        let tcp = full(Domain::IPV4, &SocketAddr::from(([127, 0, 0, 1], 0)).into());
+        let address = tcp.local_addr().unwrap().as_socket().unwrap();
+        let directory = Directory::new();
+        let path = directory.file("socket");
+        let _unix = full(Domain::UNIX, &SockAddr::unix(&path).unwrap());
+        for endpoint in [
+            format!("tcp://{address}"),
+            format!("unix:{}", path.display()),
+        ] {
+            let arguments = format!("-c100 -d50ms -W0.1 --connect-timeout 200ms {mode}");
+            let (outcome, json) = results(&arguments, &endpoint);
+            let [failed, lost] =
+                ["connections_failed", "lost"].map(|name| json[name].as_u64().unwrap());
+            assert!(failed > 0, "{outcome:?}");
+            // The others have a place in the queue, and so are connected.
+            assert_eq!(failed + lost, 100, "{outcome:?}");
+            assert_eq!(outcome.status, Some(1), "{outcome:?}");
+            let errors = json["errors"].to_string();
+            assert!(errors.contains("--connect-timeout"), "{errors}");
+        }
+    }
+}
+
+#[test]
+fn connecting_ends_though_there_is_always_one_more() {
+    // So slow that all of them would take a minute.
+    const PAUSE: Duration = Duration::from_millis(60);
+    let directory = Directory::new();
+    let path = directory.file("socket");
+    let socket = full(Domain::UNIX, &SockAddr::unix(&path).unwrap());
+    let listener = UnixListener::from(OwnedFd::from(socket));
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            thread::spawn(|| echo(stream.unwrap(), |_, _| {}));
+            thread::sleep(PAUSE);
+        }
+    });
+    let arguments = "-c1000 --hold -d0 -W0.1 --connect-timeout 500ms";
+    let (outcome, json) = results(arguments, &format!("unix:{}", path.display()));
+    assert_eq!(outcome.status, Some(1), "{outcome:?}");
+    let count = |name: &str| json[name].as_u64().unwrap();
+    assert!(count("connections_failed") > 0, "{outcome:?}");
+    let all = ["connections_failed", "echoes", "lost"].map(count);
+    assert_eq!(all.iter().sum::<u64>(), 1000, "{outcome:?}");
 }
 
 /// Reads to the end of the stream, and answers nothing.

@@ -78,7 +78,9 @@ pub(crate) struct Generator {
 impl Generator {
     pub(crate) fn new(options: Options, endpoints: &[Endpoint]) -> Result<Self, Failure> {
         let mode = options.mode();
-        let endpoint = reachable(endpoints);
+        // All endpoints are of the same transport. The time to connect begins here.
+        let bench = Bench::new(options.size(&endpoints[0]));
+        let endpoint = reachable(endpoints, options.connect_timeout());
         let outstanding = options.outstanding(endpoint);
         let poll = Poll::new()?;
         let usage = Usage::new(options.server_pid).map_err(|error| {
@@ -93,7 +95,7 @@ impl Generator {
             poll,
             is_stopped: false,
             opener: Opener::new(endpoint.clone(), matches!(mode, Mode::Churn | Mode::Hold)),
-            bench: Bench::new(options.size(endpoint)),
+            bench,
             connections: (0..options.connections()).map(connection).collect(),
             outstanding,
             opened: 0,
@@ -105,7 +107,7 @@ impl Generator {
             budget: options.count.unwrap_or(u64::MAX),
             start: u64::MAX,
             end: u64::MAX,
-            deadline: nanoseconds(options.timeout) + Self::RETRANSMISSIONS,
+            deadline: nanoseconds(options.connect_timeout()),
             sweep: 0,
             usage,
             first: Snapshot::default(),
@@ -166,7 +168,6 @@ impl Generator {
             State::Connecting => match connection.has_connected() {
                 Ok(true) => {
                     self.connecting -= 1;
-                    self.extend_connecting();
                     Ok(())
                 }
                 Ok(false) => return,
@@ -245,10 +246,11 @@ impl Generator {
 }
 
 /// That one of a host's addresses where somebody accepts, in the order in which the resolver gave
-/// them; the first where nobody does, so that this is said of all connections.
-fn reachable(endpoints: &[Endpoint]) -> &Endpoint {
+/// them; the first where nobody does within that time, so that this is said of all connections.
+fn reachable(endpoints: &[Endpoint], time: Duration) -> &Endpoint {
+    let each = time / u32::try_from(endpoints.len()).unwrap_or(u32::MAX);
     let accepts = |endpoint: &&Endpoint| match endpoint {
-        Endpoint::Tcp(address) => std::net::TcpStream::connect(address).is_ok(),
+        Endpoint::Tcp(address) => std::net::TcpStream::connect_timeout(address, each).is_ok(),
         _ => true,
     };
     match endpoints {

@@ -52,10 +52,16 @@ pub(crate) struct Options {
 
     /// For how long to wait for what is missing; then it is lost
     ///
-    /// In a stream nothing is given up before the end of the run, or of its connection. Connections
-    /// are waited for 3 s longer, which is what TCP takes to ask twice again.
+    /// In a stream nothing is given up before the end of the run, or of its connection.
     #[arg(short = 'W', long, value_name = "TIME", value_parser = time, default_value = "1s")]
     pub(crate) timeout: Duration,
+
+    /// For how long to wait for all connections; those that are not made by then have failed
+    ///
+    /// With --hold their echoes are waited for as long; with --churn there is nothing to wait for,
+    /// and --timeout is for connecting, too. [default: 10s, and 1ms more for each connection]
+    #[arg(long, value_name = "TIME", value_parser = time, conflicts_with = "churn")]
+    connect_timeout: Option<Duration>,
 
     /// Linux: the process that serves, to tell what processor time and memory it takes
     #[arg(short = 'p', long, value_name = "PID")]
@@ -140,6 +146,9 @@ Modes, and an example of each:
 
 Times have a unit, or are in seconds: 200ms, 0.2, 1m. Sizes are in bytes.
 
+Time: it ends after --connect-timeout, --warmup, --duration and --timeout at the latest,
+whatever the service does; before them is only the time to find a host by its name.
+
 Results:
   latency      from when a message was sent (--rate: due; --churn: from connect) to
                when it had been read here. The clock is read after each read of a
@@ -206,6 +215,11 @@ impl Options {
         let is_exact = self.count.is_some() || self.mode() == Mode::Hold;
         let default = Duration::from_secs((!is_exact).into());
         self.warmup.unwrap_or(default)
+    }
+
+    pub(crate) fn connect_timeout(&self) -> Duration {
+        let default = Duration::from_secs(10) + Duration::from_millis(self.connections.into());
+        self.connect_timeout.unwrap_or(default)
     }
 
     /// The endpoint, once for each address that its host has.

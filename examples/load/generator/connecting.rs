@@ -4,16 +4,14 @@ use std::io;
 
 use mio::{Interest, Token};
 
-use super::{Generator, Phase, nanoseconds};
+use super::Generator;
 use crate::connection::State;
 use crate::options::Mode;
 
 impl Generator {
     /// How many connections to begin at a time: a listener's queue is only so long.
     const CONNECTING: usize = 64;
-    /// How much longer than for an answer to wait for a connection: where a queue was full all the
-    /// same, TCP asks again after 1 s, and after 2 more (RFC 6298).
-    pub(super) const RETRANSMISSIONS: u64 = 3_000_000_000;
+    const TOO_LATE: &str = "no connection within the time of --connect-timeout";
 
     pub(super) fn connect_more(&mut self, now: u64) -> io::Result<()> {
         if self.mode == Mode::Churn {
@@ -21,7 +19,10 @@ impl Generator {
             self.opened = self.connections.len();
             return self.begin_to_run(now);
         }
-        while self.opened < self.connections.len() && self.unfinished() < Self::CONNECTING {
+        while self.opened < self.connections.len()
+            && self.unfinished() < Self::CONNECTING
+            && self.retries.is_empty()
+        {
             self.open(self.opened);
             self.opened += 1;
         }
@@ -53,21 +54,16 @@ impl Generator {
 
     fn give_up_connecting(&mut self) {
         let unopened = self.connections.len() - self.opened + self.retries.len();
-        self.bench.tally.faults.failed += unopened as u64;
+        if unopened > 0 {
+            self.bench.tally.faults.failed += unopened as u64;
+            self.bench.tally.note_error(Self::TOO_LATE.to_owned());
+        }
         self.opened = self.connections.len();
         self.retries.clear();
         for index in 0..self.connections.len() {
             if self.connections[index].state == State::Connecting {
-                self.fail(index, &io::ErrorKind::TimedOut.into());
+                self.fail(index, &io::Error::other(Self::TOO_LATE));
             }
-        }
-    }
-
-    /// As long as connections come to be, there is no reason to give up.
-    pub(super) fn extend_connecting(&mut self) {
-        if self.phase == Phase::Connecting {
-            let timeout = nanoseconds(self.options.timeout);
-            self.deadline = self.bench.now() + timeout + Self::RETRANSMISSIONS;
         }
     }
 

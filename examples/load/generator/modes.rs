@@ -36,10 +36,6 @@ impl Generator {
                 Ok(())
             }
             Mode::Churn | Mode::Hold | Mode::Open(_) => {
-                if now.is_some() {
-                    // Each echo is a reason to wait for the next.
-                    self.extend_connecting();
-                }
                 self.connections[index].send(&mut self.bench)
             }
         }

@@ -144,10 +144,14 @@ impl Generator {
         }
     }
 
-    /// Duplicates that nobody has waited for.
+    /// Duplicates that nobody has waited for; but not for ever, where they come without end.
     fn receive_the_rest(&mut self) {
         for connection in &mut self.connections {
-            while let Ok((_, true)) = connection.receive(&mut self.bench, true) {}
+            while let Ok((_, true)) = connection.receive(&mut self.bench, true) {
+                if self.bench.now() >= self.deadline {
+                    break;
+                }
+            }
         }
     }
 }
