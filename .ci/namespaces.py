@@ -3,6 +3,8 @@ split up or hold back what is sent, broadcasts, and ports that others hold.
 
 usage: namespaces.py PROGRAM [CHECK]...
 
+The example `load` is expected where cargo puts it: in `examples`, beside the program.
+
 The hosts are network namespaces, named after this process, the links veth pairs between them, and
 no packet leaves these. All of it is removed at the end. Needs root, iproute2 and nftables.
 """
@@ -641,6 +643,41 @@ def port_0_where_both_have_none(network):
     no_port_0(network, range(40000, 40004), range(40004, 40008))
 
 
+# Checks: the load generator, and the ports that it connects from
+
+
+def load(program, host, *arguments):
+    """How it ended, and its results."""
+    command = [os.path.join(os.path.dirname(program), "examples", "load"), "--json", *arguments]
+    with host.inside():
+        done = subprocess.run(command, capture_output=True, timeout=2 * LIMIT, text=True)
+    require(done.stdout, done.stderr.strip())
+    return done.returncode, json.loads(done.stdout)
+
+
+def load_takes_another_loopback_address(network):
+    (host,) = network.make("host")
+    host.sysctl("net/ipv4/ip_local_port_range", "40000 40007")
+    # Ports of closed connections are in use for a minute, even over the loopback.
+    host.sysctl("net/ipv4/tcp_tw_reuse", 0)
+    network.serve(host, f"tcp://127.0.0.1:{PORT}")
+    for arguments in ("--hold", "-c100", "-d0"), ("--churn", "-c10", "-n500"):
+        status, results = load(network.program, host, *arguments, "-W10", f"127.0.0.1:{PORT}")
+        require(status == 0, f"{arguments}: {results}")
+
+
+def load_says_that_no_port_is_left(network):
+    client, server = network.client_and_server()
+    client.sysctl("net/ipv4/ip_local_port_range", "40000 40007")
+    network.serve(server, f"10.7.0.1:{PORT}")
+    for scheme in "tcp", "udp":
+        arguments = "--hold", "-c20", "-d0", "-W10", f"{scheme}://10.7.0.1:{PORT}"
+        status, results = load(network.program, client, *arguments)
+        made, failed = results["echoes"], results["connections_failed"]
+        require((status, made, failed) == (1, 8, 12), f"{scheme}: {results}")
+        require("no port is left" in str(results["errors"]), results["errors"])
+
+
 CHECKS = [
     two_addresses_over_ipv4,
     two_addresses_over_ipv6,
@@ -664,6 +701,8 @@ CHECKS = [
     port_0_where_both_have_one,
     port_0_where_udp_has_none,
     port_0_where_both_have_none,
+    load_takes_another_loopback_address,
+    load_says_that_no_port_is_left,
 ]
 
 

@@ -1,6 +1,6 @@
 //! Opening sockets: from where, and how many may be open.
 
-use std::io;
+use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use mio::net::TcpStream;
@@ -12,6 +12,8 @@ use crate::socket::Socket;
 /// How many connections to make from one address. By default Linux has some 28,000 ports for them
 /// (`net.ipv4.ip_local_port_range`), of which others need some, too.
 const PORTS: usize = 25_000;
+/// How many addresses to connect from. After the last of them the first has free ports again.
+const SOURCES: usize = 200;
 
 /// How many descriptors there are besides the connections.
 const OTHERS: usize = 32;
@@ -50,22 +52,49 @@ impl Opener {
 
     /// Starts to connect.
     pub(crate) fn open(&mut self) -> io::Result<Socket> {
-        match &self.endpoint {
-            Endpoint::Tcp(target) if self.has_sources => {
-                let socket = connect_from(source(self.opened), *target);
-                self.opened += 1;
-                socket
+        let opened = match self.endpoint {
+            Endpoint::Tcp(target) if self.has_sources => self.connect(target),
+            _ => Socket::open(&self.endpoint),
+        };
+        opened.map_err(|error| match self.endpoint {
+            Endpoint::Tcp(_) | Endpoint::Udp(_) if is_out_of_ports(&error) => explained(&error),
+            _ => error,
+        })
+    }
+
+    /// Connects from an address that has a port left: another run may have used them just before.
+    fn connect(&mut self, target: SocketAddr) -> io::Result<Socket> {
+        let mut opened = connect_from(source(self.opened), target);
+        for _ in 1..SOURCES {
+            if !opened.as_ref().is_err_and(is_out_of_ports) {
+                break;
             }
-            endpoint => Socket::open(endpoint),
+            self.opened = (self.opened / PORTS + 1) * PORTS;
+            opened = connect_from(source(self.opened), target);
         }
+        self.opened += 1;
+        opened
     }
 }
 
-/// The address from which that connection is made: 127.0.0.1, and then 127.0.0.2 and so on. After
-/// 200 of them from the beginning: the ports are free again by then.
+/// The address from which that connection is made: 127.0.0.1, and then 127.0.0.2 and so on.
 fn source(number: usize) -> IpAddr {
-    let last = u8::try_from(1 + number / PORTS % 200).expect("at most 200");
+    let last = u8::try_from(1 + number / PORTS % SOURCES).expect("at most 200");
     Ipv4Addr::new(127, 0, 0, last).into()
+}
+
+/// What connect(2) says, and over UDP bind(2).
+fn is_out_of_ports(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::AddrNotAvailable | ErrorKind::AddrInUse
+    )
+}
+
+fn explained(error: &io::Error) -> io::Error {
+    let text = "no port is left to connect from; over TCP a port is in use for a minute after its \
+                connection was closed (TIME_WAIT)";
+    io::Error::other(format!("{text}: {error}"))
 }
 
 fn connect_from(source: IpAddr, target: SocketAddr) -> io::Result<Socket> {
