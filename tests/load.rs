@@ -633,7 +633,8 @@ fn mistakes_are_said_in_a_line() {
 fn the_help_explains_each_mode() {
     let outcome = finish(start(&["--help"]));
     assert_eq!(outcome.status, Some(0));
-    for text in ["closed loop", "--stream", "--churn", "--hold", "--rate"] {
+    let modes = ["closed loop", "--stream", "--churn", "--hold", "--rate"];
+    for text in [&modes[..], &["--connect-timeout", "at the latest"]].concat() {
         assert!(outcome.stdout.contains(text), "{text}");
     }
 }

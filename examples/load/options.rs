@@ -139,8 +139,8 @@ Modes, and an example of each:
                connections per second; latency is from connect to the whole echo.
                It closes first, so the ports in TIME_WAIT are on its side. On Linux, a
                service at 127.0.0.0/8 is connected to from as many loopback addresses as
-               it takes ports. For any other there are some 28,000 for a minute: with
-               more than 470 connections per second they run out, and it says so
+               it takes ports. For one on another host there are some 28,000 a minute:
+               with more than 470 connections per second they run out, and it says so
   --hold       load --hold -c 50000 -d 1m -p $(pidof mio-echo) 127.0.0.1:7007
                memory per connection. The limit of open files is raised as far as it
                goes; on Linux, a service at 127.0.0.0/8 is connected to from as many
