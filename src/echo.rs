@@ -403,3 +403,7 @@ impl fmt::Debug for Echo {
             .finish_non_exhaustive()
     }
 }
+
+/// With the sockets of Linux.
+#[cfg(all(test, target_os = "linux"))]
+mod tests;

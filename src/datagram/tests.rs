@@ -271,7 +271,9 @@ fn one_that_memory_never_suffices_for_is_given_up() {
 fn an_error_in_place_of_a_datagram_is_counted() {
     for (kind, next) in [
         (ConnectionRefused, Next::Again),
+        (io::ErrorKind::ConnectionReset, Next::Again),
         (HostUnreachable, Next::Again),
+        (io::ErrorKind::NetworkUnreachable, Next::Again),
         (OutOfMemory, Next::Later),
         // Whatever it is, it may go on for ever, which is not to be spun on.
         (io::ErrorKind::Other, Next::Later),
@@ -331,4 +333,20 @@ fn one_that_finishes_does_so_even_if_somebody_goes_on_sending() {
     }
     assert_eq!(played.turn(), Next::Close);
     played.check();
+}
+
+/// For tests of the engine.
+impl DatagramSocket {
+    /// As if so many datagrams had been received and could not be sent back.
+    pub(crate) fn hold_back(&mut self, count: usize) {
+        self.state = State::Blocked;
+        self.unsent = (0..count)
+            .map(|slot| Datagram {
+                slot,
+                size: 2,
+                peer: SocketAddr::from((Ipv4Addr::LOCALHOST, FIRST)),
+                asked: None,
+            })
+            .collect();
+    }
 }

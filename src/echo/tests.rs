@@ -1,0 +1,111 @@
+//! The engine over sockets that fail as the system might, at times that the tests make up.
+
+use super::*;
+
+use std::os::fd::AsRawFd;
+
+use mio::Poll;
+use mio::unix::SourceFd;
+use socket2::{Domain, Socket, Type};
+
+const RETRY: Duration = Duration::from_millis(100);
+
+fn echo(poll: &Poll) -> Echo {
+    let config = Config::builder().endpoint("udp://127.0.0.1:0".parse().unwrap());
+    Echo::new(config.build().unwrap(), poll.registry(), Token(0)).unwrap()
+}
+
+/// Has another socket serve in the place of the echo's own, which it gives. A turn of it is due.
+fn replace(echo: &mut Echo, socket: Socket) -> Source {
+    socket.set_nonblocking(true).unwrap();
+    let endpoint = echo.endpoints[0].clone();
+    let address = endpoint.address().unwrap();
+    let bound = Bound {
+        endpoint,
+        file: None,
+        socket,
+    };
+    let socket = EndpointSocket::Datagrams(DatagramSocket::new(bound, address).unwrap());
+    echo.enqueue(0);
+    mem::replace(
+        &mut echo.slots[0].source,
+        Source::Endpoint(Box::new(socket)),
+    )
+}
+
+/// To receive from a stream socket that is not connected is an error each time.
+#[test]
+fn short_of_something_it_is_tried_again_every_100_ms() {
+    let poll = Poll::new().unwrap();
+    let mut echo = echo(&poll);
+    let broken = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+    let working = replace(&mut echo, broken);
+    let start = Instant::now();
+    let at = |millis| start + Duration::from_millis(millis);
+    for (now, errors, timeout) in [
+        (0, 1, 100),
+        (1, 1, 99),
+        (99, 1, 1),
+        (100, 2, 100),
+        (150, 2, 50),
+        (1000, 3, 100),
+    ] {
+        echo.run(at(now));
+        assert_eq!(echo.stats.receive_errors, errors, "after {now} ms");
+        let timeout = Duration::from_millis(timeout);
+        assert_eq!(echo.timeout(at(now)), Some(timeout), "after {now} ms");
+    }
+    // A turn for another reason puts off nobody's.
+    echo.enqueue(0);
+    echo.run(at(1050));
+    assert_eq!(echo.timeout(at(1050)), Some(RETRY / 2));
+
+    echo.slots[0].source = working;
+    echo.run(at(1100));
+    assert_eq!(echo.stats.receive_errors, 4);
+    assert_eq!(echo.timeout(at(1100)), None, "it goes on trying");
+}
+
+/// The selector has no place for it: here, because the socket has one already.
+#[test]
+fn what_cannot_be_watched_is_tried_again() {
+    let poll = Poll::new().unwrap();
+    let mut echo = echo(&poll);
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
+    let fd = socket.as_raw_fd();
+    let mut in_the_way = SourceFd(&fd);
+    let registry = poll.registry();
+    registry
+        .register(&mut in_the_way, Token(7), Interest::READABLE)
+        .unwrap();
+    replace(&mut echo, socket);
+    let start = Instant::now();
+    echo.run(start);
+    assert_eq!(echo.timeout(start), Some(RETRY));
+}
+
+/// A socket whose peer does not read plays the one that has no room.
+#[test]
+fn what_is_unsent_when_the_drain_time_is_over_is_counted() {
+    let poll = Poll::new().unwrap();
+    let mut echo = echo(&poll);
+    let (full, _peer) = Socket::pair(Domain::UNIX, Type::SEQPACKET, None).unwrap();
+    full.set_nonblocking(true).unwrap();
+    while full.send(b"full").is_ok() {}
+    replace(&mut echo, full);
+    echo.slots[0].datagrams().unwrap().hold_back(2);
+
+    let (start, drain) = (Instant::now(), echo.config.drain_timeout);
+    echo.shutdown(start);
+    for left in [drain, Duration::from_millis(1)] {
+        let now = start + drain.saturating_sub(left);
+        echo.run(now);
+        assert!(!echo.is_finished(), "given up too soon");
+        assert_eq!(echo.timeout(now), Some(left));
+    }
+    echo.run(start + drain);
+    assert!(echo.is_finished());
+    assert_eq!(echo.timeout(start + drain), None);
+    assert_eq!(echo.stats.datagram_errors, 2);
+    assert_eq!(echo.stats.datagrams_sent, 0);
+}
