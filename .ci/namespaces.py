@@ -349,9 +349,10 @@ def two_addresses_with_dual_stack(network):
     ask_each(client, "10.7.0.1", "10.7.0.3", "fd00:7::1", "fd00:7::3")
 
 
-def link_local(network, kind, at_client, at_server, *arguments):
+def link_local(network, kind, at_client, at_server, *arguments, asked=None):
     """Two links with the same addresses: from which of them a question came is all that tells the
-    clients apart, who ask from the same port as well."""
+    clients apart, who ask from the same port as well. Unless told otherwise, they ask the server's
+    link-local address."""
     left, right, server = network.make("left", "right", "server")
     clients = []
     for host, device in (left, "to-left"), (right, "to-right"):
@@ -360,8 +361,13 @@ def link_local(network, kind, at_client, at_server, *arguments):
         server.address(device, at_server)
         client = host.socket(kind)
         client.bind(("", 50_000))
-        scope = host.index("to-server") if kind == UDP6 else 0
-        clients.append((device, client, target(at_server.split("/")[0], scope)))
+        gateway = at_server.split("/")[0]
+        if asked:
+            host.ip("route", "add", asked, "via", gateway, "dev", "to-server")
+        scope = host.index("to-server") if kind == UDP6 and not asked else 0
+        clients.append((device, client, target(asked or gateway, scope)))
+    if asked:
+        server.address("lo", asked)
     network.serve(server, *arguments)
     for number in range(2):
         for device, client, address in clients:
@@ -379,6 +385,17 @@ def link_local_over_ipv4(network):
 def link_local_over_ipv4_with_dual_stack(network):
     arguments = "--dual-stack", f"[::]:{PORT}"
     link_local(network, UDP4, "169.254.0.2/16", "169.254.0.1/16", *arguments)
+
+
+def link_local_peers_over_ipv6(network):
+    """A socket of one address is not told of interfaces: each peer's address has its own."""
+    asked = "fd00:7::1"
+    link_local(network, UDP6, "fe80::2/64", "fe80::1/64", f"[{asked}]:{PORT}", asked=asked)
+
+
+def link_local_peers_over_ipv4(network):
+    at = "169.254.0.2/16", "169.254.0.1/16"
+    link_local(network, UDP4, *at, f"0.0.0.0:{PORT}", asked="10.7.0.1")
 
 
 def another_way_back(network):
@@ -685,6 +702,8 @@ CHECKS = [
     link_local_over_ipv6,
     link_local_over_ipv4,
     link_local_over_ipv4_with_dual_stack,
+    link_local_peers_over_ipv6,
+    link_local_peers_over_ipv4,
     another_way_back,
     fragments,
     narrow_path_over_ipv4,
