@@ -7,7 +7,9 @@ use std::collections::BTreeSet;
 use std::io::{ErrorKind, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 
-use common::{Directory, Running, addresses, config_at, connect, is_served, turn_until};
+use common::{
+    Directory, Running, addresses, config_at, connect, is_served, read_to_the_end, turn_until,
+};
 use mio_echo::{Config, Endpoint, Server};
 
 fn bind(config: mio_echo::ConfigBuilder) -> std::io::Result<Server> {
@@ -87,6 +89,22 @@ fn if_one_of_the_two_cannot_be_had_neither_is_there() {
     );
     let refused = TcpStream::connect(address).unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+}
+
+/// Who closes first keeps the port for a minute: `TIME_WAIT`, see RFC 9293, section 3.6. At an
+/// address of its own, where no other test is.
+#[cfg(target_os = "linux")]
+#[test]
+fn connections_that_an_earlier_run_has_ended_do_not_stand_in_the_way() {
+    let address = TcpListener::bind("127.0.0.7:0").unwrap().local_addr();
+    let endpoint = format!("tcp://{}", address.unwrap());
+    let mut server = bind(config_at(&endpoint)).unwrap();
+    let mut client = connect(addresses(&server)[0]);
+    turn_until(&mut server, |server| server.stats().active == 1);
+    drop(server);
+    assert_eq!(read_to_the_end(&mut client), b"");
+    drop(client);
+    bind(config_at(&endpoint)).unwrap();
 }
 
 #[test]
