@@ -69,12 +69,21 @@ fn in_a_closed_lab_they_do() {
 /// The loopback network has a broadcast address, and multicast can be sent over it.
 #[test]
 fn what_was_sent_to_many_gets_no_answer() {
-    for endpoint in ["udp://0.0.0.0:0", "udp://127.255.255.255:0"] {
+    let broadcast = Ipv4Addr::new(127, 255, 255, 255);
+    let all_hosts = Ipv4Addr::new(224, 0, 0, 1);
+    for (endpoint, group) in [
+        ("udp://0.0.0.0:0", broadcast),
+        ("udp://127.255.255.255:0", broadcast),
+        ("udp://224.0.0.1:0", all_hosts),
+    ] {
         let (mut server, bound) = bind(config_at(endpoint));
         let client = UdpSocket::bind("127.0.0.1:0").unwrap();
         client.set_broadcast(true).unwrap();
-        let broadcast = (Ipv4Addr::new(127, 255, 255, 255), bound.port());
-        client.send_to(b"hello, all of you", broadcast).unwrap();
+        socket2::SockRef::from(&client)
+            .set_multicast_if_v4(&Ipv4Addr::LOCALHOST)
+            .unwrap();
+        let to_many = (group, bound.port());
+        client.send_to(b"hello, all of you", to_many).unwrap();
         turn_until(&mut server, |server| server.stats().datagrams_received == 1);
         settle(&mut server);
         assert_eq!(server.stats().unanswered.destination, 1, "{endpoint}");
