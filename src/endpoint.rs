@@ -72,16 +72,8 @@ impl Endpoint {
             return Ok(vec![(parts.transport)(address)]);
         }
         let unresolved = |error| parts.error(EndpointErrorKind::Unresolved(error));
-        let mut endpoints = Vec::new();
-        for address in (parts.host, parts.port)
-            .to_socket_addrs()
-            .map_err(unresolved)?
-        {
-            let endpoint = (parts.transport)(address);
-            if !endpoints.contains(&endpoint) {
-                endpoints.push(endpoint);
-            }
-        }
+        let addresses = (parts.host, parts.port).to_socket_addrs();
+        let endpoints = distinct(addresses.map_err(unresolved)?.map(parts.transport));
         if endpoints.is_empty() {
             return Err(unresolved(io::ErrorKind::NotFound.into()));
         }
@@ -165,6 +157,17 @@ impl FromStr for Endpoint {
             None => Err(parts.error(EndpointErrorKind::HostName)),
         }
     }
+}
+
+/// All of them, each once.
+fn distinct(all: impl Iterator<Item = Endpoint>) -> Vec<Endpoint> {
+    let mut endpoints = Vec::new();
+    for endpoint in all {
+        if !endpoints.contains(&endpoint) {
+            endpoints.push(endpoint);
+        }
+    }
+    endpoints
 }
 
 /// The Unix socket that the text is of; nothing where it is of another transport.
@@ -429,6 +432,11 @@ mod tests {
                 "udp://0.0.0.0:7"
             ]
         );
+        assert_eq!(sockets("[::1]:7", true), ["tcp://[::1]:7", "udp://[::1]:7"]);
+        assert_eq!(
+            sockets("0.0.0.0:7", true),
+            ["tcp://0.0.0.0:7", "udp://0.0.0.0:7"]
+        );
         assert_eq!(
             sockets("udp://[::]:7", true),
             ["udp://[::]:7", "udp://0.0.0.0:7"]
@@ -481,6 +489,15 @@ mod tests {
 
         let numeric = Endpoint::resolve("[::1]:7007").unwrap();
         assert_eq!(numeric, ["[::1]:7007".parse().unwrap()]);
+    }
+
+    /// A resolver may give one more than once.
+    #[test]
+    fn a_name_is_each_of_its_addresses_once_in_their_order() {
+        let all = ["[::1]:7", "127.0.0.2:7", "[::1]:7", "127.0.0.1:7"];
+        let distinct = distinct(all.iter().map(|text| text.parse().unwrap()));
+        let texts: Vec<String> = distinct.iter().map(Endpoint::to_string).collect();
+        assert_eq!(texts, ["[::1]:7", "127.0.0.2:7", "127.0.0.1:7"]);
     }
 
     #[test]
