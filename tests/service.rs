@@ -8,7 +8,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ChildStderr, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -341,32 +341,60 @@ fn what_cannot_be_bound_gets_one_line_and_status_1() {
     assert!(line.contains("an address that this host has"), "{line}");
 }
 
-/// A port below the first unprivileged one, as somebody without rights. Where the tests run with
-/// rights, the program is copied to where everybody may run it.
+/// A directory in which everybody may do everything.
 #[cfg(target_os = "linux")]
-#[test]
-fn a_privileged_port_names_the_capability() {
+fn public_directory() -> Directory {
+    let directory = Directory::new();
+    fs::set_permissions(directory.file(""), fs::Permissions::from_mode(0o777)).unwrap();
+    directory
+}
+
+/// The program as somebody without rights. Where the tests run with rights, it is copied to where
+/// everybody may run it.
+#[cfg(target_os = "linux")]
+fn without_rights(directory: &Directory, endpoint: &str) -> Command {
     use std::os::unix::process::CommandExt;
 
-    let first = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap();
-    if !common::is_here("a privileged port", first.trim() != "0") {
-        return;
-    }
-    let directory = Directory::new();
-    fs::set_permissions(directory.file(""), fs::Permissions::from_mode(0o755)).unwrap();
     let copy = directory.file("mio-echo");
     // By a process of its own: a file that is open for writing here could not be run, and the
     // other tests' children have what is open here until they run their own.
     let copied = Command::new("cp").arg(PROGRAM).arg(&copy).status().unwrap();
     assert!(copied.success());
     let mut command = Command::new(&copy);
-    command.arg("127.0.0.1:7").current_dir("/");
+    command.arg(endpoint).current_dir("/");
     if nix::unistd::geteuid().is_root() {
         command.uid(65_534).gid(65_534);
     }
-    let (line, status) = complaint(command);
+    command
+}
+
+/// A port below the first unprivileged one.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_privileged_port_names_the_capability() {
+    let first = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap();
+    if !common::is_here("a privileged port", first.trim() != "0") {
+        return;
+    }
+    let directory = public_directory();
+    let (line, status) = complaint(without_rights(&directory, "127.0.0.1:7"));
     assert_eq!(status, Some(1), "{line}");
     assert!(line.contains("CAP_NET_BIND_SERVICE"), "{line}");
+}
+
+/// Who may not connect to it cannot know whether anybody is there.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_socket_that_one_has_no_right_to_is_left_alone() {
+    let directory = public_directory();
+    let path = directory.file("socket");
+    let _there = UnixListener::bind(&path).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).unwrap();
+    let endpoint = format!("unix:{}", path.display());
+    let (line, status) = complaint(without_rights(&directory, &endpoint));
+    assert_eq!(status, Some(1), "{line}");
+    assert!(line.contains("or remove the file that is there"), "{line}");
+    assert!(path.exists());
 }
 
 #[test]
