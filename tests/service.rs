@@ -488,7 +488,7 @@ fn levels_come_from_the_option_or_the_environment() {
     let holder = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = holder.local_addr().unwrap();
     drop(holder);
-    let mut silent = program(&[&address.to_string(), "-qqqq"]);
+    let mut silent = program(&[&format!("tcp://{address}"), "-qqqq"]);
     let mut child = silent.stderr(Stdio::piped()).spawn().unwrap();
     let lines = lines_of(child.stderr.take().unwrap());
     common::wait_until(|| TcpStream::connect(address).is_ok());
