@@ -7,15 +7,13 @@ mod common;
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
-use common::peers::{echo, nobody, tcp_server, udp_server};
-use common::{LIMIT, Outcome, example};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use common::peers::{echo, nobody, tcp_server, udp_server, unix_server};
+use common::{Directory, LIMIT, Outcome, example};
+use nix::sys::signal::Signal;
 
 impl Outcome {
     /// The number before a word of the statistics.
@@ -105,8 +103,7 @@ impl Running {
     }
 
     fn signal(&self, signal: Signal) {
-        let pid = Pid::from_raw(self.child.id().try_into().unwrap());
-        kill(pid, signal).unwrap();
+        common::signal(&self.child, signal);
     }
 
     /// Waits for the end, to which the end of its input may bring it.
@@ -164,28 +161,8 @@ fn tcp_echo() -> String {
     format!("tcp://{}", tcp_server(|stream| echo(stream, |_, _| {})))
 }
 
-/// A Unix server of one connection, at a path that nobody else has.
-struct UnixEcho(PathBuf);
-
-impl UnixEcho {
-    fn start(name: &str) -> Self {
-        let file = format!("mio-echo-{name}-{}.sock", std::process::id());
-        let path = std::env::temp_dir().join(file);
-        let _ = std::fs::remove_file(&path);
-        let listener = UnixListener::bind(&path).unwrap();
-        thread::spawn(move || echo(listener.accept().unwrap().0, |_, _| {}));
-        UnixEcho(path)
-    }
-
-    fn endpoint(&self) -> String {
-        format!("unix:{}", self.0.display())
-    }
-}
-
-impl Drop for UnixEcho {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
-    }
+fn unix_echo() -> (Directory, String) {
+    unix_server(|stream| echo(stream, |_, _| {}))
 }
 
 /// A server of one connection with a name in the abstract namespace, and its endpoint.
@@ -242,8 +219,8 @@ fn ping_takes_any_size_over_any_transport() {
         for endpoint in [tcp_echo(), udp_echo()] {
             ping(&arguments, &endpoint).assert_clean(20);
         }
-        let server = UnixEcho::start(&format!("size-{size}"));
-        ping(&arguments, &server.endpoint()).assert_clean(20);
+        let (_directory, endpoint) = unix_echo();
+        ping(&arguments, &endpoint).assert_clean(20);
     }
     ping(&["-c20", "-i0", "-s0"], &udp_echo()).assert_clean(20);
 }
@@ -586,8 +563,8 @@ fn ping_says_in_a_line_what_is_wrong_with_its_arguments() {
 
 #[test]
 fn the_client_takes_every_transport() {
-    let unix = UnixEcho::start("client");
-    let mut endpoints = vec![tcp_echo(), udp_echo(), unix.endpoint()];
+    let (_directory, unix) = unix_echo();
+    let mut endpoints = vec![tcp_echo(), udp_echo(), unix];
     #[cfg(target_os = "linux")]
     endpoints.push(abstract_echo("client"));
     endpoints.push(tcp_echo().replace("tcp://", ""));

@@ -15,7 +15,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 
 use common::{Directory, LIMIT, connect, echo, is_served, read_to_the_end};
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_mio-echo");
@@ -78,7 +78,7 @@ impl Service {
     }
 
     fn signal(&self, signal: Signal) {
-        kill(self.pid(), signal).unwrap();
+        common::signal(&self.child, signal);
     }
 
     /// Waits for its end. Gives its exit status and all that it logged.
@@ -492,11 +492,7 @@ fn levels_come_from_the_option_or_the_environment() {
     let mut child = silent.stderr(Stdio::piped()).spawn().unwrap();
     let lines = lines_of(child.stderr.take().unwrap());
     common::wait_until(|| TcpStream::connect(address).is_ok());
-    kill(
-        Pid::from_raw(child.id().try_into().unwrap()),
-        Signal::SIGTERM,
-    )
-    .unwrap();
+    common::signal(&child, Signal::SIGTERM);
     assert_eq!(common::wait(&mut child).code(), Some(0));
     assert_eq!(lines.iter().collect::<Vec<_>>(), Vec::<String>::new());
 }
@@ -650,11 +646,7 @@ fn it_outlives_whoever_reads_its_log() {
     for _ in 0..3 {
         assert!(is_served(&mut connect(address)));
     }
-    kill(
-        Pid::from_raw(child.id().try_into().unwrap()),
-        Signal::SIGTERM,
-    )
-    .unwrap();
+    common::signal(&child, Signal::SIGTERM);
     assert_eq!(common::wait(&mut child).code(), Some(0));
 }
 

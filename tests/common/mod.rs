@@ -159,6 +159,12 @@ pub fn wait(child: &mut Child) -> ExitStatus {
     }
 }
 
+#[cfg(unix)]
+pub fn signal(child: &Child, signal: nix::sys::signal::Signal) {
+    let pid = nix::unistd::Pid::from_raw(child.id().try_into().unwrap());
+    nix::sys::signal::kill(pid, signal).unwrap();
+}
+
 /// An example, which lies beside the directory of the tests.
 pub fn example(name: &str) -> Command {
     let test = std::env::current_exe().unwrap();

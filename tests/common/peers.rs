@@ -2,11 +2,13 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+#[cfg(unix)]
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::thread;
 
 use socket2::{Domain, Socket, Type};
 
-use super::LIMIT;
+use super::{Directory, LIMIT};
 
 /// A UDP server, which `answer` is asked what to send back: a list of datagrams. Its thread ends
 /// with the test, or when nothing has come for long enough.
@@ -31,6 +33,16 @@ pub fn tcp_server(serve: impl FnOnce(TcpStream) + Send + 'static) -> SocketAddr 
     let address = listener.local_addr().unwrap();
     thread::spawn(move || serve(listener.accept().unwrap().0));
     address
+}
+
+/// A Unix server of one connection, and the directory of its file.
+#[cfg(unix)]
+pub fn unix_server(serve: impl FnOnce(UnixStream) + Send + 'static) -> (Directory, String) {
+    let directory = Directory::new();
+    let path = directory.file("socket");
+    let listener = UnixListener::bind(&path).unwrap();
+    thread::spawn(move || serve(listener.accept().unwrap().0));
+    (directory, format!("unix:{}", path.display()))
 }
 
 /// Echoes until the end of the stream. `change` is given each piece and its place in the stream.
