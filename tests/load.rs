@@ -13,11 +13,10 @@ use std::sync::mpsc::channel;
 use std::thread;
 use std::time::Duration;
 
-use common::peers::{echo, nobody, tcp_server, udp_server};
-use common::{Directory, LIMIT, Outcome, Running, config, example, wait};
+use common::peers::{echo, nobody, tcp_server, udp_server, unix_server};
+use common::{Directory, LIMIT, Outcome, Running, config, example, signal, wait};
 use mio_echo::Endpoint;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use socket2::{Domain, SockAddr, Socket, Type};
 
@@ -534,15 +533,9 @@ fn with_little_room_the_open_loop_counts_from_due_all_the_same() {
 
 #[test]
 fn a_signal_ends_it_with_the_results_so_far() {
-    let directory = Directory::new();
-    let path = directory.file("socket");
-    let listener = UnixListener::bind(&path).unwrap();
     let (tell, told) = channel();
-    thread::spawn(move || {
-        let stream = listener.accept().unwrap().0;
-        echo(stream, |_, _| tell.send(()).unwrap_or_default());
-    });
-    let endpoint = format!("unix:{}", path.display());
+    let (_directory, endpoint) =
+        unix_server(move |stream| echo(stream, |_, _| tell.send(()).unwrap_or_default()));
     let child = start(&["--json", "-c1", "-d10m", "-w0", "-W20", &endpoint]);
     for _ in 0..10 {
         told.recv_timeout(LIMIT).unwrap();
@@ -566,10 +559,6 @@ fn a_second_signal_ends_it_at_once() {
     signal(&child, Signal::SIGINT);
     signal(&child, Signal::SIGTERM);
     assert_eq!(wait(&mut child).code(), None, "a signal is the cause");
-}
-
-fn signal(child: &Child, signal: Signal) {
-    kill(Pid::from_raw(child.id().try_into().unwrap()), signal).unwrap();
 }
 
 #[test]
