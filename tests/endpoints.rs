@@ -51,6 +51,8 @@ fn at_some_port(holds: impl Fn() -> bool) -> bool {
     (0..20).any(|_| holds())
 }
 
+/// The system chooses the port for TCP, because what is free for UDP may for a minute be that of a
+/// TCP connection that has ended.
 #[test]
 fn tcp_alone_and_udp_alone_are_that() {
     assert!(at_some_port(|| {
@@ -58,8 +60,9 @@ fn tcp_alone_and_udp_alone_are_that() {
         UdpSocket::bind(addresses(&server)[0]).is_ok()
     }));
     assert!(at_some_port(|| {
-        let server = bind(config_at("udp://127.0.0.1:0")).unwrap();
-        TcpListener::bind(addresses(&server)[0]).is_ok()
+        let holder = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = holder.local_addr().unwrap();
+        bind(config_at(&format!("udp://{address}"))).is_ok()
     }));
 }
 
@@ -69,9 +72,10 @@ fn without_dual_stack_ipv6_is_ipv6_alone() {
         return;
     }
     assert!(at_some_port(|| {
-        let server = bind(config_at("[::]:0")).unwrap();
-        let port = addresses(&server)[0].port();
-        UdpSocket::bind(("0.0.0.0", port)).is_ok() && TcpListener::bind(("0.0.0.0", port)).is_ok()
+        let holder = TcpListener::bind("0.0.0.0:0").unwrap();
+        let port = holder.local_addr().unwrap().port();
+        let other_holder = UdpSocket::bind(("0.0.0.0", port));
+        other_holder.is_ok() && bind(config_at(&format!("[::]:{port}"))).is_ok()
     }));
 }
 
