@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use clap::{ArgAction, Parser};
 use log::{LevelFilter, warn};
-use mio_echo::{Config, ConfigError, Endpoint, EndpointError, EndpointErrorKind};
+use mio_echo::{Config, ConfigError, Endpoint, EndpointError, EndpointErrorKind, ZeroCopy};
 
 /// An echo service (RFC 862) over TCP, UDP and Unix sockets: whatever a peer sends comes back.
 ///
@@ -49,6 +49,10 @@ pub(crate) struct Options {
     /// Peers that answer within that time are served sooner, and until then it takes all of a core.
     #[arg(long, value_name = "TIME", value_parser = time, default_value = "0s")]
     busy_poll: Duration,
+
+    /// Whether streams in bulk are moved without copying them: auto (where the system can) or off
+    #[arg(long, value_name = "WHEN", value_parser = zero_copy, default_value = "auto")]
+    zero_copy: ZeroCopy,
 
     /// Have [::] serve IPv4 as well
     #[arg(long)]
@@ -195,6 +199,7 @@ impl Options {
             .buffer_size(usize::try_from(self.buffer_size.as_u64()).unwrap_or(usize::MAX))
             .drain_timeout(self.drain_timeout)
             .busy_poll(self.busy_poll)
+            .zero_copy(self.zero_copy)
             .dual_stack(self.dual_stack)
             .reuse_port(self.reuse_port)
             .udp_answer_any_port(self.udp_answer_any_port);
@@ -222,10 +227,10 @@ impl Options {
     }
 }
 
-/// How many connections the limit on open files leaves room for: some are kept for the listeners,
+/// How many connections the limit on open files leaves room for: some are kept for pipes, listeners,
 /// the selector, the log and the like.
 fn most_connections(open_files: usize) -> usize {
-    const RESERVE: usize = 64;
+    const RESERVE: usize = 128;
 
     let connections = open_files.saturating_sub(RESERVE.min(open_files / 2));
     connections.clamp(1, *Config::MAX_CONNECTIONS_RANGE.end())
@@ -245,6 +250,14 @@ fn mode(text: &str) -> Result<u32, &'static str> {
 fn level(text: &str) -> Result<LevelFilter, &'static str> {
     text.parse()
         .map_err(|_| "write off, error, warn, info, debug or trace")
+}
+
+fn zero_copy(text: &str) -> Result<ZeroCopy, &'static str> {
+    match text {
+        "auto" => Ok(ZeroCopy::Auto),
+        "off" => Ok(ZeroCopy::Off),
+        _ => Err("write auto or off"),
+    }
 }
 
 fn time(text: &str) -> Result<Duration, &'static str> {
@@ -291,6 +304,7 @@ mod tests {
             "--max-connections=5",
             "--drain-timeout=1m6s",
             "--busy-poll=50us",
+            "--zero-copy=off",
             "--dual-stack",
             "--reuse-port",
             "--unix-mode=0660",
@@ -305,6 +319,7 @@ mod tests {
             .max_connections(5)
             .drain_timeout(Duration::from_secs(66))
             .busy_poll(Duration::from_micros(50))
+            .zero_copy(ZeroCopy::Off)
             .dual_stack(true)
             .reuse_port(true)
             .unix_mode(0o660)
@@ -322,8 +337,9 @@ mod tests {
             (20, 10),
             (64, 32),
             (128, 64),
-            (1024, 960),
-            (20_000, 19_936),
+            (256, 128),
+            (1024, 896),
+            (20_000, 19_872),
         ] {
             assert_eq!(most_connections(open_files), connections, "of {open_files}");
         }

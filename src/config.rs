@@ -37,6 +37,7 @@ pub struct Config {
     pub(crate) unix_mode: Option<u32>,
     pub(crate) udp_answer_any_port: bool,
     pub(crate) busy_poll: Duration,
+    pub(crate) zero_copy: ZeroCopy,
 }
 
 impl Config {
@@ -105,6 +106,22 @@ impl Default for Config {
     }
 }
 
+/// See [`ConfigBuilder::zero_copy`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ZeroCopy {
+    /// A stream that has filled the buffer with one read is moved by splice(2) from then on, until
+    /// less than 16 KiB come at once. That is on Linux, for buffers of 16 KiB or more, and if
+    /// the process ignores `SIGPIPE`, as Rust programs do unless told otherwise: splice(2) raises
+    /// that. Elsewhere, and where the system refuses (seccomp(2)), bytes are read and written.
+    ///
+    /// There are up to 32 pipes, of two descriptors each: one for all who keep up, and one for each
+    /// stream that has unsent bytes in it. Where there are no more, bytes are read and written.
+    #[default]
+    Auto,
+    /// All bytes are read and written.
+    Off,
+}
+
 /// Collects settings; [`build`](ConfigBuilder::build) checks them.
 #[derive(Debug, Clone)]
 #[must_use]
@@ -126,6 +143,7 @@ impl ConfigBuilder {
                 unix_mode: None,
                 udp_answer_any_port: false,
                 busy_poll: Duration::ZERO,
+                zero_copy: ZeroCopy::default(),
             },
         }
     }
@@ -211,6 +229,13 @@ impl ConfigBuilder {
     /// because the loop has not to be woken; until then the loop takes all of a core.
     pub fn busy_poll(mut self, time: Duration) -> Self {
         self.config.busy_poll = time;
+        self
+    }
+
+    /// Whether streams in bulk go through a pipe instead of the buffer, so that their bytes are not
+    /// copied. Default: [`ZeroCopy::Auto`].
+    pub fn zero_copy(mut self, zero_copy: ZeroCopy) -> Self {
+        self.config.zero_copy = zero_copy;
         self
     }
 

@@ -8,7 +8,7 @@
 //!      ▲                        │ │ write would block                       (next turn)
 //!      │ nothing more to read   │ └───────────► Stalled: unsent bytes kept, not reading
 //!      └────────────────────────┘                  │ writable edge ─► flush ─► Echoing
-//!   peer half-closed and nothing unsent ─► shutdown(Write) ─► Finished
+//!   peer half-closed and nothing unsent ─► Finished, and closed
 //!   drain time over ─► Ending: what is unsent is flushed ─► shutdown(Write)
 //!                      ─► Lingering: what the peer still sends is read and discarded
 //!   any error                           ─► Closed
@@ -20,9 +20,13 @@ use std::time::Instant;
 use log::{Level, log_enabled, trace};
 
 use crate::readiness::{Readiness, SHORT_MEANS_EXHAUSTED, nonblocking};
-use crate::send_buffer::SendBuffer;
+use crate::scratch::Scratch;
+use crate::send_buffer::{SendBuffer, Unsent};
 use crate::stats::{Reason, Stats};
 use crate::stream::{Peer, Stream};
+use crate::zero_copy::Pipes;
+
+mod bulk;
 
 /// What a connection asks for at the end of a turn.
 #[derive(Debug)]
@@ -38,17 +42,19 @@ pub(crate) enum Next {
 /// A connected peer.
 #[derive(Debug)]
 #[cfg_attr(test, derive(Clone))]
-pub(crate) struct Connection<S> {
+pub(crate) struct Connection<S: Stream> {
     stream: S,
     peer: Peer,
     opened: Instant,
     /// How many bytes were written back.
     echoed: u64,
     /// Empty unless Stalled or Ending.
-    unsent: SendBuffer,
+    unsent: Unsent<S::Pipe>,
     state: State,
     /// See [`Readiness::more_behind`] and [`Peer::cuts_reads_short`]; until a read would block.
     more_behind: bool,
+    /// What comes after Stalled: Echoing, or Bulk.
+    resumes_as: State,
 }
 
 /// The part of the state that a connection knows; see the top of this page.
@@ -56,6 +62,8 @@ pub(crate) struct Connection<S> {
 enum State {
     /// Or Waiting, where it is not on the run queue.
     Echoing,
+    /// The same, through a pipe.
+    Bulk,
     Lingering,
     Stalled,
     /// To linger as soon as nothing is unsent.
@@ -64,7 +72,7 @@ enum State {
 
 impl State {
     fn is_reading(self) -> bool {
-        matches!(self, State::Echoing | State::Lingering)
+        matches!(self, State::Echoing | State::Bulk | State::Lingering)
     }
 }
 
@@ -75,9 +83,10 @@ impl<S: Stream> Connection<S> {
             peer,
             opened: now,
             echoed: 0,
-            unsent: SendBuffer::default(),
+            unsent: Unsent::default(),
             state: State::Echoing,
             more_behind: peer.cuts_reads_short(),
+            resumes_as: State::Echoing,
         }
     }
 
@@ -92,11 +101,13 @@ impl<S: Stream> Connection<S> {
     }
 
     /// At most one read and one write, so that others get their turn however much there is.
-    pub(crate) fn turn(&mut self, scratch: &mut [u8], stats: &mut Stats) -> Next {
+    pub(crate) fn turn(&mut self, scratch: &mut Scratch<S::Pipe>, stats: &mut Stats) -> Next {
         let next = match self.state {
-            State::Stalled | State::Ending => self.flush(stats),
-            State::Echoing | State::Lingering => self.echo(scratch, stats),
+            State::Echoing | State::Lingering => None,
+            State::Bulk => self.forward(scratch, stats).transpose(),
+            State::Stalled | State::Ending => Some(self.flush(scratch, stats)),
         };
+        let next = next.unwrap_or_else(|| self.echo(scratch, stats));
         next.unwrap_or_else(|error| Next::Close(Reason::Failed(error)))
     }
 
@@ -120,32 +131,37 @@ impl<S: Stream> Connection<S> {
 
     /// What a log says of a connection at its end.
     pub(crate) fn summary(&self, now: Instant) -> String {
-        let (echoed, unsent) = (self.echoed, self.unsent.unsent().len());
+        let (echoed, unsent) = (self.echoed, self.unsent.len());
         let age = now.saturating_duration_since(self.opened);
         format!("{echoed} bytes echoed, {unsent} unsent, after {age:.3?}")
     }
 
     /// Echoing: what is read is written back. Lingering: it is discarded.
-    fn echo(&mut self, scratch: &mut [u8], stats: &mut Stats) -> io::Result<Next> {
-        let count = match nonblocking(|| self.stream.read(scratch))? {
-            Some(0) => return self.finish(),
+    fn echo(&mut self, scratch: &mut Scratch<S::Pipe>, stats: &mut Stats) -> io::Result<Next> {
+        let buffer = &mut scratch.buffer[..];
+        let count = match nonblocking(|| self.stream.read(buffer))? {
+            Some(0) => return Ok(self.finish()),
             Some(count) => count,
             None => return Ok(self.exhausted()),
         };
-        self.trace("read", count, scratch.len());
-        if self.state == State::Echoing {
+        self.trace("read", count, buffer.len());
+        let is_full = count == buffer.len();
+        if self.state != State::Lingering {
             stats.bytes_received += count as u64;
-            let bytes = &scratch[..count];
+            let bytes = &buffer[..count];
             let sent = nonblocking(|| self.stream.write(bytes))?.unwrap_or(0);
             self.trace("write", sent, count);
             self.count_sent(sent, stats);
+            if is_full {
+                self.turn_to_bulk(&scratch.pipes, count);
+            }
             if sent < count {
-                self.unsent = SendBuffer::keeping(&bytes[sent..]);
+                self.unsent = Unsent::Buffer(SendBuffer::keeping(&bytes[sent..]));
                 self.state = State::Stalled;
                 return Ok(self.stall(sent));
             }
         }
-        let is_exhausted = SHORT_MEANS_EXHAUSTED && count < scratch.len() && !self.more_behind;
+        let is_exhausted = SHORT_MEANS_EXHAUSTED && !is_full && !self.more_behind;
         Ok(if is_exhausted {
             Next::Wait
         } else {
@@ -155,24 +171,34 @@ impl<S: Stream> Connection<S> {
 
     /// Stalled: what was kept is written, and nothing is read before all of it is. Ending: the
     /// same, and nothing is written after it.
-    fn flush(&mut self, stats: &mut Stats) -> io::Result<Next> {
-        if !self.unsent.is_empty() {
-            let bytes = self.unsent.unsent();
-            let sent = nonblocking(|| self.stream.write(bytes))?.unwrap_or(0);
-            self.trace("write", sent, bytes.len());
+    fn flush(&mut self, scratch: &mut Scratch<S::Pipe>, stats: &mut Stats) -> io::Result<Next> {
+        if self.unsent.len() > 0 {
+            let sent = self.send_unsent(&mut scratch.pipes)?;
             self.count_sent(sent, stats);
-            self.unsent.consume(sent);
-            if !self.unsent.is_empty() {
+            if self.unsent.len() > 0 {
                 return Ok(self.stall(sent));
             }
+            self.give_back(&mut scratch.pipes);
         }
         if self.state == State::Ending {
-            self.shutdown_write()?;
+            trace!("{}: shutdown of the writing half", self.peer);
+            self.stream.shutdown_write()?;
             self.state = State::Lingering;
         } else {
-            self.state = State::Echoing;
+            self.state = self.resumes_as;
         }
         Ok(Next::Again)
+    }
+
+    fn send_unsent(&mut self, pipes: &mut Pipes<S::Pipe>) -> io::Result<usize> {
+        let Unsent::Buffer(buffer) = &mut self.unsent else {
+            return self.drain_pipe(pipes);
+        };
+        let unsent = buffer.unsent().len();
+        let sent = nonblocking(|| self.stream.write(buffer.unsent()))?.unwrap_or(0);
+        buffer.consume(sent);
+        self.trace("write", sent, unsent);
+        Ok(sent)
     }
 
     /// A read would block.
@@ -187,9 +213,11 @@ impl<S: Stream> Connection<S> {
         trace!(
             "{}: stalled with {} bytes unsent",
             self.peer,
-            self.unsent.unsent().len()
+            self.unsent.len()
         );
-        let is_exhausted = SHORT_MEANS_EXHAUSTED || sent == 0;
+        // Of a short splice(2), epoll(7) does not say what it means.
+        let is_short_write = matches!(self.unsent, Unsent::Buffer(_)) && SHORT_MEANS_EXHAUSTED;
+        let is_exhausted = is_short_write || sent == 0;
         if is_exhausted {
             Next::Wait
         } else {
@@ -197,19 +225,14 @@ impl<S: Stream> Connection<S> {
         }
     }
 
-    /// The peer will send no more, and everything was written back.
-    fn finish(&mut self) -> io::Result<Next> {
+    /// The peer will send no more, and everything was written back. To close the socket is to tell
+    /// the peer that this side will not either.
+    fn finish(&mut self) -> Next {
         trace!("{}: end of stream", self.peer);
-        if self.state == State::Lingering {
-            return Ok(Next::Close(Reason::Cut));
-        }
-        self.shutdown_write()?;
-        Ok(Next::Close(Reason::Finished))
-    }
-
-    fn shutdown_write(&mut self) -> io::Result<()> {
-        trace!("{}: shutdown of the writing half", self.peer);
-        self.stream.shutdown_write()
+        Next::Close(match self.state {
+            State::Lingering => Reason::Cut,
+            _ => Reason::Finished,
+        })
     }
 
     fn count_sent(&mut self, sent: usize, stats: &mut Stats) {

@@ -22,10 +22,12 @@ use crate::datagram::DatagramSocket;
 use crate::endpoint::Endpoint;
 use crate::gate::Gate;
 use crate::listener::Listener;
-use crate::readiness::Readiness;
+use crate::readiness::{CLOSING_DEREGISTERS, Readiness};
 use crate::refusal::Refusals;
+use crate::scratch::Scratch;
 use crate::stats::{Reason, Stats};
 use crate::stream::StreamSocket;
+use crate::zero_copy::SystemPipe;
 use stopping::Phase;
 
 /// An echo service without a loop: a guest in yours.
@@ -82,8 +84,7 @@ pub struct Echo {
     run_queue: Vec<usize>,
     /// The part of the run queue that has its turns now. Empty, but for its memory, between runs.
     round: Vec<usize>,
-    /// What every connection reads into. It holds nothing between two turns.
-    scratch: Box<[u8]>,
+    scratch: Scratch<SystemPipe>,
     gate: Gate,
     /// Keys of the listeners, in the order that they had their turns when the gate was last opened.
     listeners: Vec<usize>,
@@ -180,7 +181,7 @@ impl Echo {
             slots: Slab::new(),
             run_queue: Vec::new(),
             round: Vec::new(),
-            scratch: vec![0; config.buffer_size].into(),
+            scratch: Scratch::new(config.buffer_size, config.zero_copy),
             gate: Gate::default(),
             listeners: Vec::new(),
             refusals: Refusals::new(udp_ports, config.udp_answer_any_port),
@@ -367,14 +368,13 @@ impl Echo {
 
     /// Closes the socket of an endpoint.
     fn remove(&mut self, key: usize) {
-        // Closing takes it out of the selector too, where this fails.
-        let _ = match &mut self.slots.remove(key).source {
-            Source::Connection(connection) => self.registry.deregister(connection.stream_mut()),
-            Source::Endpoint(socket) => match &mut **socket {
+        if let Source::Endpoint(mut socket) = self.slots.remove(key).source {
+            // Closing takes it out of the selector too, where this fails.
+            let _ = match &mut *socket {
                 EndpointSocket::Listener(it) => self.registry.deregister(it.source_mut()),
                 EndpointSocket::Datagrams(socket) => socket.leave(&self.registry),
-            },
-        };
+            };
+        }
     }
 
     fn close(&mut self, key: usize, reason: &Reason, now: Instant) {
@@ -384,8 +384,10 @@ impl Echo {
                 connection.peer(),
                 connection.summary(now)
             );
-            // Closing takes it out of the selector too, where this fails.
-            let _ = self.registry.deregister(connection.stream_mut());
+            connection.give_back(&mut self.scratch.pipes);
+            if !CLOSING_DEREGISTERS {
+                let _ = self.registry.deregister(connection.stream_mut());
+            }
             self.stats.count_closed(reason);
         }
         if !self.gate.is_open() {

@@ -84,14 +84,16 @@ mod listener;
 mod packet_info;
 mod readiness;
 mod refusal;
+mod scratch;
 mod send_buffer;
 mod server;
 #[cfg(unix)]
 mod socket_file;
 mod stats;
 mod stream;
+mod zero_copy;
 
-pub use config::{Config, ConfigBuilder, ConfigError};
+pub use config::{Config, ConfigBuilder, ConfigError, ZeroCopy};
 pub use echo::Echo;
 pub use endpoint::{Endpoint, EndpointError, EndpointErrorKind};
 pub use server::{Server, ShutdownHandle};

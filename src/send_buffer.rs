@@ -1,6 +1,32 @@
 //! Bytes that were read from a peer and that the system would not yet take back.
 
-/// Unsent bytes of one connection. Owns memory only while there are any.
+use crate::zero_copy::Pipe;
+
+/// Unsent bytes of one connection, and where they are.
+#[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
+pub(crate) enum Unsent<P> {
+    Buffer(SendBuffer),
+    /// They came by [zero copy](crate::zero_copy).
+    Pipe(P),
+}
+
+impl<P: Pipe> Unsent<P> {
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Unsent::Buffer(buffer) => buffer.unsent().len(),
+            Unsent::Pipe(pipe) => pipe.len(),
+        }
+    }
+}
+
+impl<P> Default for Unsent<P> {
+    fn default() -> Self {
+        Unsent::Buffer(SendBuffer::default())
+    }
+}
+
+/// Unsent bytes in memory of their own. Owns it only while there are any.
 #[derive(Debug, Default)]
 #[cfg_attr(test, derive(Clone))]
 pub(crate) struct SendBuffer {
@@ -8,15 +34,19 @@ pub(crate) struct SendBuffer {
     sent: usize,
 }
 
+impl From<Box<[u8]>> for SendBuffer {
+    fn from(bytes: Box<[u8]>) -> Self {
+        SendBuffer { bytes, sent: 0 }
+    }
+}
+
 impl SendBuffer {
     /// Keeps a copy of `bytes`, in memory of just that size.
     pub(crate) fn keeping(bytes: &[u8]) -> Self {
-        SendBuffer {
-            bytes: bytes.into(),
-            sent: 0,
-        }
+        Box::<[u8]>::from(bytes).into()
     }
 
+    #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }

@@ -38,6 +38,8 @@ pub struct Stats {
     pub unanswered: Unanswered,
     /// Bytes read from peers, but for those discarded after the drain time.
     pub bytes_received: u64,
+    /// Those of them that were not copied; see [`ZeroCopy`](crate::ZeroCopy).
+    pub bytes_zero_copied: u64,
     /// Bytes written back to them.
     pub bytes_sent: u64,
     /// Calls of [`Echo::run`](crate::Echo::run).

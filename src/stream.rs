@@ -8,10 +8,21 @@ use mio::event::Source;
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 
+use crate::zero_copy::{Pipe, SystemPipe};
+
 /// What a connection needs of its socket. The tests have scripted ones.
 pub(crate) trait Stream: Read + Write {
+    type Pipe: Pipe;
+
     /// Ends the writing half: the peer reads the end of the stream. See shutdown(2).
     fn shutdown_write(&mut self) -> io::Result<()>;
+
+    /// Moves bytes that have come to the end of a pipe, `most` at the most, and says how many. That
+    /// there are none does not mean that there is nothing to be read; see splice(2).
+    fn splice_in(&mut self, pipe: &mut Self::Pipe, most: usize) -> io::Result<usize>;
+
+    /// Sends bytes from the head of a pipe, and says how many.
+    fn splice_out(&mut self, pipe: &mut Self::Pipe) -> io::Result<usize>;
 }
 
 /// A connected stream socket of whatever address family.
@@ -59,8 +70,18 @@ impl Write for StreamSocket {
 }
 
 impl Stream for StreamSocket {
+    type Pipe = SystemPipe;
+
     fn shutdown_write(&mut self) -> io::Result<()> {
         self.0.shutdown(Shutdown::Write)
+    }
+
+    fn splice_in(&mut self, pipe: &mut SystemPipe, most: usize) -> io::Result<usize> {
+        pipe.fill(&self.0, most)
+    }
+
+    fn splice_out(&mut self, pipe: &mut SystemPipe) -> io::Result<usize> {
+        pipe.drain(&self.0)
     }
 }
 

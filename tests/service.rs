@@ -665,20 +665,20 @@ fn limited(limits: &str, arguments: &str) -> Command {
 #[cfg(target_os = "linux")]
 #[test]
 fn the_limit_on_open_files_is_raised_and_connections_follow() {
-    let service = Service::spawn(limited("-Sn 60 && ulimit -Hn 200", ""));
+    let service = Service::spawn(limited("-Sn 60 && ulimit -Hn 300", ""));
     let limits = fs::read_to_string(format!("/proc/{}/limits", service.pid())).unwrap();
     let line = limits
         .lines()
         .find(|line| line.starts_with("Max open files"))
         .unwrap();
     let fields: Vec<_> = line.split_whitespace().collect();
-    assert_eq!((fields[3], fields[4]), ("200", "200"), "{line}");
+    assert_eq!((fields[3], fields[4]), ("300", "300"), "{line}");
     service.stop();
 
-    // 200 files leave room for 136 connections: more wait, and none is lost.
-    let mut service = Service::spawn(limited("-Sn 60 && ulimit -Hn 200", ""));
-    let mut clients: Vec<_> = (0..140).map(|_| connect(service.address)).collect();
-    service.wait_for("at the limit of 136 connections");
+    // 300 files leave room for 172 connections: more wait, and none is lost.
+    let mut service = Service::spawn(limited("-Sn 60 && ulimit -Hn 300", ""));
+    let mut clients: Vec<_> = (0..180).map(|_| connect(service.address)).collect();
+    service.wait_for("at the limit of 172 connections");
     clients.drain(..10);
     for client in &mut clients {
         assert!(is_served(client));

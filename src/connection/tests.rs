@@ -4,12 +4,16 @@
 mod model;
 mod scripted;
 
+use std::io;
+use std::mem;
 use std::net::Ipv4Addr;
 use std::time::Instant;
 
 use super::{Connection, Stream};
 use crate::readiness::Readiness;
+use crate::scratch::Scratch;
 use crate::stream::Peer;
+use crate::zero_copy::{Pipe, Pipes};
 
 fn connect<S: Stream>(stream: S) -> Connection<S> {
     Connection::new(
@@ -18,6 +22,39 @@ fn connect<S: Stream>(stream: S) -> Connection<S> {
         Instant::now(),
     )
 }
+
+/// A pipe that is a list of bytes.
+#[derive(Debug, Clone, Default)]
+struct List(Vec<u8>);
+
+impl Pipe for List {
+    fn can_be_used() -> bool {
+        true
+    }
+
+    fn open() -> io::Result<Self> {
+        Ok(List::default())
+    }
+
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn take_out(&mut self) -> io::Result<Box<[u8]>> {
+        Ok(mem::take(&mut self.0).into())
+    }
+}
+
+/// Room for so many bytes, and pipes for moves of so many.
+fn scratch(buffer_size: usize, worth_it: usize) -> Scratch<List> {
+    Scratch {
+        buffer: vec![u8::MAX; buffer_size].into(),
+        pipes: Pipes::for_moves_of(worth_it),
+    }
+}
+
+/// No move is that large.
+const NO_PIPES: usize = usize::MAX;
 
 const READABLE: Readiness = Readiness {
     readable: true,

@@ -7,9 +7,10 @@
 use std::collections::{HashSet, VecDeque};
 use std::io::{self, ErrorKind, Read, Write};
 
-use super::connect;
+use super::{List, NO_PIPES, connect, scratch};
 use crate::connection::{Connection, Next, State, Stream};
 use crate::readiness::Readiness;
+use crate::scratch::Scratch;
 use crate::stats::{Reason, Stats};
 
 /// How many bytes the peer sends at the most. Each has its own value, from 0 up.
@@ -37,6 +38,8 @@ struct Socket {
     wants_room: bool,
     /// This side shut its writing half down.
     is_shut: bool,
+    /// A seccomp filter came, say.
+    refuses_splice: bool,
     /// Something changed that the selector has not reported yet.
     has_changed: bool,
     sent: u8,
@@ -90,12 +93,42 @@ impl Write for Socket {
 }
 
 impl Stream for Socket {
+    type Pipe = List;
+
     fn shutdown_write(&mut self) -> io::Result<()> {
         if self.is_reset {
             return Err(ErrorKind::NotConnected.into());
         }
         self.is_shut = true;
         Ok(())
+    }
+
+    /// As Linux has it: it does not go beyond an urgent mark, and where there is nothing for it, it
+    /// says that this is the end as soon as the peer has shut down.
+    fn splice_in(&mut self, pipe: &mut List, most: usize) -> io::Result<usize> {
+        if self.refuses_splice {
+            return Err(ErrorKind::Unsupported.into());
+        }
+        if self.mark == Some(0) {
+            return if self.is_finished {
+                Ok(0)
+            } else {
+                Err(ErrorKind::WouldBlock.into())
+            };
+        }
+        let mut bytes = vec![0; most];
+        let count = self.read(&mut bytes)?;
+        pipe.0.extend(&bytes[..count]);
+        Ok(count)
+    }
+
+    fn splice_out(&mut self, pipe: &mut List) -> io::Result<usize> {
+        if self.refuses_splice {
+            return Err(ErrorKind::Unsupported.into());
+        }
+        let count = self.write(&pipe.0)?;
+        pipe.0.drain(..count);
+        Ok(count)
     }
 }
 
@@ -153,6 +186,8 @@ enum Move {
     Reset,
     /// The peer reads so many bytes.
     Take(usize),
+    /// The system refuses to splice from now on.
+    RefuseSplice,
     /// The selector reports a change.
     Report,
     /// The connection has its turn on the run queue.
@@ -161,7 +196,7 @@ enum Move {
     End,
 }
 
-const MOVES: [Move; 10] = [
+const MOVES: [Move; 11] = [
     Move::Send(1),
     Move::Send(2),
     Move::SendUrgent,
@@ -169,6 +204,7 @@ const MOVES: [Move; 10] = [
     Move::Reset,
     Move::Take(1),
     Move::Take(2),
+    Move::RefuseSplice,
     Move::Report,
     Move::Turn,
     Move::End,
@@ -179,20 +215,20 @@ const MOVES: [Move; 10] = [
 struct World {
     connection: Connection<Socket>,
     stats: Stats,
-    buffer_size: usize,
+    scratch: Scratch<List>,
     is_queued: bool,
     closed: Option<&'static str>,
 }
 
 impl World {
-    fn new(buffer_size: usize) -> Self {
+    fn new(scratch: Scratch<List>) -> Self {
         let mut connection = connect(Socket::default());
         // To register is to be told how things are.
         connection.stream.has_changed = true;
         World {
             connection,
             stats: Stats::default(),
-            buffer_size,
+            scratch,
             is_queued: false,
             closed: None,
         }
@@ -212,10 +248,15 @@ impl World {
             Move::Finish => may_send,
             Move::Reset => !socket.is_reset,
             Move::Take(count) => count <= socket.outbound.len(),
+            Move::RefuseSplice => self.has_pipes() && !socket.refuses_splice,
             Move::Report => socket.has_changed && self.closed.is_none(),
             Move::Turn => self.is_queued && self.closed.is_none(),
             Move::End => self.closed.is_none() && !self.is_ended(),
         }
+    }
+
+    fn has_pipes(&self) -> bool {
+        self.scratch.pipes.are_for(self.scratch.buffer.len())
     }
 
     fn is_ended(&self) -> bool {
@@ -242,6 +283,7 @@ impl World {
                 socket.outbound.clear();
             }
             Move::Take(count) => self.socket().take(count),
+            Move::RefuseSplice => self.socket().refuses_splice = true,
             Move::Report => {
                 let readiness = self.socket().report();
                 self.is_queued |= self.connection.wake(readiness);
@@ -256,11 +298,17 @@ impl World {
 
     fn turn(&mut self) {
         self.is_queued = false;
-        let mut scratch = vec![u8::MAX; self.buffer_size];
-        match self.connection.turn(&mut scratch, &mut self.stats) {
+        let next = self.connection.turn(&mut self.scratch, &mut self.stats);
+        // It holds nothing between two turns, so what it looks like is no part of the state.
+        self.scratch.buffer.fill(u8::MAX);
+        match next {
             Next::Wait => {}
             Next::Again => self.is_queued = true,
-            Next::Close(Reason::Finished) => self.closed = Some("finished"),
+            Next::Close(Reason::Finished) => {
+                // Closing sends the end of the stream, as nothing is left unread.
+                self.socket().is_shut = true;
+                self.closed = Some("finished");
+            }
             Next::Close(Reason::Failed(_)) => self.closed = Some("failed"),
             Next::Close(Reason::Cut) => self.closed = Some("cut"),
         }
@@ -270,10 +318,15 @@ impl World {
     fn check(&self) {
         let connection = &self.connection;
         let socket = &connection.stream;
-        let unsent = connection.unsent.unsent().len();
-        assert!(unsent <= self.buffer_size, "more is held than one buffer");
+        let unsent = connection.unsent.len();
+        assert!(
+            unsent <= self.scratch.buffer.len(),
+            "more is held than one buffer"
+        );
         match connection.state {
-            State::Echoing | State::Lingering => assert_eq!(unsent, 0, "not sent, and forgotten"),
+            State::Echoing | State::Bulk | State::Lingering => {
+                assert_eq!(unsent, 0, "not sent, and forgotten");
+            }
             State::Stalled => assert_ne!(unsent, 0, "stalled by nothing"),
             State::Ending => {}
         }
@@ -288,7 +341,7 @@ impl World {
             let has_work = match connection.state {
                 State::Stalled => socket.is_writable(),
                 State::Ending => unsent == 0 || socket.is_writable(),
-                State::Echoing | State::Lingering => socket.is_readable(),
+                State::Echoing | State::Bulk | State::Lingering => socket.is_readable(),
             };
             assert!(!has_work, "left with work to do, and nothing to wake it");
         }
@@ -330,8 +383,8 @@ impl World {
 }
 
 /// Makes every move from every state. Gives how many states there are.
-fn explore(buffer_size: usize) -> usize {
-    let start = World::new(buffer_size);
+fn explore(scratch: Scratch<List>) -> usize {
+    let start = World::new(scratch);
     let mut seen = HashSet::from([start.key()]);
     let mut open = vec![start];
     while let Some(world) = open.pop() {
@@ -352,8 +405,8 @@ fn explore(buffer_size: usize) -> usize {
 
 #[test]
 fn no_order_of_events_loses_a_byte_or_a_wakeup() {
-    for buffer_size in [1, 2, 4] {
-        let states = explore(buffer_size);
+    for (buffer_size, worth_it) in [(1, NO_PIPES), (2, NO_PIPES), (4, NO_PIPES), (2, 1), (2, 2)] {
+        let states = explore(scratch(buffer_size, worth_it));
         assert!(
             states > 1_000,
             "only {states} states: the model is not what it was"

@@ -3,10 +3,12 @@
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
 
-use super::{MORE_BEHIND, READABLE, WRITABLE, connect};
+use super::{List, MORE_BEHIND, NO_PIPES, READABLE, WRITABLE, connect, scratch};
 use crate::connection::{Connection, Next, Stream};
 use crate::readiness::SHORT_MEANS_EXHAUSTED;
+use crate::scratch::Scratch;
 use crate::stats::{Reason, Stats};
+use crate::zero_copy::MOST_PIPES;
 
 /// The calls that are expected, in this order, and what they return.
 #[derive(Debug)]
@@ -15,8 +17,12 @@ enum Call {
     /// What it is given, and how much of that it takes.
     Write(&'static str, Result<usize, ErrorKind>),
     Shutdown(Result<(), ErrorKind>),
+    /// What comes into the pipe.
+    In(Result<&'static str, ErrorKind>),
+    /// What is in the pipe, and how much of that leaves it.
+    Out(&'static str, Result<usize, ErrorKind>),
 }
-use Call::{Read as R, Shutdown, Write as W};
+use Call::{In, Out, Read as R, Shutdown, Write as W};
 
 /// A stream that plays a script, and fails the test where it is asked for anything else.
 struct Script(VecDeque<Call>);
@@ -51,10 +57,36 @@ impl Write for Script {
 }
 
 impl Stream for Script {
+    type Pipe = List;
+
     fn shutdown_write(&mut self) -> io::Result<()> {
         match self.0.pop_front() {
             Some(Shutdown(result)) => Ok(result?),
             other => panic!("a shutdown, where {other:?} was expected"),
+        }
+    }
+
+    fn splice_in(&mut self, pipe: &mut List, most: usize) -> io::Result<usize> {
+        match self.0.pop_front() {
+            Some(In(result)) => {
+                let bytes = result?.as_bytes();
+                assert!(bytes.len() <= most, "asked for {most} only");
+                pipe.0.extend(bytes);
+                Ok(bytes.len())
+            }
+            other => panic!("a splice in, where {other:?} was expected"),
+        }
+    }
+
+    fn splice_out(&mut self, pipe: &mut List) -> io::Result<usize> {
+        match self.0.pop_front() {
+            Some(Out(expected, result)) => {
+                assert_eq!(pipe.0, expected.as_bytes());
+                let count = result?;
+                pipe.0.drain(..count);
+                Ok(count)
+            }
+            other => panic!("a splice out, where {other:?} was expected"),
         }
     }
 }
@@ -62,6 +94,7 @@ impl Stream for Script {
 /// A connection with a script and a scratch buffer of 8 bytes.
 struct Play {
     connection: Connection<Script>,
+    scratch: Scratch<List>,
     stats: Stats,
 }
 
@@ -69,12 +102,26 @@ impl Play {
     fn new(calls: impl IntoIterator<Item = Call>) -> Self {
         Play {
             connection: connect(Script(calls.into_iter().collect())),
+            scratch: scratch(8, NO_PIPES),
             stats: Stats::default(),
         }
     }
 
+    /// After a read that filled the buffer; where moves of 4 bytes are worth a pipe.
+    fn in_bulk(calls: impl IntoIterator<Item = Call>) -> Self {
+        let first = [R(Ok("8 bytes!")), W("8 bytes!", Ok(8))];
+        let mut play = Play::new(first.into_iter().chain(calls));
+        play.scratch = scratch(8, 4);
+        assert!(matches!(play.turn(), Next::Again));
+        play
+    }
+
     fn turn(&mut self) -> Next {
-        self.connection.turn(&mut [0; 8], &mut self.stats)
+        self.connection.turn(&mut self.scratch, &mut self.stats)
+    }
+
+    fn unsent(&self) -> usize {
+        self.connection.unsent.len()
     }
 
     fn is_played(&self) -> bool {
@@ -145,7 +192,7 @@ fn what_a_write_leaves_is_kept_and_sent_before_anything_is_read() {
         matches!(play.turn(), Next::Again),
         "input may have come while it was stalled"
     );
-    assert!(play.connection.unsent.is_empty());
+    assert_eq!(play.unsent(), 0);
     assert!(matches!(play.turn(), Next::Wait));
     assert!(play.is_played());
     assert_eq!((play.stats.bytes_received, play.stats.bytes_sent), (6, 6));
@@ -159,7 +206,7 @@ fn a_write_that_takes_nothing_leaves_everything_kept() {
         W("abc", Ok(3)),
     ]);
     assert!(matches!(play.turn(), Next::Wait));
-    assert_eq!(play.connection.unsent.unsent(), b"abc");
+    assert_eq!(play.unsent(), 3);
     assert!(matches!(play.turn(), Next::Again));
 }
 
@@ -221,7 +268,6 @@ fn what_was_behind_the_bytes_is_not_forgotten_in_a_stall() {
         R(Ok("d")),
         W("d", Ok(1)),
         R(Ok("")),
-        Shutdown(Ok(())),
     ]);
     play.turn();
     play.connection.wake(MORE_BEHIND);
@@ -235,7 +281,7 @@ fn what_was_behind_the_bytes_is_not_forgotten_in_a_stall() {
 
 #[test]
 fn the_end_of_the_stream_is_passed_on() {
-    let mut play = Play::new([R(Ok("")), Shutdown(Ok(()))]);
+    let mut play = Play::new([R(Ok(""))]);
     assert!(matches!(play.turn(), Next::Close(Reason::Finished)));
     assert!(play.is_played());
 }
@@ -246,7 +292,6 @@ fn an_error_of_any_call_closes_the_connection_with_that_error() {
     for script in [
         vec![R(Err(reset))],
         vec![R(Ok("abc")), W("abc", Err(reset))],
-        vec![R(Ok("")), Shutdown(Err(reset))],
     ] {
         let mut play = Play::new(script);
         let Next::Close(Reason::Failed(error)) = play.turn() else {
@@ -305,4 +350,211 @@ fn a_connection_that_cannot_be_ended_is_closed() {
     let mut play = Play::new([Shutdown(Err(ErrorKind::NotConnected))]);
     play.connection.end();
     assert!(matches!(play.turn(), Next::Close(Reason::Failed(_))));
+}
+
+#[test]
+fn a_stream_in_bulk_goes_through_a_pipe() {
+    let mut play = Play::in_bulk([
+        In(Ok("as much.")),
+        Out("as much.", Ok(8)),
+        In(Err(ErrorKind::WouldBlock)),
+        R(Err(ErrorKind::WouldBlock)),
+        In(Ok("later")),
+        Out("later", Ok(5)),
+    ]);
+    assert!(matches!(play.turn(), Next::Again));
+    assert!(
+        matches!(play.turn(), Next::Wait),
+        "a read was asked why nothing came"
+    );
+    assert!(play.connection.wake(READABLE));
+    assert!(
+        matches!(play.turn(), Next::Again),
+        "a short move says nothing about what is left"
+    );
+    assert!(play.is_played());
+    assert_eq!((play.stats.bytes_received, play.stats.bytes_sent), (21, 21));
+}
+
+#[test]
+fn what_the_peer_does_not_take_stays_in_the_pipe() {
+    let mut play = Play::in_bulk([
+        In(Ok("abcdef")),
+        Out("abcdef", Ok(2)),
+        Out("cdef", Err(ErrorKind::WouldBlock)),
+        Out("cdef", Ok(4)),
+        In(Ok("ghij")),
+        Out("ghij", Ok(4)),
+    ]);
+    assert!(
+        matches!(play.turn(), Next::Again),
+        "a short move says nothing about the room that is left"
+    );
+    assert!(!play.connection.wake(READABLE));
+    assert!(matches!(play.turn(), Next::Wait));
+    assert_eq!(play.unsent(), 4);
+    assert!(play.connection.wake(WRITABLE));
+    assert!(matches!(play.turn(), Next::Again));
+    assert_eq!(play.unsent(), 0);
+    assert!(matches!(play.turn(), Next::Again));
+    assert!(play.is_played());
+}
+
+#[test]
+fn a_stream_that_stalls_at_once_is_in_bulk_all_the_same() {
+    let mut play = Play::new([
+        R(Ok("8 bytes!")),
+        W("8 bytes!", Ok(3)),
+        W("ytes!", Ok(5)),
+        In(Ok("more")),
+        Out("more", Ok(4)),
+    ]);
+    play.scratch = scratch(8, 4);
+    for _ in 0..3 {
+        play.turn();
+    }
+    assert!(play.is_played());
+}
+
+#[test]
+fn small_messages_are_read_and_written_again() {
+    let mut play = Play::in_bulk([
+        In(Ok("abc")),
+        Out("abc", Ok(3)),
+        R(Ok("def")),
+        W("def", Ok(3)),
+    ]);
+    assert!(matches!(play.turn(), Next::Again));
+    assert!(waits_after_short(&play.turn()));
+    assert!(play.is_played());
+}
+
+#[test]
+fn a_read_decides_whether_the_stream_has_ended() {
+    let mut play = Play::in_bulk([
+        In(Ok("")),
+        R(Ok("urgent")),
+        W("urgent", Ok(6)),
+        In(Ok("")),
+        R(Ok("")),
+    ]);
+    assert!(waits_after_short(&play.turn()));
+    assert!(matches!(play.turn(), Next::Close(Reason::Finished)));
+    assert!(play.is_played());
+}
+
+#[test]
+fn where_splice_is_refused_bytes_are_read_and_written_for_good() {
+    for kind in [
+        ErrorKind::PermissionDenied,
+        ErrorKind::Unsupported,
+        ErrorKind::InvalidInput,
+    ] {
+        let mut play = Play::in_bulk([
+            In(Err(kind)),
+            R(Ok("8 bytes!")),
+            W("8 bytes!", Ok(8)),
+            R(Ok("8 bytes!")),
+            W("8 bytes!", Ok(8)),
+        ]);
+        assert!(matches!(play.turn(), Next::Again));
+        assert!(matches!(play.turn(), Next::Again));
+        assert!(play.is_played());
+    }
+}
+
+#[test]
+fn what_is_in_a_pipe_is_not_lost_when_splice_is_refused() {
+    let mut play = Play::in_bulk([
+        In(Ok("abcdef")),
+        Out("abcdef", Ok(1)),
+        Out("bcdef", Err(ErrorKind::Unsupported)),
+        W("bcdef", Ok(2)),
+        W("def", Ok(3)),
+        R(Err(ErrorKind::WouldBlock)),
+    ]);
+    play.turn();
+    assert!(waits_after_short(&play.turn()));
+    assert!(matches!(play.turn(), Next::Again));
+    assert!(matches!(play.turn(), Next::Wait));
+    assert!(play.is_played());
+}
+
+#[test]
+fn an_error_of_a_splice_closes_the_connection_with_that_error() {
+    let reset = ErrorKind::ConnectionReset;
+    for script in [
+        vec![In(Err(reset))],
+        vec![In(Ok("abcd")), Out("abcd", Err(reset))],
+    ] {
+        let mut play = Play::in_bulk(script);
+        let Next::Close(Reason::Failed(error)) = play.turn() else {
+            panic!("still open")
+        };
+        assert_eq!(error.kind(), reset);
+    }
+}
+
+#[test]
+fn an_interrupted_splice_is_made_again() {
+    let interrupted = ErrorKind::Interrupted;
+    let mut play = Play::in_bulk([
+        In(Err(interrupted)),
+        In(Ok("abcd")),
+        Out("abcd", Err(interrupted)),
+        Out("abcd", Ok(4)),
+    ]);
+    assert!(matches!(play.turn(), Next::Again));
+    assert!(play.is_played());
+}
+
+#[test]
+fn a_connection_that_is_ended_drains_its_pipe_first() {
+    let mut play = Play::in_bulk([
+        In(Ok("abcdef")),
+        Out("abcdef", Ok(2)),
+        Out("cdef", Ok(4)),
+        Shutdown(Ok(())),
+        R(Ok("8 bytes!")),
+        R(Ok("")),
+    ]);
+    play.turn();
+    play.connection.end();
+    assert!(matches!(play.turn(), Next::Again));
+    assert!(
+        matches!(play.turn(), Next::Again),
+        "what is discarded needs no pipe"
+    );
+    assert!(matches!(play.turn(), Next::Close(Reason::Cut)));
+    assert!(play.is_played());
+}
+
+#[test]
+fn pipes_are_few_and_come_back() {
+    let mut plays: Vec<Play> = Vec::new();
+    let mut pipes = scratch(8, 4);
+    // Each stalls with a pipe, for as long as there are any.
+    for _ in 0..MOST_PIPES {
+        let mut play = Play::in_bulk([In(Ok("abcdef")), Out("abcdef", Err(ErrorKind::WouldBlock))]);
+        play.scratch = pipes;
+        assert!(matches!(play.turn(), Next::Wait));
+        pipes = play.scratch.clone();
+        plays.push(play);
+    }
+    let mut play = Play::in_bulk([
+        R(Ok("8 bytes!")),
+        W("8 bytes!", Ok(8)),
+        In(Ok("")),
+        R(Ok("")),
+    ]);
+    play.scratch = pipes;
+    assert!(matches!(play.turn(), Next::Again), "reads and writes serve");
+
+    // One that is closed, with bytes in its pipe, makes room for another.
+    plays
+        .pop()
+        .unwrap()
+        .connection
+        .give_back(&mut play.scratch.pipes);
+    assert!(matches!(play.turn(), Next::Close(Reason::Finished)));
 }

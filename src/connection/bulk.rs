@@ -1,0 +1,94 @@
+//! A stream in bulk: through a pipe, and not through this program's memory.
+
+use std::io;
+use std::mem;
+
+use super::{Connection, Next, State};
+use crate::readiness::nonblocking;
+use crate::scratch::Scratch;
+use crate::send_buffer::{SendBuffer, Unsent};
+use crate::stats::Stats;
+use crate::stream::Stream;
+use crate::zero_copy::{Pipe, Pipes, is_refusal};
+
+impl<S: Stream> Connection<S> {
+    /// A read has filled the buffer: the next bytes may go through a pipe.
+    pub(super) fn turn_to_bulk(&mut self, pipes: &Pipes<S::Pipe>, count: usize) {
+        if pipes.are_for(count) {
+            self.state = State::Bulk;
+            self.resumes_as = State::Bulk;
+        }
+    }
+
+    /// What [`echo`](Connection::echo) does, but without a copy; or `None` where nothing comes into
+    /// the pipe, and a read has to be asked why. splice(2) would not say: it comes to nothing at a
+    /// TCP urgent mark as well, and if the stream's end is somewhere behind the mark it even says
+    /// that this is the end.
+    pub(super) fn forward(
+        &mut self,
+        scratch: &mut Scratch<S::Pipe>,
+        stats: &mut Stats,
+    ) -> io::Result<Option<Next>> {
+        let count = self.fill_pipe(&mut scratch.pipes, scratch.buffer.len())?;
+        if count == 0 {
+            self.give_back(&mut scratch.pipes);
+            return Ok(None);
+        }
+        stats.bytes_received += count as u64;
+        stats.bytes_zero_copied += count as u64;
+        if !scratch.pipes.are_for(count) {
+            self.resumes_as = State::Echoing;
+        }
+        self.state = State::Stalled;
+        self.flush(scratch, stats).map(Some)
+    }
+
+    /// Gives the number of bytes that are in the pipe then. Without a pipe there are none.
+    fn fill_pipe(&mut self, pipes: &mut Pipes<S::Pipe>, most: usize) -> io::Result<usize> {
+        let Some(mut pipe) = pipes.take() else {
+            return Ok(0);
+        };
+        let filled = nonblocking(|| self.stream.splice_in(&mut pipe, most));
+        self.unsent = Unsent::Pipe(pipe);
+        match filled {
+            Err(error) if is_refusal(&error) => {
+                pipes.give_up(&error);
+                Ok(0)
+            }
+            filled => {
+                let count = filled?.unwrap_or(0);
+                self.trace("splice in", count, most);
+                Ok(count)
+            }
+        }
+    }
+
+    /// Sends what is in the pipe, as far as it goes.
+    pub(super) fn drain_pipe(&mut self, pipes: &mut Pipes<S::Pipe>) -> io::Result<usize> {
+        let Unsent::Pipe(pipe) = &mut self.unsent else {
+            return Ok(0);
+        };
+        let unsent = pipe.len();
+        match nonblocking(|| self.stream.splice_out(pipe)) {
+            Err(error) if is_refusal(&error) => {
+                let bytes = pipe.take_out()?;
+                pipes.give_up(&error);
+                self.give_back(pipes);
+                self.unsent = Unsent::Buffer(SendBuffer::from(bytes));
+                self.send_unsent(pipes)
+            }
+            drained => {
+                let sent = drained?.unwrap_or(0);
+                self.trace("splice out", sent, unsent);
+                Ok(sent)
+            }
+        }
+    }
+
+    /// Lets go of the pipe, if there is one.
+    pub(crate) fn give_back(&mut self, pipes: &mut Pipes<S::Pipe>) {
+        if let Unsent::Pipe(pipe) = mem::take(&mut self.unsent) {
+            pipes.give_back(pipe);
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! Linux has splice(2).
+
+use std::fs;
+use std::io::{self, PipeReader, PipeWriter, Read};
+use std::os::fd::AsFd;
+
+use log::warn;
+use nix::fcntl::{SpliceFFlags, splice};
+use nix::libc::SIGPIPE;
+
+use super::Pipe;
+
+/// A pipe, and how much is in it.
+#[derive(Debug)]
+pub(crate) struct SystemPipe {
+    reader: PipeReader,
+    writer: PipeWriter,
+    len: usize,
+}
+
+impl Pipe for SystemPipe {
+    /// Where `SIGPIPE` is ignored: to send to a peer that is gone raises it, and what other calls
+    /// have against that, `MSG_NOSIGNAL`, splice(2) has not.
+    fn can_be_used() -> bool {
+        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let is_ignored = ignores_sigpipe(&status);
+        if !is_ignored {
+            warn!("no zero copy: /proc/self/status does not say that SIGPIPE is ignored");
+        }
+        is_ignored
+    }
+
+    fn open() -> io::Result<Self> {
+        let (reader, writer) = io::pipe()?;
+        Ok(SystemPipe {
+            reader,
+            writer,
+            len: 0,
+        })
+    }
+
+    fn len(&self) -> usize {
+        self.len
+    }
+
+    fn take_out(&mut self) -> io::Result<Box<[u8]>> {
+        let mut bytes = vec![0; self.len];
+        self.reader.read_exact(&mut bytes)?;
+        self.len = 0;
+        Ok(bytes.into())
+    }
+}
+
+impl SystemPipe {
+    pub(crate) fn fill(&mut self, from: &impl AsFd, most: usize) -> io::Result<usize> {
+        let flags = SpliceFFlags::SPLICE_F_NONBLOCK;
+        let count = splice(from, None, &self.writer, None, most, flags)?;
+        self.len += count;
+        Ok(count)
+    }
+
+    pub(crate) fn drain(&mut self, to: &impl AsFd) -> io::Result<usize> {
+        let flags = SpliceFFlags::SPLICE_F_NONBLOCK;
+        let count = splice(&self.reader, None, to, None, self.len, flags)?;
+        self.len -= count;
+        Ok(count)
+    }
+}
+
+/// `SigIgn` is a set of bits in hexadecimal, the lowest for signal 1; see `proc_pid_status(5)`.
+fn ignores_sigpipe(status: &str) -> bool {
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|text| u64::from_str_radix(text.trim(), 16).ok());
+    ignored.is_some_and(|signals| signals & (1 << (SIGPIPE - 1)) != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_read_whether_sigpipe_is_ignored() {
+        let status = |signals: &str| format!("SigBlk:\tffff\nSigIgn:\t{signals}\nSigCgt:\tffff\n");
+        assert!(ignores_sigpipe(&status("0000000000001000")));
+        assert!(ignores_sigpipe(&status("0000000000001006")));
+        assert!(!ignores_sigpipe(&status("0000000000000006")));
+        assert!(!ignores_sigpipe(&status("")));
+        assert!(!ignores_sigpipe(""));
+        assert!(SystemPipe::can_be_used(), "the tests are a Rust program");
+    }
+}
