@@ -1,0 +1,109 @@
+//! Each server of this crate gives back what it is sent.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::process::{Child, Command};
+use std::thread;
+use std::time::{Duration, Instant};
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+struct Server(Child);
+
+impl Server {
+    fn start(program: &str, transport: &str, address: &str) -> Self {
+        let mut command = Command::new(program);
+        Server(command.args([transport, address]).spawn().unwrap())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+fn connect(address: &str) -> TcpStream {
+    let begin = Instant::now();
+    loop {
+        match TcpStream::connect(address) {
+            Ok(stream) => return stream,
+            Err(error) => assert!(begin.elapsed() < LIMIT, "{error}"),
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// More than a buffer of any of them, but less than what the system holds in both directions: the
+/// bare one drops what is more.
+fn noise() -> Vec<u8> {
+    let mut state = 1_u32;
+    let step = |_| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        state.to_be_bytes()[0]
+    };
+    (0..100_000).map(step).collect()
+}
+
+#[track_caller]
+fn assert_echoes_streams(program: &str) {
+    let free = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = free.local_addr().unwrap().to_string();
+    drop(free);
+    let _server = Server::start(program, "tcp", &address);
+    let mut first = connect(&address);
+    let mut second = connect(&address);
+    let noise = noise();
+    for _ in 0..3 {
+        for stream in [&mut first, &mut second] {
+            stream.set_read_timeout(Some(LIMIT)).unwrap();
+            stream.write_all(&noise).unwrap();
+            let mut answer = vec![0; noise.len()];
+            stream.read_exact(&mut answer).unwrap();
+            assert!(answer == noise);
+        }
+    }
+    first.shutdown(std::net::Shutdown::Write).unwrap();
+    assert_eq!(first.read(&mut [0]).unwrap(), 0);
+}
+
+#[track_caller]
+fn assert_echoes_datagrams(program: &str) {
+    let free = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = free.local_addr().unwrap();
+    drop(free);
+    let _server = Server::start(program, "udp", &address.to_string());
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    client.connect(address).unwrap();
+    client
+        .set_read_timeout(Some(Duration::from_millis(100)))
+        .unwrap();
+    let begin = Instant::now();
+    let mut answer = [0; 8];
+    let count = loop {
+        let sent = client.send(b"hello");
+        match sent.and_then(|_| client.recv(&mut answer)) {
+            Ok(count) => break count,
+            Err(error) => assert!(begin.elapsed() < LIMIT, "{error}"),
+        }
+    };
+    assert_eq!(&answer[..count], b"hello");
+}
+
+#[test]
+fn epoll_echoes() {
+    assert_echoes_streams(env!("CARGO_BIN_EXE_epoll"));
+    assert_echoes_datagrams(env!("CARGO_BIN_EXE_epoll"));
+}
+
+#[test]
+fn tokio_echoes() {
+    assert_echoes_streams(env!("CARGO_BIN_EXE_tokio"));
+    assert_echoes_datagrams(env!("CARGO_BIN_EXE_tokio"));
+}
+
+#[test]
+fn naive_mio_echoes() {
+    assert_echoes_streams(env!("CARGO_BIN_EXE_naive-mio"));
+}
