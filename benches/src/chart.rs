@@ -1,0 +1,159 @@
+//! Bars from left to right, as SVG. The background is white and the text dark, so that they can be
+//! read wherever they are shown.
+
+use std::path::Path;
+
+use anyhow::{Result, anyhow};
+use plotters::coord::Shift;
+use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
+
+pub(crate) struct Panel {
+    pub(crate) title: String,
+    pub(crate) bars: Vec<Bar>,
+}
+
+pub(crate) struct Bar {
+    pub(crate) label: String,
+    /// What stands behind it.
+    pub(crate) text: String,
+    /// The least, the median and the most; nothing where there is only a text.
+    pub(crate) figures: Option<[f64; 3]>,
+    pub(crate) is_ours: bool,
+}
+
+const WIDTH: u32 = 860;
+const MARGIN: i32 = 16;
+/// Where bars begin, and where the longest ends.
+const LEFT: i32 = 220;
+const RIGHT: i32 = 640;
+const HEADING: i32 = 44;
+const TITLE: i32 = 30;
+const ROW: i32 = 24;
+const GAP: i32 = 14;
+const FOOTER: i32 = 26;
+
+const TEXT: RGBColor = RGBColor(0x1f, 0x23, 0x28);
+const FAINT: RGBColor = RGBColor(0x59, 0x63, 0x6e);
+const OURS: RGBColor = RGBColor(0x1f, 0x6f, 0xeb);
+const OTHERS: RGBColor = RGBColor(0xa8, 0xb1, 0xbb);
+
+type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+
+pub(crate) fn draw(file: &Path, title: &str, panels: &[Panel], footer: &str) -> Result<()> {
+    let size = (WIDTH, height(panels));
+    let area = SVGBackend::new(file, size).into_drawing_area();
+    draw_in(&area, title, panels, footer)
+        .and_then(|()| area.present().map_err(explained))
+        .map_err(|error| error.context(file.display().to_string()))
+}
+
+fn height(panels: &[Panel]) -> u32 {
+    let bars: usize = panels.iter().map(|it| it.bars.len()).sum();
+    let (bars, panels) = (scaled(bars, ROW), scaled(panels.len(), TITLE + GAP));
+    (HEADING + bars + panels + FOOTER).unsigned_abs()
+}
+
+fn scaled(count: usize, each: i32) -> i32 {
+    i32::try_from(count).unwrap_or(i32::MAX / 1000) * each
+}
+
+fn draw_in(area: &Area, title: &str, panels: &[Panel], footer: &str) -> Result<()> {
+    area.fill(&WHITE).map_err(explained)?;
+    write(area, title, (MARGIN, HEADING / 2), HPos::Left, (20, TEXT))?;
+    let mut y = HEADING;
+    for panel in panels {
+        draw_panel(area, panel, y)?;
+        y += TITLE + scaled(panel.bars.len(), ROW) + GAP;
+    }
+    write(area, footer, (MARGIN, y), HPos::Left, (12, FAINT))
+}
+
+fn draw_panel(area: &Area, panel: &Panel, top: i32) -> Result<()> {
+    let middle = top + TITLE / 2;
+    write(area, &panel.title, (MARGIN, middle), HPos::Left, (15, TEXT))?;
+    let most = panel.bars.iter().filter_map(|it| it.figures);
+    let most = most.map(|[.., max]| max).fold(0.0, f64::max);
+    for (place, bar) in panel.bars.iter().enumerate() {
+        draw_bar(area, bar, top + TITLE + scaled(place, ROW), most)?;
+    }
+    Ok(())
+}
+
+fn draw_bar(area: &Area, bar: &Bar, top: i32, most: f64) -> Result<()> {
+    let middle = top + ROW / 2;
+    let label = (LEFT - 10, middle);
+    write(area, &bar.label, label, HPos::Right, (14, TEXT))?;
+    let mut end = LEFT;
+    if let Some(figures) = bar.figures {
+        let [min, median, max] = figures.map(|it| place(it, most));
+        let color = if bar.is_ours { OURS } else { OTHERS };
+        let corners = [(LEFT, top + 4), (median, top + ROW - 4)];
+        let bar = Rectangle::new(corners, color.filled());
+        area.draw(&bar).map_err(explained)?;
+        let spread = PathElement::new([(min, middle), (max, middle)], TEXT);
+        area.draw(&spread).map_err(explained)?;
+        end = median.max(max);
+    }
+    write(area, &bar.text, (end + 8, middle), HPos::Left, (14, TEXT))
+}
+
+/// Where a figure is between the two ends.
+fn place(figure: f64, most: f64) -> i32 {
+    let part = if most > 0.0 { figure / most } else { 0.0 };
+    let part = part.clamp(0.0, 1.0) * f64::from(RIGHT - LEFT);
+    #[expect(clippy::cast_possible_truncation, reason = "at most the width")]
+    let pixels = part.round() as i32;
+    LEFT + pixels
+}
+
+fn write(
+    area: &Area,
+    text: &str,
+    at: (i32, i32),
+    side: HPos,
+    (pixels, color): (u32, RGBColor),
+) -> Result<()> {
+    let style = ("sans-serif", pixels).into_font().color(&color);
+    let style = style.pos(Pos::new(side, VPos::Center));
+    area.draw_text(text, &style, at).map_err(explained)
+}
+
+/// The backend's error cannot be kept: it is not for several threads.
+fn explained(error: impl std::fmt::Display) -> anyhow::Error {
+    anyhow!("{error}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_are_in_proportion_and_inside() {
+        assert_eq!(place(0.0, 10.0), LEFT);
+        assert_eq!(place(5.0, 10.0), i32::midpoint(LEFT, RIGHT));
+        assert_eq!(place(10.0, 10.0), RIGHT);
+        assert_eq!(place(0.0, 0.0), LEFT);
+    }
+
+    #[test]
+    fn every_text_is_in_the_chart() {
+        let bar = |label: &str, figures| Bar {
+            label: label.to_owned(),
+            text: "text".to_owned(),
+            figures,
+            is_ours: true,
+        };
+        let bars = vec![bar("a < b", Some([1.0, 2.0, 3.0])), bar("failed", None)];
+        let title = "panel".to_owned();
+        let panels = [Panel { title, bars }];
+        let mut svg = String::new();
+        let size = (WIDTH, height(&panels));
+        let area = SVGBackend::with_string(&mut svg, size).into_drawing_area();
+        draw_in(&area, "title", &panels, "footer").unwrap();
+        drop(area);
+        for text in ["title", "panel", "a &lt; b", "failed", "footer"] {
+            assert!(svg.contains(text), "{text} in {svg}");
+        }
+    }
+}

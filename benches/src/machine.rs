@@ -1,0 +1,57 @@
+//! What the figures were measured on.
+
+use std::fmt;
+use std::fs;
+use std::thread;
+
+use rustix::system::uname;
+use serde::{Deserialize, Serialize};
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Machine {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cpu: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cores: Option<usize>,
+    kernel: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    memory_bytes: Option<u64>,
+}
+
+impl Machine {
+    pub(crate) fn this() -> Self {
+        let uname = uname();
+        let name = uname.sysname().to_string_lossy();
+        let kibibytes = |text: String| text.strip_suffix(" kB")?.parse::<u64>().ok();
+        Machine {
+            cpu: field("/proc/cpuinfo", "model name"),
+            cores: thread::available_parallelism().map(usize::from).ok(),
+            kernel: format!("{name} {}", uname.release().to_string_lossy()),
+            memory_bytes: field("/proc/meminfo", "MemTotal")
+                .and_then(kibibytes)
+                .map(|it| it * 1024),
+        }
+    }
+}
+
+impl fmt::Display for Machine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(cpu) = &self.cpu {
+            write!(f, "{cpu}, ")?;
+        }
+        if let Some(cores) = self.cores {
+            write!(f, "{cores} cores, ")?;
+        }
+        f.write_str(&self.kernel)
+    }
+}
+
+/// The first line of that name.
+fn field(file: &str, name: &str) -> Option<String> {
+    let text = fs::read_to_string(file).ok()?;
+    let value = |line: &str| {
+        let (key, value) = line.split_once(':')?;
+        (key.trim() == name).then(|| value.trim().to_owned())
+    };
+    text.lines().find_map(value)
+}

@@ -1,0 +1,124 @@
+//! How `mio-echo` compares: the same load on it and on other echo servers, on the same cores.
+//!
+//! ```sh
+//! cargo run --release --manifest-path benches/Cargo.toml
+//! ```
+//!
+//! builds the service and its load generator, and measures; `-- --help` has the options. Each
+//! server runs on one core and the load generator on another. Machines are noisy, so the servers
+//! take turns, in another order each round, and each gets a new process for each measurement. What
+//! is told of a figure is its median over the rounds, its spread, and the median of its ratios to
+//! that of `mio-echo` in the same round. The load generator compares every byte: where not
+//! everything came back as it was sent, there is no figure, but the reason.
+//!
+//! The tables go to the standard output. What was measured goes to `results/results.json`, round by
+//! round, and the charts are drawn beside it.
+//!
+//! From servers to charts:
+//!
+//! - `servers`, `workloads`: what is compared, and by which load; new ones are a line more there
+//! - `metrics`: what is read off the load generator's results
+//! - `build`, `programs`: what is to be built, and what is installed
+//! - `measure`: one server under one load; `ready`: when it can begin; `process`: cores, and an end
+//!   for every process that was started
+//! - `statistics`, `results`: the figures
+//! - `table`, `chart`, `groups`: how they are shown
+//! - `bin` and `../servers`: the servers that are there for comparison
+
+#![forbid(unsafe_code)]
+
+mod build;
+mod chart;
+mod groups;
+mod machine;
+mod measure;
+mod metrics;
+mod options;
+mod process;
+mod programs;
+mod ready;
+mod results;
+mod servers;
+mod statistics;
+mod stop;
+mod table;
+mod workloads;
+
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use clap::Parser;
+
+use crate::measure::Bench;
+use crate::options::Options;
+use crate::programs::Programs;
+use crate::results::{Results, Round, ServerResults, WorkloadResults};
+use crate::servers::Server;
+use crate::stop::Stop;
+use crate::workloads::Workload;
+
+fn main() -> Result<()> {
+    let options = Options::parse();
+    if options.draw {
+        return draw(&options.results);
+    }
+    let stop = Stop::catch()?;
+    process::raise_open_files()?;
+    let programs = Programs::find()?;
+    let bench = Bench {
+        programs: &programs,
+        options: &options,
+        stop: &stop,
+    };
+    let mut results = Results::begin(&options, &programs);
+    for workload in options.workloads() {
+        let servers = contenders(workload, &options, &programs);
+        if servers.is_empty() {
+            continue;
+        }
+        let measured = compare(&bench, workload, &servers)?;
+        println!("{}", table::of(workload, &measured));
+        results.workloads.push(measured);
+    }
+    ensure!(!results.workloads.is_empty(), "nothing to measure");
+    results.save(&options.results)?;
+    draw(&options.results)
+}
+
+/// Who takes part, of those who are here.
+fn contenders(workload: &Workload, options: &Options, programs: &Programs) -> Vec<&'static Server> {
+    let takes_part =
+        |it: &&Server| workload.is_for(it) && options.has(it) && programs.lacks(it).is_none();
+    servers::SERVERS.iter().filter(takes_part).collect()
+}
+
+/// All rounds of a workload. The first server of a round is the second of the one before, so that
+/// nobody is always behind the same one.
+fn compare(bench: &Bench, workload: &Workload, servers: &[&Server]) -> Result<WorkloadResults> {
+    let mut rounds: Vec<Vec<Round>> = vec![Vec::new(); servers.len()];
+    for round in 0..bench.options.rounds {
+        for turn in 0..servers.len() {
+            let place = (round + turn) % servers.len();
+            let server = servers[place];
+            eprintln!(
+                "{}, round {} of {}: {}",
+                workload.title,
+                round + 1,
+                bench.options.rounds,
+                server.title
+            );
+            rounds[place].push(bench.round(workload, server)?);
+        }
+    }
+    let named = |(server, rounds): (&&Server, _)| ServerResults::new(server, workload, rounds);
+    let servers = servers.iter().zip(rounds).map(named).collect();
+    Ok(WorkloadResults::new(workload, servers))
+}
+
+fn draw(directory: &Path) -> Result<()> {
+    let results = Results::load(directory)?;
+    for file in groups::draw(&results, directory).context("charts")? {
+        eprintln!("wrote {}", file.display());
+    }
+    Ok(())
+}

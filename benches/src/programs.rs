@@ -1,0 +1,116 @@
+//! The programs that are here: built for this, or installed.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::build::Built;
+use crate::servers::{SERVERS, Server};
+
+/// This package, and the one that it is about.
+pub(crate) const HERE: &str = env!("CARGO_MANIFEST_DIR");
+const PARENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+
+pub(crate) struct Programs {
+    paths: BTreeMap<String, PathBuf>,
+    pub(crate) versions: BTreeMap<String, String>,
+}
+
+impl Programs {
+    /// Builds what is to be built, looks for the others, and says which of them are not there.
+    pub(crate) fn find() -> Result<Self> {
+        let mut built = Built::default();
+        built.add(PARENT, &["--bin", "mio-echo", "--example", "load"])?;
+        built.add(HERE, &["--bins"])?;
+        let mut programs = Programs {
+            versions: versions(&built),
+            paths: built.executables,
+        };
+        programs.find_socat();
+        programs.find_python();
+        for server in SERVERS {
+            if let Some(what) = programs.lacks(server) {
+                eprintln!("{}: {what} is not installed", server.title);
+            }
+        }
+        Ok(programs)
+    }
+
+    pub(crate) fn path(&self, name: &str) -> Result<&Path> {
+        let path = self.paths.get(name);
+        Ok(path.with_context(|| format!("no program {name}"))?)
+    }
+
+    /// What a server needs that is not here, if anything.
+    pub(crate) fn lacks(&self, server: &Server) -> Option<&'static str> {
+        let needs = [Some(server.program()), server.needs];
+        let mut needs = needs.into_iter().flatten();
+        needs.find(|name| !self.paths.contains_key(*name))
+    }
+
+    fn find_socat(&mut self) {
+        let Some(text) = output("socat", &["-V"]) else {
+            return;
+        };
+        let version = text
+            .lines()
+            .find_map(|it| it.strip_prefix("socat version "));
+        let version = version.and_then(|it| it.split(' ').next());
+        self.add("socat", "socat".into(), version.unwrap_or("?"));
+    }
+
+    /// There may be several; the one that has uvloop serves both loops.
+    fn find_python(&mut self) {
+        const EXECUTABLE: &str = "import sys, platform; \
+                                  print(sys.executable, platform.python_version())";
+        const UVLOOP: &str = "import uvloop; print(uvloop.__version__)";
+
+        for candidate in ["python3", "/usr/bin/python3"] {
+            // Not the candidate itself, which may be a script that looks for it.
+            let Some(text) = output(candidate, &["-c", EXECUTABLE]) else {
+                continue;
+            };
+            let Some((executable, version)) = text.trim().rsplit_once(' ') else {
+                continue;
+            };
+            let uvloop = output(executable, &["-c", UVLOOP]);
+            if uvloop.is_some() || self.path("python3").is_err() {
+                self.add("python3", executable.into(), version);
+            }
+            if let Some(version) = uvloop {
+                self.add("uvloop", executable.into(), version.trim());
+                return;
+            }
+        }
+    }
+
+    fn add(&mut self, name: &str, path: PathBuf, version: &str) {
+        self.paths.insert(name.to_owned(), path);
+        self.versions.insert(name.to_owned(), version.to_owned());
+    }
+}
+
+fn versions(built: &Built) -> BTreeMap<String, String> {
+    let mut versions = BTreeMap::new();
+    for name in ["mio", "tokio"] {
+        if let Some(version) = built.versions.get(name) {
+            versions.insert(name.to_owned(), version.clone());
+        }
+    }
+    let git = ["-C", PARENT, "describe", "--always", "--dirty"];
+    for (name, program, arguments) in [("rustc", "rustc", &["-V"][..]), ("mio-echo", "git", &git)] {
+        if let Some(text) = output(program, arguments) {
+            versions.insert(name.to_owned(), text.trim().to_owned());
+        }
+    }
+    versions
+}
+
+/// What a program prints; nothing where it is not there, or fails.
+fn output(program: &str, arguments: &[&str]) -> Option<String> {
+    let output = Command::new(program).args(arguments).output().ok()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    output.status.success().then_some(text)
+}

@@ -1,0 +1,58 @@
+//! When a server can begin: it has a port, and echoes there.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::process::Group;
+use crate::stop::Stop;
+use crate::workloads::Transport;
+
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// A port that nobody has just now.
+pub(crate) fn free_port(transport: Transport) -> Result<u16> {
+    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let address = match transport {
+        Transport::Tcp => TcpListener::bind(any).and_then(|it| it.local_addr()),
+        Transport::Udp => UdpSocket::bind(any).and_then(|it| it.local_addr()),
+    };
+    Ok(address.context("a free port")?.port())
+}
+
+/// Tries until the server echoes.
+pub(crate) fn wait_for(server: &Group, transport: Transport, port: u16, stop: &Stop) -> Result<()> {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let begin = Instant::now();
+    loop {
+        let echoed = match transport {
+            Transport::Tcp => echo_in_stream(address),
+            Transport::Udp => echo_datagram(address),
+        };
+        let Err(error) = echoed else {
+            return Ok(());
+        };
+        stop.check()?;
+        ensure!(!server.has_ended()?, "the server has ended");
+        ensure!(begin.elapsed() < LIMIT, "the server does not echo: {error}");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn echo_in_stream(address: SocketAddr) -> std::io::Result<()> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+    stream.write_all(b"?")?;
+    stream.read_exact(&mut [0])
+}
+
+fn echo_datagram(address: SocketAddr) -> std::io::Result<()> {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+    socket.set_read_timeout(Some(Duration::from_millis(100)))?;
+    socket.connect(address)?;
+    socket.send(b"?")?;
+    socket.recv(&mut [0]).map(drop)
+}

@@ -1,0 +1,143 @@
+//! Results for people: a table in Markdown, which a terminal shows as well.
+
+use std::fmt::Write;
+
+use crate::metrics::Metric;
+use crate::results::{ServerResults, WorkloadResults};
+use crate::servers::BASELINE;
+use crate::workloads::Workload;
+
+/// Each figure is a median, with the least and the most of it, and the ratio to the baseline's.
+pub(crate) fn of(workload: &Workload, results: &WorkloadResults) -> String {
+    let mut rows = vec![heading(workload)];
+    rows.extend(results.servers.iter().map(|it| row(workload, it)));
+    let mut text = format!("{}\n\n{}", workload.title, aligned(&rows));
+    for server in &results.servers {
+        if let Some((count, reason)) = server.failures() {
+            let (title, rounds) = (&server.title, server.rounds.len());
+            let _ = writeln!(
+                text,
+                "\n{title}: {count} of {rounds} rounds failed: {reason}"
+            );
+        }
+    }
+    text
+}
+
+fn heading(workload: &Workload) -> Vec<String> {
+    let mut cells = vec![String::new()];
+    let titles = workload.metrics.iter();
+    cells.extend(titles.map(|it| format!("{}, {}", it.title, it.unit)));
+    cells
+}
+
+fn row(workload: &Workload, server: &ServerResults) -> Vec<String> {
+    let mut cells = vec![server.title.clone()];
+    cells.extend(workload.metrics.iter().map(|it| cell(it, server)));
+    if let (true, Some((_, reason))) = (server.summary.is_empty(), server.failures()) {
+        cells[1] = format!("failed: {reason}");
+    }
+    cells
+}
+
+/// Nothing where nothing was measured.
+fn cell(metric: &Metric, server: &ServerResults) -> String {
+    let Some(it) = server.summary.get(metric.name) else {
+        return String::new();
+    };
+    let [median, min, max] = [it.median, it.min, it.max].map(|it| number(it * metric.scale));
+    if metric.is_context {
+        return median;
+    }
+    let ratio = it.ratio.filter(|_| server.name != BASELINE);
+    let ratio = ratio.map_or(String::new(), |ratio| format!(", × {}", number(ratio)));
+    format!("{median} ({min} – {max}){ratio}")
+}
+
+/// Three digits, or all that are before the point.
+pub(crate) fn number(number: f64) -> String {
+    let decimals = match number.abs() {
+        ..1.0 => 3,
+        1.0..10.0 => 2,
+        10.0..100.0 => 1,
+        _ => 0,
+    };
+    grouped(&format!("{number:.decimals$}"))
+}
+
+/// A comma before each three of the digits that are before the point.
+fn grouped(text: &str) -> String {
+    let whole = text.find('.').unwrap_or(text.len());
+    let mut grouped = String::new();
+    for (place, digit) in text.char_indices() {
+        let is_between = place > 0 && place < whole && (whole - place).is_multiple_of(3);
+        if is_between && !grouped.ends_with('-') {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    grouped
+}
+
+fn aligned(rows: &[Vec<String>]) -> String {
+    let columns = rows.first().map_or(0, Vec::len);
+    let width = |column: usize| {
+        let widths = rows.iter().map(|row| row[column].chars().count());
+        widths.max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let mut lines: Vec<String> = rows.iter().map(|row| line(row, &widths, ' ')).collect();
+    let rule = vec![String::new(); columns];
+    lines.insert(1, line(&rule, &widths, '-'));
+    lines.join("\n") + "\n"
+}
+
+fn line(cells: &[String], widths: &[usize], fill: char) -> String {
+    let mut line = String::from("|");
+    for (cell, width) in cells.iter().zip(widths) {
+        let missing = width - cell.chars().count();
+        let padding = String::from(fill).repeat(missing);
+        let _ = write!(line, "{fill}{cell}{padding}{fill}|");
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::results::tests::example;
+
+    #[test]
+    fn figures_failures_and_gaps() {
+        let (workload, results) = example();
+        let text = of(workload, &results);
+        for part in [
+            "| mio-echo          | 200 (100 – 300)        |",
+            "| bare epoll loop   | 200 (200 – 200), × 2.00 |",
+            "| tokio, one thread | failed: 3 lost",
+            "bare epoll loop: 1 of 2 rounds failed: 3 lost",
+            "tokio, one thread: 2 of 2 rounds failed: 3 lost",
+        ] {
+            let plain = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+            assert!(plain(&text).contains(&plain(part)), "{part} in\n{text}");
+        }
+    }
+
+    #[test]
+    fn all_lines_of_the_table_are_as_long() {
+        let (workload, results) = example();
+        let text = of(workload, &results);
+        let rows = text.lines().filter(|it| it.starts_with('|'));
+        let widths: Vec<usize> = rows.map(|it| it.chars().count()).collect();
+        assert_eq!(widths, vec![widths[0]; 5]);
+    }
+
+    #[test]
+    fn numbers_have_three_digits_at_least() {
+        let numbers = [0.5, 1.0, 12.34, 123.4, 1234.5, 1_234_567.0].map(number);
+        assert_eq!(
+            numbers,
+            ["0.500", "1.00", "12.3", "123", "1,234", "1,234,567"]
+        );
+    }
+}
