@@ -1,17 +1,22 @@
 //! When a server can begin: it has a port, and echoes there.
 
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
 
 use crate::process::Group;
 use crate::stop::Stop;
 use crate::workloads::Transport;
 
 const LIMIT: Duration = Duration::from_secs(10);
+
+/// From where to ask. From the server's own address the system might choose the server's port as
+/// well, as long as nobody listens there, and the socket would talk to itself.
+const FROM: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2)), 0);
 
 /// A port that nobody has just now.
 pub(crate) fn free_port(transport: Transport) -> Result<u16> {
@@ -42,15 +47,18 @@ pub(crate) fn wait_for(server: &Group, transport: Transport, port: u16, stop: &S
     }
 }
 
-fn echo_in_stream(address: SocketAddr) -> std::io::Result<()> {
-    let mut stream = TcpStream::connect(address)?;
+fn echo_in_stream(address: SocketAddr) -> io::Result<()> {
+    let socket = socket(AddressFamily::INET, SocketType::STREAM, None)?;
+    bind(&socket, &FROM)?;
+    connect(&socket, &address)?;
+    let mut stream = TcpStream::from(socket);
     stream.set_read_timeout(Some(Duration::from_secs(1)))?;
     stream.write_all(b"?")?;
     stream.read_exact(&mut [0])
 }
 
-fn echo_datagram(address: SocketAddr) -> std::io::Result<()> {
-    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+fn echo_datagram(address: SocketAddr) -> io::Result<()> {
+    let socket = UdpSocket::bind(FROM)?;
     socket.set_read_timeout(Some(Duration::from_millis(100)))?;
     socket.connect(address)?;
     socket.send(b"?")?;

@@ -4,8 +4,9 @@
 //! dropped, and an error ends the connection. So it is no server to be used; but one that does
 //! more for each message can hardly be faster.
 //!
-//! Events are edges, which takes the system less than levels do. So it has to receive again where
-//! there may be more: behind a full buffer, and where the end of the stream is ahead.
+//! Events are edges, which takes the system less than levels do. Where there may be more to receive,
+//! behind a full buffer or at the end of the stream, it asks for another edge, and others have their
+//! turn before that.
 
 #![forbid(unsafe_code)]
 
@@ -21,6 +22,9 @@ use rustix::net::{RecvFlags, SendFlags, SocketFlags, accept_with, recv, send, so
 
 const BUFFER: usize = 64 * 1024;
 const LISTENER: u64 = u64::MAX;
+const INTEREST: EventFlags = EventFlags::IN
+    .union(EventFlags::RDHUP)
+    .union(EventFlags::ET);
 
 fn main() -> io::Result<()> {
     let arguments: Vec<String> = env::args().skip(1).collect();
@@ -37,7 +41,7 @@ fn serve_streams(listener: &TcpListener) -> io::Result<()> {
     let epoll = epoll::create(CreateFlags::CLOEXEC)?;
     let token = EventData::new_u64(LISTENER);
     epoll::add(&epoll, listener, token, EventFlags::IN)?;
-    let mut sockets = Vec::new();
+    let mut sockets: Vec<Option<OwnedFd>> = Vec::new();
     let mut buffer = vec![0; BUFFER];
     let mut events = Vec::with_capacity(1024);
     loop {
@@ -47,11 +51,18 @@ fn serve_streams(listener: &TcpListener) -> io::Result<()> {
                 accept(&epoll, listener, &mut sockets)?;
                 continue;
             }
-            let place = usize::try_from(event.data.u64()).expect("a descriptor");
-            let socket: &mut Option<OwnedFd> = &mut sockets[place];
-            let flags = event.flags;
-            let end_is_ahead = flags.contains(EventFlags::RDHUP);
-            socket.take_if(|it| !echo(it, &mut buffer, end_is_ahead));
+            let (token, flags) = (event.data, event.flags);
+            let place = usize::try_from(token.u64()).expect("a descriptor");
+            let Some(socket) = &sockets[place] else {
+                continue;
+            };
+            match echo(socket, &mut buffer) {
+                Some(count) if count == BUFFER || flags.contains(EventFlags::RDHUP) => {
+                    epoll::modify(&epoll, socket, token, INTEREST)?;
+                }
+                Some(_) => {}
+                None => sockets[place] = None,
+            }
         }
     }
 }
@@ -72,8 +83,7 @@ fn accept(
         sockopt::set_tcp_nodelay(&socket, true)?;
         let place = usize::try_from(socket.as_raw_fd()).expect("a descriptor");
         let token = EventData::new_u64(place as u64);
-        let interest = EventFlags::IN | EventFlags::RDHUP | EventFlags::ET;
-        epoll::add(epoll, &socket, token, interest)?;
+        epoll::add(epoll, &socket, token, INTEREST)?;
         if sockets.len() <= place {
             sockets.resize_with(place + 1, || None);
         }
@@ -81,20 +91,17 @@ fn accept(
     }
 }
 
-/// Gives whether the connection goes on.
-fn echo(socket: &OwnedFd, buffer: &mut [u8], end_is_ahead: bool) -> bool {
-    loop {
-        let count = match recv(socket, &mut *buffer, RecvFlags::empty()) {
-            Ok((0, _)) => return false,
-            Ok((count, _)) => count,
-            Err(error) => return error == Errno::AGAIN,
-        };
+/// Gives how much has come, or nothing where the connection is over.
+fn echo(socket: &OwnedFd, buffer: &mut [u8]) -> Option<usize> {
+    let count = match recv(socket, &mut *buffer, RecvFlags::empty()) {
+        Ok((0, _)) => return None,
+        Ok((count, _)) => count,
+        Err(error) => return (error == Errno::AGAIN).then_some(0),
+    };
+    match send(socket, &buffer[..count], SendFlags::NOSIGNAL) {
         // What it does not take is gone.
-        let sent = send(socket, &buffer[..count], SendFlags::NOSIGNAL);
-        let is_over = sent.is_err_and(|error| error != Errno::AGAIN);
-        if is_over || count < buffer.len() && !end_is_ahead {
-            return !is_over;
-        }
+        Ok(_) | Err(Errno::AGAIN) => Some(count),
+        Err(_) => None,
     }
 }
 
