@@ -1,5 +1,6 @@
 //! Which charts there are, and what is in them.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -75,15 +76,18 @@ const GROUPS: &[Group] = &[
     },
 ];
 
-/// Draws the charts of what was measured, and gives their files.
+/// Draws the charts of what was measured, and gives their files. Those of what was not, which are of
+/// other results, go.
 pub(crate) fn draw(results: &Results, directory: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for group in GROUPS {
         let panels = group.panels(results);
+        let file = directory.join(group.file);
         if !panels.is_empty() {
-            let file = directory.join(group.file);
             chart::draw(&file, group.title, &panels, &footer(results))?;
             files.push(file);
+        } else if file.exists() {
+            fs::remove_file(&file)?;
         }
     }
     Ok(files)
@@ -140,7 +144,7 @@ fn bar(metric: &Metric, server: &ServerResults) -> Option<Bar> {
             let (median, rounds) = (number(it.median * metric.scale), server.rounds.len());
             format!("{median}; {count} of {rounds} rounds failed")
         }
-        (None, Some((_, reason))) if server.summary.is_empty() => format!("failed: {reason}"),
+        (None, Some((_, reason))) if server.summary.is_empty() => shortened(reason),
         (None, _) => return None,
     };
     Some(Bar {
@@ -149,6 +153,15 @@ fn bar(metric: &Metric, server: &ServerResults) -> Option<Bar> {
         figures: summary.map(|it| [it.min, it.median, it.max].map(|it| it * metric.scale)),
         is_ours: server.name.starts_with(BASELINE),
     })
+}
+
+/// As much of a reason as fits beside a label.
+fn shortened(reason: &str) -> String {
+    const MOST: usize = 70;
+
+    let text: String = reason.chars().take(MOST).collect();
+    let rest = if text.len() < reason.len() { "…" } else { "" };
+    format!("failed: {text}{rest}")
 }
 
 #[cfg(test)]
@@ -170,14 +183,18 @@ mod tests {
     }
 
     #[test]
+    fn long_reasons_are_shortened() {
+        assert_eq!(shortened("3 lost"), "failed: 3 lost");
+        let text = shortened(&"ä".repeat(71));
+        assert_eq!(text, format!("failed: {}…", "ä".repeat(70)));
+    }
+
+    #[test]
     fn each_workload_is_in_a_chart() {
-        let mut shown = GROUPS.iter().flat_map(|it| it.workloads);
-        assert!(
-            WORKLOADS
-                .iter()
-                .all(|it| shown.clone().any(|name| *name == it.name))
-        );
-        assert!(shown.next().is_some());
+        for workload in WORKLOADS {
+            let mut shown = GROUPS.iter().flat_map(|it| it.workloads);
+            assert!(shown.any(|name| *name == workload.name));
+        }
     }
 
     #[test]

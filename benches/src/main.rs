@@ -45,6 +45,7 @@ mod table;
 mod workloads;
 
 use std::path::Path;
+use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
@@ -57,8 +58,17 @@ use crate::servers::Server;
 use crate::stop::Stop;
 use crate::workloads::Workload;
 
-fn main() -> Result<()> {
-    let options = Options::parse();
+fn main() -> ExitCode {
+    match run(&Options::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> Result<()> {
     if options.draw {
         return draw(&options.results);
     }
@@ -67,17 +77,18 @@ fn main() -> Result<()> {
     let programs = Programs::find()?;
     let bench = Bench {
         programs: &programs,
-        options: &options,
+        options,
         stop: &stop,
     };
-    let mut results = Results::begin(&options, &programs);
+    let mut results = Results::begin(options, &programs);
+    println!("{}", table::LEGEND);
     for workload in options.workloads() {
-        let servers = contenders(workload, &options, &programs);
+        let servers = contenders(workload, options, &programs);
         if servers.is_empty() {
             continue;
         }
         let measured = compare(&bench, workload, &servers)?;
-        println!("{}", table::of(workload, &measured));
+        println!("\n{}", table::of(workload, &measured).trim_end());
         results.workloads.push(measured);
     }
     ensure!(!results.workloads.is_empty(), "nothing to measure");
@@ -92,13 +103,11 @@ fn contenders(workload: &Workload, options: &Options, programs: &Programs) -> Ve
     servers::SERVERS.iter().filter(takes_part).collect()
 }
 
-/// All rounds of a workload. The first server of a round is the second of the one before, so that
-/// nobody is always behind the same one.
+/// All rounds of a workload.
 fn compare(bench: &Bench, workload: &Workload, servers: &[&Server]) -> Result<WorkloadResults> {
     let mut rounds: Vec<Vec<Round>> = vec![Vec::new(); servers.len()];
     for round in 0..bench.options.rounds {
-        for turn in 0..servers.len() {
-            let place = (round + turn) % servers.len();
+        for place in order(round, servers.len()) {
             let server = servers[place];
             eprintln!(
                 "{}, round {} of {}: {}",
@@ -115,10 +124,34 @@ fn compare(bench: &Bench, workload: &Workload, servers: &[&Server]) -> Result<Wo
     Ok(WorkloadResults::new(workload, servers))
 }
 
+/// Who comes when: the order rotates, and every other round has it backwards, so that nobody is always
+/// behind the same one.
+fn order(round: usize, count: usize) -> Vec<usize> {
+    let mut places: Vec<usize> = (0..count).collect();
+    places.rotate_left(round % count);
+    if round % 2 == 1 {
+        places.reverse();
+    }
+    places
+}
+
 fn draw(directory: &Path) -> Result<()> {
     let results = Results::load(directory)?;
     for file in groups::draw(&results, directory).context("charts")? {
         eprintln!("wrote {}", file.display());
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_round_has_all_in_another_order() {
+        let rounds: Vec<Vec<usize>> = (0..5).map(|round| order(round, 3)).collect();
+        let expected = [[0, 1, 2], [0, 2, 1], [2, 0, 1], [2, 1, 0], [1, 2, 0]];
+        assert_eq!(rounds, expected);
+        assert_eq!(order(7, 1), [0]);
+    }
 }

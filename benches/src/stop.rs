@@ -1,11 +1,11 @@
-//! SIGINT and SIGTERM end the run, and what it has started.
+//! Signals end the run, and what it has started.
 
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Result, ensure};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 pub(crate) struct Stop(Arc<AtomicBool>);
 
@@ -13,7 +13,7 @@ impl Stop {
     /// Catches the signals from now on.
     pub(crate) fn catch() -> io::Result<Self> {
         let flag = Arc::new(AtomicBool::new(false));
-        for signal in [SIGINT, SIGTERM] {
+        for signal in [SIGHUP, SIGINT, SIGTERM] {
             signal_hook::flag::register(signal, Arc::clone(&flag))?;
         }
         Ok(Stop(flag))

@@ -7,7 +7,10 @@ use crate::results::{ServerResults, WorkloadResults};
 use crate::servers::BASELINE;
 use crate::workloads::Workload;
 
-/// Each figure is a median, with the least and the most of it, and the ratio to the baseline's.
+pub(crate) const LEGEND: &str = "\
+Each figure: the median of the rounds (the least – the most), × the median of the ratios to mio-echo
+in the same round";
+
 pub(crate) fn of(workload: &Workload, results: &WorkloadResults) -> String {
     let mut rows = vec![heading(workload)];
     rows.extend(results.servers.iter().map(|it| row(workload, it)));
