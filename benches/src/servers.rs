@@ -71,8 +71,8 @@ pub(crate) const SERVERS: &[Server] = &[
     Server {
         name: "socat",
         title: "socat",
-        // With more at a time than by default (-b) it comes to wait for room in its pipe, which nobody
-        // but itself could make.
+        // It can come to wait for room in its pipe, which nobody but itself could make; the sooner, the
+        // more it writes at a time. So it has its default (-b).
         tcp: "socat TCP-LISTEN:PORT,bind=127.0.0.1,fork,reuseaddr,nodelay,backlog=1024 PIPE",
         is_one_process: false,
         ..PLAIN
