@@ -22,11 +22,11 @@ pub(crate) struct Bar {
     pub(crate) is_ours: bool,
 }
 
-const WIDTH: u32 = 860;
+const WIDTH: u32 = 880;
 const MARGIN: i32 = 16;
 /// Where bars begin, and where the longest ends.
-const LEFT: i32 = 220;
-const RIGHT: i32 = 640;
+const LEFT: i32 = 240;
+const RIGHT: i32 = 660;
 const HEADING: i32 = 44;
 const TITLE: i32 = 30;
 const ROW: i32 = 24;

@@ -20,6 +20,7 @@ use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, SocketFlags, accept_with, recv, send, sockopt};
 
+/// As large as mio-echo's by default.
 const BUFFER: usize = 64 * 1024;
 const LISTENER: u64 = u64::MAX;
 const INTEREST: EventFlags = EventFlags::IN
