@@ -51,6 +51,8 @@ pub(crate) struct Options {
     busy_poll: Duration,
 
     /// Whether streams in bulk are moved without copying them: auto (where the system can) or off
+    ///
+    /// Of these, up to 256 KiB at once are moved and held, whatever the buffer size.
     #[arg(long, value_name = "WHEN", value_parser = zero_copy, default_value = "auto")]
     zero_copy: ZeroCopy,
 

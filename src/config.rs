@@ -114,8 +114,9 @@ pub enum ZeroCopy {
     /// the process ignores `SIGPIPE`, as Rust programs do unless told otherwise: splice(2) raises
     /// that. Elsewhere, and where the system refuses (seccomp(2)), bytes are read and written.
     ///
-    /// There are up to 32 pipes, of two descriptors each: one for all who keep up, and one for each
-    /// stream that has unsent bytes in it. Where there are no more, bytes are read and written.
+    /// There are up to 32 pipes, of 256 KiB and two descriptors each: one for all who keep up, and
+    /// one for each stream that has unsent bytes in it. Where there are no more, bytes are read and
+    /// written.
     #[default]
     Auto,
     /// All bytes are read and written.
@@ -163,9 +164,9 @@ impl ConfigBuilder {
     }
 
     /// The size of the one buffer that every connection is read into, and so the most that is
-    /// ever held for one peer: 1 byte to 16 MiB, default 64 KiB. Datagrams have buffers of their
-    /// own: room for 32 of any size (on Linux; elsewhere for one), 2 MiB, for each UDP socket. The
-    /// system gives memory for as much of it as is ever used.
+    /// ever held for one peer, unless that is in a [pipe](ZeroCopy::Auto): 1 byte to 16 MiB, default
+    /// 64 KiB. Datagrams have buffers of their own: room for 32 of any size (on Linux; elsewhere for
+    /// one), 2 MiB, for each UDP socket. The system gives memory for as much of it as is ever used.
     pub fn buffer_size(mut self, bytes: usize) -> Self {
         self.config.buffer_size = bytes;
         self

@@ -17,11 +17,11 @@ pub(crate) trait Stream: Read + Write {
     /// Ends the writing half: the peer reads the end of the stream. See shutdown(2).
     fn shutdown_write(&mut self) -> io::Result<()>;
 
-    /// Moves bytes that have come to the end of a pipe, `most` at the most, and says how many. That
+    /// Moves bytes that have come into a pipe, as many as there is room for, and says how many. That
     /// there are none does not mean that there is nothing to be read; see splice(2).
-    fn splice_in(&mut self, pipe: &mut Self::Pipe, most: usize) -> io::Result<usize>;
+    fn splice_in(&mut self, pipe: &mut Self::Pipe) -> io::Result<usize>;
 
-    /// Sends bytes from the head of a pipe, and says how many.
+    /// Sends what is in a pipe, and says how many bytes that were.
     fn splice_out(&mut self, pipe: &mut Self::Pipe) -> io::Result<usize>;
 }
 
@@ -76,8 +76,8 @@ impl Stream for StreamSocket {
         self.0.shutdown(Shutdown::Write)
     }
 
-    fn splice_in(&mut self, pipe: &mut SystemPipe, most: usize) -> io::Result<usize> {
-        pipe.fill(&self.0, most)
+    fn splice_in(&mut self, pipe: &mut SystemPipe) -> io::Result<usize> {
+        pipe.fill(&self.0)
     }
 
     fn splice_out(&mut self, pipe: &mut SystemPipe) -> io::Result<usize> {

@@ -411,6 +411,19 @@ fn connections_that_fail_are_counted() {
 }
 
 #[test]
+fn where_nothing_was_measured_nothing_was_verified() {
+    let server = Running::start(common::config());
+    let endpoint = format!("tcp://{}", server.addresses[0]);
+    // One message is due in the warm-up, and the next one after the end.
+    let (outcome, json) = results("-c1 --rate 1 -w100ms -d50ms", &endpoint);
+    assert_eq!(
+        (&json["echoes"], &json["is_clean"]),
+        (&0.into(), &false.into())
+    );
+    assert_eq!(outcome.status, Some(1), "{outcome:?}");
+}
+
+#[test]
 fn it_ends_though_nothing_comes_back() {
     let silent = || format!("tcp://{}", tcp_server(|stream| read_only(&stream)));
     let (outcome, _) = results("-c1 -d100ms -w0 -W0.1", &silent());

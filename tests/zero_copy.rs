@@ -19,6 +19,9 @@ const MUCH: usize = 32 * 1024 * 1024;
 /// How many pipes there are at the most.
 const PIPES: usize = 32;
 
+/// How many bytes one holds.
+const PIPE_SIZE: usize = 256 * 1024;
+
 /// A connection that is in bulk: it has filled the buffer at once.
 fn in_bulk(server: &mut Server) -> TcpStream {
     let address = common::addresses(server)[0];
@@ -135,9 +138,8 @@ fn who_is_in_bulk_does_not_see_an_end_at_a_mark() {
 }
 
 #[test]
-fn for_those_who_do_not_read_one_buffer_each_is_held_and_pipes_run_out_for_nobody() {
-    let buffer_size = 64 * 1024;
-    let (mut server, address) = bind(config().buffer_size(buffer_size));
+fn for_those_who_do_not_read_one_pipe_each_is_held_and_pipes_run_out_for_nobody() {
+    let (mut server, address) = bind(config());
     let bytes = noise(MUCH);
     let mut peers = Vec::new();
     for number in 1..=PIPES + 8 {
@@ -145,10 +147,7 @@ fn for_those_who_do_not_read_one_buffer_each_is_held_and_pipes_run_out_for_nobod
         let sent = stall(&mut server, &mut client, &bytes);
         peers.push((client, sent));
         let held = server.stats().bytes_received - server.stats().bytes_sent;
-        assert!(
-            held <= (number * buffer_size) as u64,
-            "{held} bytes are held"
-        );
+        assert!(held <= (number * PIPE_SIZE) as u64, "{held} bytes are held");
     }
     let mut other = connect(address);
     let handle = server.shutdown_handle();

@@ -44,7 +44,8 @@ pub(crate) struct Results {
 impl Results {
     /// Whether everything came back once, in order and as it was sent; and something did.
     pub(crate) fn is_clean(&self) -> bool {
-        self.tally.faults == Faults::default() && self.tally.errors.is_empty()
+        let is_faultless = self.tally.faults == Faults::default() && self.tally.errors.is_empty();
+        is_faultless && self.tally.echoes > 0
     }
 
     fn elapsed(&self) -> f64 {
@@ -261,6 +262,8 @@ impl fmt::Display for Results {
         self.write_faults(f)?;
         f.write_str(if self.is_clean() {
             "verified    every byte; nothing lost, reordered or duplicated"
+        } else if self.tally.echoes == 0 {
+            "verified    nothing: no message came back while it was measured"
         } else {
             "verified    not everything came back as it was sent"
         })

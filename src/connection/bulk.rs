@@ -3,6 +3,8 @@
 use std::io;
 use std::mem;
 
+use log::trace;
+
 use super::{Connection, Next, State};
 use crate::readiness::nonblocking;
 use crate::scratch::Scratch;
@@ -29,7 +31,7 @@ impl<S: Stream> Connection<S> {
         scratch: &mut Scratch<S::Pipe>,
         stats: &mut Stats,
     ) -> io::Result<Option<Next>> {
-        let count = self.fill_pipe(&mut scratch.pipes, scratch.buffer.len())?;
+        let count = self.fill_pipe(&mut scratch.pipes)?;
         if count == 0 {
             self.give_back(&mut scratch.pipes);
             return Ok(None);
@@ -44,11 +46,11 @@ impl<S: Stream> Connection<S> {
     }
 
     /// Gives the number of bytes that are in the pipe then. Without a pipe there are none.
-    fn fill_pipe(&mut self, pipes: &mut Pipes<S::Pipe>, most: usize) -> io::Result<usize> {
+    fn fill_pipe(&mut self, pipes: &mut Pipes<S::Pipe>) -> io::Result<usize> {
         let Some(mut pipe) = pipes.take() else {
             return Ok(0);
         };
-        let filled = nonblocking(|| self.stream.splice_in(&mut pipe, most));
+        let filled = nonblocking(|| self.stream.splice_in(&mut pipe));
         self.unsent = Unsent::Pipe(pipe);
         match filled {
             Err(error) if is_refusal(&error) => {
@@ -57,7 +59,7 @@ impl<S: Stream> Connection<S> {
             }
             filled => {
                 let count = filled?.unwrap_or(0);
-                self.trace("splice in", count, most);
+                trace!("{}: splice {count} bytes in", self.peer);
                 Ok(count)
             }
         }
@@ -68,7 +70,6 @@ impl<S: Stream> Connection<S> {
         let Unsent::Pipe(pipe) = &mut self.unsent else {
             return Ok(0);
         };
-        let unsent = pipe.len();
         match nonblocking(|| self.stream.splice_out(pipe)) {
             Err(error) if is_refusal(&error) => {
                 let bytes = pipe.take_out()?;
@@ -79,7 +80,7 @@ impl<S: Stream> Connection<S> {
             }
             drained => {
                 let sent = drained?.unwrap_or(0);
-                self.trace("splice out", sent, unsent);
+                trace!("{}: splice {sent} bytes out", self.peer);
                 Ok(sent)
             }
         }

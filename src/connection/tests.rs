@@ -45,13 +45,16 @@ impl Pipe for List {
     }
 }
 
-/// Room for so many bytes, and pipes for moves of so many.
+/// A buffer of so many bytes, and pipes for moves of so many.
 fn scratch(buffer_size: usize, worth_it: usize) -> Scratch<List> {
     Scratch {
         buffer: vec![u8::MAX; buffer_size].into(),
         pipes: Pipes::for_moves_of(worth_it),
     }
 }
+
+/// How many bytes are moved into one at a time.
+const PIPE_SIZE: usize = 3;
 
 /// No move is that large.
 const NO_PIPES: usize = usize::MAX;

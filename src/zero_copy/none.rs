@@ -27,7 +27,7 @@ impl Pipe for SystemPipe {
 }
 
 impl SystemPipe {
-    pub(crate) fn fill<S>(&mut self, _from: &S, _most: usize) -> io::Result<usize> {
+    pub(crate) fn fill<S>(&mut self, _from: &S) -> io::Result<usize> {
         match *self {}
     }
 

@@ -7,7 +7,7 @@
 use std::collections::{HashSet, VecDeque};
 use std::io::{self, ErrorKind, Read, Write};
 
-use super::{List, NO_PIPES, connect, scratch};
+use super::{List, NO_PIPES, PIPE_SIZE, connect, scratch};
 use crate::connection::{Connection, Next, State, Stream};
 use crate::readiness::Readiness;
 use crate::scratch::Scratch;
@@ -105,7 +105,7 @@ impl Stream for Socket {
 
     /// As Linux has it: it does not go beyond an urgent mark, and where there is nothing for it, it
     /// says that this is the end as soon as the peer has shut down.
-    fn splice_in(&mut self, pipe: &mut List, most: usize) -> io::Result<usize> {
+    fn splice_in(&mut self, pipe: &mut List) -> io::Result<usize> {
         if self.refuses_splice {
             return Err(ErrorKind::Unsupported.into());
         }
@@ -116,7 +116,7 @@ impl Stream for Socket {
                 Err(ErrorKind::WouldBlock.into())
             };
         }
-        let mut bytes = vec![0; most];
+        let mut bytes = [0; PIPE_SIZE];
         let count = self.read(&mut bytes)?;
         pipe.0.extend(&bytes[..count]);
         Ok(count)
@@ -319,10 +319,8 @@ impl World {
         let connection = &self.connection;
         let socket = &connection.stream;
         let unsent = connection.unsent.len();
-        assert!(
-            unsent <= self.scratch.buffer.len(),
-            "more is held than one buffer"
-        );
+        let most = self.scratch.buffer.len().max(PIPE_SIZE);
+        assert!(unsent <= most, "more is held than one buffer or pipe");
         match connection.state {
             State::Echoing | State::Bulk | State::Lingering => {
                 assert_eq!(unsent, 0, "not sent, and forgotten");

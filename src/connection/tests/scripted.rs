@@ -66,11 +66,10 @@ impl Stream for Script {
         }
     }
 
-    fn splice_in(&mut self, pipe: &mut List, most: usize) -> io::Result<usize> {
+    fn splice_in(&mut self, pipe: &mut List) -> io::Result<usize> {
         match self.0.pop_front() {
             Some(In(result)) => {
                 let bytes = result?.as_bytes();
-                assert!(bytes.len() <= most, "asked for {most} only");
                 pipe.0.extend(bytes);
                 Ok(bytes.len())
             }
