@@ -48,11 +48,10 @@ pub(crate) const SERVERS: &[Server] = &[
         only: &["1x64B", "ping"],
         ..PLAIN
     },
-    // What it reads at a time is what some of the others do.
     Server {
-        name: "mio-echo-256KiB",
-        title: "mio-echo --buffer-size 256KiB",
-        tcp: "mio-echo -q --buffer-size 256KiB tcp://127.0.0.1:PORT",
+        name: "mio-echo-copying",
+        title: "mio-echo --zero-copy off",
+        tcp: "mio-echo -q --zero-copy off tcp://127.0.0.1:PORT",
         only: &["8x64KiBx4", "1x64KiBx8"],
         ..PLAIN
     },
