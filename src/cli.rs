@@ -44,6 +44,14 @@ pub(crate) struct Options {
     #[arg(long, value_name = "TIME", value_parser = time, default_value = "5s")]
     drain_timeout: Duration,
 
+    /// For how long a connection stays open in which nothing moves; such as 5m, and 0s is for ever
+    #[arg(long, value_name = "TIME", value_parser = time, default_value = "5m")]
+    idle_timeout: Duration,
+
+    /// For how long a connection stays open whose peer does not take what is unsent; 0s is for ever
+    #[arg(long, value_name = "TIME", value_parser = time, default_value = "30s")]
+    stall_timeout: Duration,
+
     /// For how long after an event to ask for the next one before sleeping; such as 50us
     ///
     /// Peers that answer within that time are served sooner, and until then it takes all of a core.
@@ -200,6 +208,8 @@ impl Options {
             .backlog(self.backlog)
             .buffer_size(usize::try_from(self.buffer_size.as_u64()).unwrap_or(usize::MAX))
             .drain_timeout(self.drain_timeout)
+            .idle_timeout(self.idle_timeout)
+            .stall_timeout(self.stall_timeout)
             .busy_poll(self.busy_poll)
             .zero_copy(self.zero_copy)
             .dual_stack(self.dual_stack)
@@ -288,10 +298,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn without_arguments_it_is_the_default_configuration() {
+    fn without_arguments_it_is_the_default_configuration_but_for_idle_peers() {
         let options = Options::parse_from(["mio-echo"]);
         let config = options.config(None).unwrap();
-        assert_eq!(config, Config::default());
+        let expected = Config::builder().idle_timeout(Duration::from_secs(300));
+        assert_eq!(config, expected.build().unwrap());
     }
 
     #[test]
@@ -305,6 +316,8 @@ mod tests {
             "--buffer-size=4KiB",
             "--max-connections=5",
             "--drain-timeout=1m6s",
+            "--idle-timeout=7s",
+            "--stall-timeout=8s",
             "--busy-poll=50us",
             "--zero-copy=off",
             "--dual-stack",
@@ -320,6 +333,8 @@ mod tests {
             .buffer_size(4096)
             .max_connections(5)
             .drain_timeout(Duration::from_secs(66))
+            .idle_timeout(Duration::from_secs(7))
+            .stall_timeout(Duration::from_secs(8))
             .busy_poll(Duration::from_micros(50))
             .zero_copy(ZeroCopy::Off)
             .dual_stack(true)

@@ -19,6 +19,7 @@ use std::time::Instant;
 
 use log::{Level, log_enabled, trace};
 
+use crate::deadlines::Moment;
 use crate::readiness::{Readiness, SHORT_MEANS_EXHAUSTED, nonblocking};
 use crate::scratch::Scratch;
 use crate::send_buffer::{SendBuffer, Unsent};
@@ -33,6 +34,8 @@ mod bulk;
 pub(crate) enum Next {
     /// Nothing until an event: the system has been read or written as far as it goes.
     Wait,
+    /// The same, and bytes are unsent.
+    WaitStalled,
     /// Another turn: there may be more to do, and no event will say so.
     Again,
     /// To be closed.
@@ -46,6 +49,8 @@ pub(crate) struct Connection<S: Stream> {
     stream: S,
     peer: Peer,
     opened: Instant,
+    /// When a byte was read or written last.
+    moved: Moment,
     /// How many bytes were written back.
     echoed: u64,
     /// Empty unless Stalled or Ending.
@@ -77,11 +82,12 @@ impl State {
 }
 
 impl<S: Stream> Connection<S> {
-    pub(crate) fn new(stream: S, peer: Peer, now: Instant) -> Self {
+    pub(crate) fn new(stream: S, peer: Peer, now: Instant, moved: Moment) -> Self {
         Connection {
             stream,
             peer,
             opened: now,
+            moved,
             echoed: 0,
             unsent: Unsent::default(),
             state: State::Echoing,
@@ -102,12 +108,40 @@ impl<S: Stream> Connection<S> {
 
     /// At most one read and one write, so that others get their turn however much there is.
     pub(crate) fn turn(&mut self, scratch: &mut Scratch<S::Pipe>, stats: &mut Stats) -> Next {
-        let next = match self.state {
-            State::Echoing | State::Lingering => None,
-            State::Bulk => self.forward(scratch, stats).transpose(),
-            State::Stalled | State::Ending => Some(self.flush(scratch, stats)),
+        let other = match self.state {
+            State::Echoing => None,
+            _ => self.other_turn(scratch, stats),
         };
-        let next = next.unwrap_or_else(|| self.echo(scratch, stats));
+        let next = other.unwrap_or_else(|| self.echo(scratch, stats));
+        next.unwrap_or_else(|error| Next::Close(Reason::Failed(error)))
+    }
+
+    /// Out of the way of what most turns are.
+    #[cold]
+    fn other_turn(
+        &mut self,
+        scratch: &mut Scratch<S::Pipe>,
+        stats: &mut Stats,
+    ) -> Option<io::Result<Next>> {
+        match self.state {
+            State::Echoing => None,
+            State::Bulk => self.forward(scratch, stats).transpose(),
+            State::Lingering => Some(self.discard(scratch)),
+            State::Stalled | State::Ending => Some(self.flush(scratch, stats)),
+        }
+    }
+
+    /// Sends what is unsent, if there is room by now.
+    #[cold]
+    pub(crate) fn try_to_move(
+        &mut self,
+        scratch: &mut Scratch<S::Pipe>,
+        stats: &mut Stats,
+    ) -> Next {
+        if !self.is_stalled() {
+            return Next::Wait;
+        }
+        let next = self.flush(scratch, stats);
         next.unwrap_or_else(|error| Next::Close(Reason::Failed(error)))
     }
 
@@ -125,6 +159,16 @@ impl<S: Stream> Connection<S> {
         self.peer
     }
 
+    /// When a byte was read or written last.
+    pub(crate) fn moved(&self) -> Moment {
+        self.moved
+    }
+
+    /// Whether it waits until the system takes what is unsent.
+    pub(crate) fn is_stalled(&self) -> bool {
+        !self.state.is_reading()
+    }
+
     pub(crate) fn stream_mut(&mut self) -> &mut S {
         &mut self.stream
     }
@@ -136,37 +180,45 @@ impl<S: Stream> Connection<S> {
         format!("{echoed} bytes echoed, {unsent} unsent, after {age:.3?}")
     }
 
-    /// Echoing: what is read is written back. Lingering: it is discarded.
+    /// Echoing: what is read is written back.
     fn echo(&mut self, scratch: &mut Scratch<S::Pipe>, stats: &mut Stats) -> io::Result<Next> {
         let buffer = &mut scratch.buffer[..];
         let count = match nonblocking(|| self.stream.read(buffer))? {
-            Some(0) => return Ok(self.finish()),
+            Some(0) => return Ok(self.finish(Reason::Finished)),
             Some(count) => count,
             None => return Ok(self.exhausted()),
         };
+        self.moved = scratch.now;
+        stats.bytes_received += count as u64;
         self.trace("read", count, buffer.len());
+        let bytes = &buffer[..count];
+        let sent = nonblocking(|| self.stream.write(bytes))?.unwrap_or(0);
+        self.count_sent(sent, stats);
+        self.trace("write", sent, count);
         let is_full = count == buffer.len();
-        if self.state != State::Lingering {
-            stats.bytes_received += count as u64;
-            let bytes = &buffer[..count];
-            let sent = nonblocking(|| self.stream.write(bytes))?.unwrap_or(0);
-            self.trace("write", sent, count);
-            self.count_sent(sent, stats);
-            if is_full {
-                self.turn_to_bulk(&scratch.pipes, count);
-            }
-            if sent < count {
-                self.unsent = Unsent::Buffer(SendBuffer::keeping(&bytes[sent..]));
-                self.state = State::Stalled;
-                return Ok(self.stall(sent));
-            }
+        if is_full {
+            self.turn_to_bulk(&scratch.pipes, count);
         }
-        let is_exhausted = SHORT_MEANS_EXHAUSTED && !is_full && !self.more_behind;
-        Ok(if is_exhausted {
-            Next::Wait
-        } else {
-            Next::Again
-        })
+        if sent < count {
+            self.unsent = Unsent::Buffer(SendBuffer::keeping(&bytes[sent..]));
+            self.state = State::Stalled;
+            return Ok(self.stall(sent));
+        }
+        Ok(self.after_reading(is_full))
+    }
+
+    /// Lingering: what is read is discarded.
+    #[cold]
+    fn discard(&mut self, scratch: &mut Scratch<S::Pipe>) -> io::Result<Next> {
+        let buffer = &mut scratch.buffer[..];
+        let count = match nonblocking(|| self.stream.read(buffer))? {
+            Some(0) => return Ok(self.finish(Reason::Cut)),
+            Some(count) => count,
+            None => return Ok(self.exhausted()),
+        };
+        self.moved = scratch.now;
+        self.trace("read", count, buffer.len());
+        Ok(self.after_reading(count == buffer.len()))
     }
 
     /// Stalled: what was kept is written, and nothing is read before all of it is. Ending: the
@@ -175,6 +227,9 @@ impl<S: Stream> Connection<S> {
         if self.unsent.len() > 0 {
             let sent = self.send_unsent(&mut scratch.pipes)?;
             self.count_sent(sent, stats);
+            if sent > 0 {
+                self.moved = scratch.now;
+            }
             if self.unsent.len() > 0 {
                 return Ok(self.stall(sent));
             }
@@ -201,6 +256,15 @@ impl<S: Stream> Connection<S> {
         Ok(sent)
     }
 
+    fn after_reading(&self, is_full: bool) -> Next {
+        let is_exhausted = SHORT_MEANS_EXHAUSTED && !is_full && !self.more_behind;
+        if is_exhausted {
+            Next::Wait
+        } else {
+            Next::Again
+        }
+    }
+
     /// A read would block.
     fn exhausted(&mut self) -> Next {
         trace!("{}: a read would block", self.peer);
@@ -219,20 +283,16 @@ impl<S: Stream> Connection<S> {
         let is_short_write = matches!(self.unsent, Unsent::Buffer(_)) && SHORT_MEANS_EXHAUSTED;
         let is_exhausted = is_short_write || sent == 0;
         if is_exhausted {
-            Next::Wait
+            Next::WaitStalled
         } else {
             Next::Again
         }
     }
 
-    /// The peer will send no more, and everything was written back. To close the socket is to tell
-    /// the peer that this side will not either.
-    fn finish(&mut self) -> Next {
+    /// The peer will send no more. To close the socket is to tell it that this side will not either.
+    fn finish(&mut self, reason: Reason) -> Next {
         trace!("{}: end of stream", self.peer);
-        Next::Close(match self.state {
-            State::Lingering => Reason::Cut,
-            _ => Reason::Finished,
-        })
+        Next::Close(reason)
     }
 
     fn count_sent(&mut self, sent: usize, stats: &mut Stats) {

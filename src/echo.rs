@@ -14,11 +14,13 @@ use slab::Slab;
 mod accepting;
 mod datagrams;
 mod stopping;
+mod timeouts;
 
 use crate::bind::{Bound, ListenError};
 use crate::config::Config;
 use crate::connection::{Connection, Next};
 use crate::datagram::DatagramSocket;
+use crate::deadlines::Deadlines;
 use crate::endpoint::Endpoint;
 use crate::gate::Gate;
 use crate::listener::Listener;
@@ -85,6 +87,7 @@ pub struct Echo {
     /// The part of the run queue that has its turns now. Empty, but for its memory, between runs.
     round: Vec<usize>,
     scratch: Scratch<SystemPipe>,
+    deadlines: Deadlines,
     gate: Gate,
     /// Keys of the listeners, in the order that they had their turns when the gate was last opened.
     listeners: Vec<usize>,
@@ -92,8 +95,6 @@ pub struct Echo {
     /// When the datagram sockets get a turn, because the system was short of something.
     datagrams_at: Option<Instant>,
     phase: Phase,
-    /// Whether there were events since the last run.
-    has_events: bool,
     /// Until when to ask for events without sleeping.
     busy_until: Option<Instant>,
     stats: Stats,
@@ -182,12 +183,12 @@ impl Echo {
             run_queue: Vec::new(),
             round: Vec::new(),
             scratch: Scratch::new(config.buffer_size, config.zero_copy),
+            deadlines: Deadlines::new(config.idle_timeout, config.stall_timeout),
             gate: Gate::default(),
             listeners: Vec::new(),
             refusals: Refusals::new(udp_ports, config.udp_answer_any_port),
             datagrams_at: None,
             phase: Phase::Serving,
-            has_events: false,
             busy_until: None,
             stats: Stats::default(),
             config,
@@ -240,6 +241,7 @@ impl Echo {
             self.gate.retry_at(),
             self.datagrams_at,
             self.phase_ends_at(),
+            self.deadlines.next_at(),
         ];
         let next = deadlines.into_iter().flatten().min()?;
         Some(next.saturating_duration_since(now))
@@ -250,7 +252,6 @@ impl Echo {
     ///
     /// Events of tokens that nobody has (any more) are ignored.
     pub fn handle(&mut self, event: &Event) {
-        self.has_events = true;
         let key = self.key_of(event.token());
         let Some(slot) = self.slots.get_mut(key) else {
             trace!("{:?}: event for nobody, ignored", event.token());
@@ -274,7 +275,7 @@ impl Echo {
     pub fn run(&mut self, now: Instant) {
         self.stats.turns += 1;
         self.meet_deadlines(now);
-        if mem::take(&mut self.has_events) && !self.config.busy_poll.is_zero() {
+        if !self.run_queue.is_empty() && !self.config.busy_poll.is_zero() {
             self.busy_until = Some(now + self.config.busy_poll);
         }
         let mut round = mem::replace(&mut self.run_queue, mem::take(&mut self.round));
@@ -282,6 +283,7 @@ impl Echo {
             self.turn(key, now);
         }
         self.round = round;
+        self.close_overdue(now);
     }
 
     /// One turn of whoever was taken off the run queue.
@@ -294,14 +296,24 @@ impl Echo {
             Source::Connection(connection) => {
                 match connection.turn(&mut self.scratch, &mut self.stats) {
                     Next::Wait => {}
-                    Next::Again => self.enqueue(key),
-                    Next::Close(reason) => self.close(key, &reason, now),
+                    next => self.go_on(key, next, now),
                 }
             }
             Source::Endpoint(socket) => match &**socket {
                 EndpointSocket::Listener(_) => self.accept_some(key, now),
                 EndpointSocket::Datagrams(_) => self.turn_of_datagrams(key, now),
             },
+        }
+    }
+
+    /// What follows a turn of a connection, where it is not just the next event.
+    #[cold]
+    fn go_on(&mut self, key: usize, next: Next, now: Instant) {
+        match next {
+            Next::Wait => {}
+            Next::WaitStalled => self.limit_stall(key),
+            Next::Again => self.enqueue(key),
+            Next::Close(reason) => self.close(key, &reason, now),
         }
     }
 
@@ -326,6 +338,7 @@ impl Echo {
     }
 
     fn meet_deadlines(&mut self, now: Instant) {
+        self.set_now(now);
         if self.gate.retry_at().is_some_and(|at| at <= now) {
             self.reopen(now);
         }
@@ -389,6 +402,7 @@ impl Echo {
                 let _ = self.registry.deregister(connection.stream_mut());
             }
             self.stats.count_closed(reason);
+            self.deadlines.forget(key);
         }
         if !self.gate.is_open() {
             self.reopen(now);

@@ -77,6 +77,7 @@ mod bind;
 mod config;
 mod connection;
 mod datagram;
+mod deadlines;
 mod echo;
 mod endpoint;
 mod gate;

@@ -1,9 +1,10 @@
 //! What all connections use in their turns, one after the other.
 
 use crate::config::ZeroCopy;
+use crate::deadlines::Moment;
 use crate::zero_copy::{Pipe, Pipes};
 
-/// It holds nothing between two turns.
+/// It holds no bytes between two turns.
 #[derive(Debug)]
 #[cfg_attr(test, derive(Clone))]
 pub(crate) struct Scratch<P> {
@@ -11,6 +12,8 @@ pub(crate) struct Scratch<P> {
     pub(crate) buffer: Box<[u8]>,
     /// For streams in bulk.
     pub(crate) pipes: Pipes<P>,
+    /// When these turns are.
+    pub(crate) now: Moment,
 }
 
 impl<P: Pipe> Scratch<P> {
@@ -18,6 +21,7 @@ impl<P: Pipe> Scratch<P> {
         Scratch {
             buffer: vec![0; buffer_size].into(),
             pipes: Pipes::new(zero_copy),
+            now: 0,
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 
+use crate::deadlines::Limit;
 use crate::refusal::Refusal;
 
 /// What an [`Echo`](crate::Echo) has done since it was made. Counts only grow; `active` alone
@@ -24,6 +25,10 @@ pub struct Stats {
     pub finished: u64,
     /// Connections closed by an error, such as the peer's reset.
     pub failed: u64,
+    /// Connections closed because nothing moved in them for the idle timeout.
+    pub idle: u64,
+    /// Connections closed because the peer took none of what was unsent, for the stall timeout.
+    pub stalled: u64,
     /// Connections closed by a shutdown whose drain time was over.
     pub cut: u64,
     /// Datagrams received. Each is sent back, unanswered, or one of `datagram_errors`.
@@ -101,6 +106,8 @@ impl Stats {
         match reason {
             Reason::Finished => self.finished += 1,
             Reason::Failed(_) => self.failed += 1,
+            Reason::Idle => self.idle += 1,
+            Reason::Stalled => self.stalled += 1,
             Reason::Cut => self.cut += 1,
         }
     }
@@ -113,8 +120,20 @@ pub(crate) enum Reason {
     Finished,
     /// A read, a write or a shutdown failed.
     Failed(io::Error),
-    /// The drain time of a shutdown was over.
     Cut,
+    /// Nothing moved for the idle timeout.
+    Idle,
+    /// The peer took nothing for the stall timeout.
+    Stalled,
+}
+
+impl From<Limit> for Reason {
+    fn from(limit: Limit) -> Self {
+        match limit {
+            Limit::Idle => Reason::Idle,
+            Limit::Stall => Reason::Stalled,
+        }
+    }
 }
 
 impl fmt::Display for Reason {
@@ -122,6 +141,8 @@ impl fmt::Display for Reason {
         match self {
             Reason::Finished => f.write_str("the peer finished"),
             Reason::Failed(error) => write!(f, "{error}"),
+            Reason::Idle => f.write_str("idle for too long"),
+            Reason::Stalled => f.write_str("the peer did not take what was sent"),
             Reason::Cut => f.write_str("the drain time was over"),
         }
     }

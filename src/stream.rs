@@ -8,6 +8,7 @@ use mio::event::Source;
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 
+use self::calls::{recv, send};
 use crate::zero_copy::{Pipe, SystemPipe};
 
 /// What a connection needs of its socket. The tests have scripted ones.
@@ -55,13 +56,13 @@ impl std::os::fd::AsFd for StreamSocket {
 
 impl Read for StreamSocket {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.0.read(buffer)
+        recv(&self.0, buffer)
     }
 }
 
 impl Write for StreamSocket {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.write(bytes)
+        send(&self.0, bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -96,6 +97,40 @@ impl Source for StreamSocket {
 
     fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
         self.0.deregister(registry)
+    }
+}
+
+/// recv(2) and send(2), called directly: a sixth less instructions for each echo than by way of the C
+/// library, whose calls are points where a thread can be cancelled.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+mod calls {
+    use std::io;
+    use std::os::fd::AsFd;
+
+    use rustix::net::{RecvFlags, SendFlags};
+
+    pub(super) fn recv(socket: &impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
+        let (count, _) = rustix::net::recv(socket, buffer, RecvFlags::empty())?;
+        Ok(count)
+    }
+
+    /// Without a signal where the peer is gone.
+    pub(super) fn send(socket: &impl AsFd, bytes: &[u8]) -> io::Result<usize> {
+        Ok(rustix::net::send(socket, bytes, SendFlags::NOSIGNAL)?)
+    }
+}
+
+/// As mio has them, which on Windows does more than to call.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+mod calls {
+    use std::io::{self, Read, Write};
+
+    pub(super) fn recv(mut socket: impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+        socket.read(buffer)
+    }
+
+    pub(super) fn send(mut socket: impl Write, bytes: &[u8]) -> io::Result<usize> {
+        socket.write(bytes)
     }
 }
 

@@ -6,7 +6,7 @@ mod common;
 use std::io::Read;
 use std::time::{Duration, Instant};
 
-use common::{bind, config, connect, noise, send_what_fits, settle, stall};
+use common::{bind, config, connect, has_work, noise, send_what_fits, settle, stall};
 use mio_echo::Server;
 
 const BUFFER_SIZE: usize = 10_000;
@@ -46,7 +46,7 @@ fn a_stalled_peer_does_not_wake_the_loop() {
     while Instant::now() < end {
         let rest = end.saturating_duration_since(Instant::now());
         server.turn(Some(rest)).unwrap();
-        assert_eq!(server.timeout(), None, "it has a place on the run queue");
+        assert!(!has_work(&server), "it has a place on the run queue");
     }
     // A probe of the closed window may wake it now and then; a loop that spins turns by thousands.
     let turns = server.stats().turns - turns;
@@ -73,9 +73,8 @@ fn what_comes_in_during_a_stall_is_left_alone() {
     for _ in 0..10 {
         assert_eq!(send_what_fits(&mut client, b"more"), 4, "nothing came in");
         server.turn(Some(Duration::from_millis(1))).unwrap();
-        assert_eq!(
-            server.timeout(),
-            None,
+        assert!(
+            !has_work(&server),
             "a readable edge gave it a place on the run queue"
         );
     }

@@ -102,7 +102,10 @@ fn who_does_not_read_stalls_and_costs_nothing() {
         "buffers as large as that cannot be filled"
     );
     let stats = server.stats();
-    assert!(stats.bytes_received - stats.bytes_sent <= 64 * 1024);
+    assert!(
+        stats.bytes_received - stats.bytes_sent <= 256 * 1024,
+        "more than a pipe"
+    );
     client.shutdown(Shutdown::Write).unwrap();
     let echoed = receive(&mut server, &mut client, sent);
     assert!(echoed == bytes[..sent]);

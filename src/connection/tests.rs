@@ -20,6 +20,7 @@ fn connect<S: Stream>(stream: S) -> Connection<S> {
         stream,
         Peer::Tcp((Ipv4Addr::LOCALHOST, 7).into()),
         Instant::now(),
+        0,
     )
 }
 
@@ -50,6 +51,7 @@ fn scratch(buffer_size: usize, worth_it: usize) -> Scratch<List> {
     Scratch {
         buffer: vec![u8::MAX; buffer_size].into(),
         pipes: Pipes::for_moves_of(worth_it),
+        now: 0,
     }
 }
 

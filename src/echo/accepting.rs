@@ -7,6 +7,7 @@ use log::{debug, warn};
 
 use super::{Echo, Slot, Source};
 use crate::connection::Connection;
+use crate::deadlines::Limit;
 use crate::listener::Accepted;
 use crate::readiness;
 use crate::stream::{Peer, StreamSocket};
@@ -64,8 +65,10 @@ impl Echo {
         let token = self.token_of(key);
         self.registry
             .register(&mut stream, token, readiness::interest())?;
-        let connection = Connection::new(stream, peer, now);
+        let moved = self.deadlines.now();
+        let connection = Connection::new(stream, peer, now, moved);
         self.slots.insert(Slot::new(Source::Connection(connection)));
+        self.deadlines.watch(key, Limit::Idle, moved);
         self.stats.count_opened();
         debug!("{peer}: opened as {token:?}");
         Ok(())

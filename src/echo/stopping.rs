@@ -41,6 +41,7 @@ impl Echo {
         if !self.is_serving() {
             return;
         }
+        self.set_now(now);
         let until = now + self.config.drain_timeout;
         self.phase = Phase::Draining { until };
         let listeners = mem::take(&mut self.listeners);

@@ -59,8 +59,13 @@ pub fn settle(server: &mut Server) {
         server.turn(Some(Duration::from_millis(10))).unwrap();
         let mut after = server.stats();
         after.turns = before.turns;
-        server.timeout().is_none() && after == before
+        !has_work(server) && after == before
     });
+}
+
+/// Whether somebody has a place on the run queue, so that the loop would not sleep.
+pub fn has_work(server: &Server) -> bool {
+    server.timeout() == Some(Duration::ZERO)
 }
 
 /// Sends from `bytes`, and lets the server echo, until neither side has room, because nobody reads

@@ -302,7 +302,7 @@ impl World {
         // It holds nothing between two turns, so what it looks like is no part of the state.
         self.scratch.buffer.fill(u8::MAX);
         match next {
-            Next::Wait => {}
+            Next::Wait | Next::WaitStalled => {}
             Next::Again => self.is_queued = true,
             Next::Close(Reason::Finished) => {
                 // Closing sends the end of the stream, as nothing is left unread.
@@ -311,6 +311,7 @@ impl World {
             }
             Next::Close(Reason::Failed(_)) => self.closed = Some("failed"),
             Next::Close(Reason::Cut) => self.closed = Some("cut"),
+            Next::Close(Reason::Idle | Reason::Stalled) => panic!("it has no clock"),
         }
     }
 

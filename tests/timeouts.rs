@@ -1,0 +1,287 @@
+//! Connections in which nothing moves are closed, in time and not before; at times that the tests
+//! make up, so that nobody waits.
+
+mod common;
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use common::{config, connect, echo_to_the_end, noise, read_to_the_end, send_what_fits};
+use mio::{Events, Poll, Token};
+use mio_echo::{ConfigBuilder, Echo};
+
+const IDLE: Duration = Duration::from_secs(10);
+const STALL: Duration = Duration::from_secs(2);
+
+/// The engine counts in milliseconds.
+const TICK: Duration = Duration::from_millis(1);
+
+fn just_before(limit: Duration) -> Duration {
+    limit.saturating_sub(TICK)
+}
+
+/// How much later than its limit a connection may be closed: 1 % or 50 ms.
+fn slack(limit: Duration) -> Duration {
+    (limit / 100).max(Duration::from_millis(50)) + TICK * 2
+}
+
+fn late(limit: Duration) -> Duration {
+    limit + slack(limit)
+}
+
+/// An engine whose clock is the test's.
+struct Host {
+    poll: Poll,
+    events: Events,
+    echo: Echo,
+    now: Instant,
+}
+
+impl Host {
+    fn new(config: ConfigBuilder) -> Self {
+        let poll = Poll::new().unwrap();
+        let echo = Echo::new(config.build().unwrap(), poll.registry(), Token(0)).unwrap();
+        Host {
+            poll,
+            events: Events::with_capacity(64),
+            echo,
+            now: Instant::now(),
+        }
+    }
+
+    fn connect(&mut self) -> TcpStream {
+        let active = self.echo.stats().active;
+        let client = connect(self.echo.endpoints()[0].address().unwrap());
+        self.turn_until(|echo| echo.stats().active == active + 1);
+        client
+    }
+
+    /// Turns until nothing happens, at the same time.
+    fn settle(&mut self) {
+        loop {
+            self.poll
+                .poll(&mut self.events, Some(Duration::from_millis(10)))
+                .unwrap();
+            let has_work = !self.events.is_empty();
+            self.events.iter().for_each(|event| self.echo.handle(event));
+            self.echo.run(self.now);
+            if !has_work && self.echo.timeout(self.now) != Some(Duration::ZERO) {
+                return;
+            }
+        }
+    }
+
+    fn turn_until(&mut self, condition: impl Fn(&Echo) -> bool) {
+        let start = Instant::now();
+        while !condition(&self.echo) {
+            assert!(start.elapsed() < common::LIMIT, "{:?}", self.echo.stats());
+            self.settle();
+        }
+    }
+
+    fn echo(&mut self, client: &mut TcpStream) {
+        let sent = self.echo.stats().bytes_sent;
+        client.write_all(b"hello").unwrap();
+        self.turn_until(|echo| echo.stats().bytes_sent == sent + 5);
+        let mut bytes = [0; 5];
+        client.read_exact(&mut bytes).unwrap();
+    }
+
+    /// A client that sends, and does not read, until bytes are unsent; and how many it has sent.
+    fn stalled(&mut self) -> (TcpStream, usize) {
+        let mut client = self.connect();
+        let sent = self.stall(&mut client);
+        (client, sent)
+    }
+
+    fn stall(&mut self, client: &mut TcpStream) -> usize {
+        let start = Instant::now();
+        let bytes = noise(64 * 1024);
+        let mut sent = 0;
+        loop {
+            let more = send_what_fits(client, &bytes);
+            self.settle();
+            sent += more;
+            let stats = self.echo.stats();
+            if more == 0 && stats.bytes_received > stats.bytes_sent {
+                return sent;
+            }
+            assert!(start.elapsed() < common::LIMIT, "{stats:?}");
+        }
+    }
+
+    /// The client reads so many bytes, and the server sends them meanwhile.
+    fn take(&mut self, client: &mut TcpStream, count: usize) {
+        let start = Instant::now();
+        let mut buffer = vec![0; 1024 * 1024];
+        let mut taken = 0;
+        client.set_nonblocking(true).unwrap();
+        while taken < count {
+            assert!(start.elapsed() < common::LIMIT, "{taken} of {count}");
+            self.settle();
+            while let Ok(more) = client.read(&mut buffer) {
+                taken += more;
+            }
+        }
+        client.set_nonblocking(false).unwrap();
+    }
+
+    fn go_on(&mut self, time: Duration) {
+        self.now += time;
+        self.settle();
+    }
+
+    fn active(&self) -> usize {
+        self.echo.stats().active
+    }
+}
+
+#[test]
+fn who_is_idle_is_closed_in_time_and_not_before() {
+    for limit in [
+        Duration::from_millis(20),
+        IDLE,
+        Duration::from_secs(24 * 3600),
+    ] {
+        let mut host = Host::new(config().idle_timeout(limit));
+        let mut client = host.connect();
+        host.go_on(just_before(limit));
+        assert_eq!(host.active(), 1, "too soon");
+        host.now += slack(limit);
+        assert_eq!(host.echo.timeout(host.now), Some(Duration::ZERO), "asleep");
+        host.go_on(Duration::ZERO);
+        assert_eq!((host.active(), host.echo.stats().idle), (0, 1));
+        assert_eq!(host.echo.timeout(host.now), None);
+        assert_eq!(read_to_the_end(&mut client), b"");
+    }
+}
+
+#[test]
+fn each_byte_begins_the_idle_time_anew() {
+    let mut host = Host::new(config().idle_timeout(IDLE));
+    let mut client = host.connect();
+    for _ in 0..5 {
+        host.go_on(just_before(IDLE));
+        host.echo(&mut client);
+    }
+    host.go_on(just_before(IDLE));
+    assert_eq!(host.active(), 1);
+    host.go_on(slack(IDLE));
+    assert_eq!(host.active(), 0);
+}
+
+#[test]
+fn one_sleeps_exactly_until_the_next_limit() {
+    let mut host = Host::new(config().idle_timeout(IDLE));
+    let _clients = [host.connect(), host.connect()];
+    let timeout = host.echo.timeout(host.now).unwrap();
+    assert!(IDLE <= timeout && timeout <= late(IDLE), "{timeout:?}");
+    host.go_on(timeout);
+    assert_eq!((host.active(), host.echo.stats().idle), (0, 2));
+}
+
+#[test]
+fn who_takes_nothing_is_closed_in_time_and_not_before() {
+    for buffer_size in [10_000, 64 * 1024] {
+        let mut host = Host::new(config().stall_timeout(STALL).buffer_size(buffer_size));
+        let (client, _) = host.stalled();
+        let mut other = host.connect();
+        host.go_on(just_before(STALL));
+        assert_eq!(host.active(), 2, "too soon");
+        host.go_on(slack(STALL));
+        assert_eq!((host.active(), host.echo.stats().stalled), (1, 1));
+        host.echo(&mut other);
+        drop(client);
+    }
+}
+
+#[test]
+fn who_takes_some_is_not_closed() {
+    let mut host = Host::new(config().stall_timeout(STALL));
+    let (mut client, sent) = host.stalled();
+    let mut taken = 0;
+    let mut buffer = vec![0; 1024 * 1024];
+    while taken < sent {
+        host.go_on(just_before(STALL));
+        assert_eq!(host.active(), 1, "after {taken} bytes");
+        taken += client.read(&mut buffer).unwrap();
+        host.settle();
+    }
+    // Nothing is unsent any more, and idle it may be.
+    host.go_on(late(STALL) * 10);
+    assert_eq!(host.active(), 1);
+    host.echo(&mut client);
+}
+
+#[test]
+fn a_second_stall_is_limited_as_the_first() {
+    let mut host = Host::new(config().stall_timeout(STALL));
+    let (mut client, sent) = host.stalled();
+    host.take(&mut client, sent);
+    host.go_on(late(STALL));
+    host.stall(&mut client);
+    host.go_on(just_before(STALL));
+    assert_eq!(host.active(), 1);
+    // There may have been a little room that nobody told of, and so another time to wait.
+    for _ in 0..3 {
+        host.go_on(late(STALL));
+    }
+    assert_eq!((host.active(), host.echo.stats().stalled), (0, 1));
+}
+
+#[test]
+fn zero_is_for_ever() {
+    let never = config().idle_timeout(Duration::ZERO);
+    let mut host = Host::new(never.stall_timeout(Duration::ZERO));
+    let _idle = host.connect();
+    let _stalled = host.stalled();
+    assert_eq!(host.echo.timeout(host.now), None);
+    host.go_on(Duration::from_secs(100 * 24 * 3600));
+    assert_eq!(host.active(), 2);
+}
+
+#[test]
+fn the_idle_time_goes_for_the_stalled_too() {
+    let both = config().idle_timeout(STALL).stall_timeout(IDLE);
+    let mut host = Host::new(both);
+    let _stalled = host.stalled();
+    host.go_on(late(STALL));
+    assert_eq!((host.active(), host.echo.stats().idle), (0, 1));
+}
+
+#[test]
+fn places_of_those_who_are_gone_are_not_mistaken() {
+    let mut host = Host::new(config().idle_timeout(IDLE));
+    for _ in 0..20 {
+        let client = host.connect();
+        host.go_on(IDLE / 5);
+        drop(client);
+        host.turn_until(|echo| echo.stats().active == 0);
+        assert_eq!(host.echo.timeout(host.now), None, "waits for nobody");
+    }
+    assert_eq!(host.echo.stats().idle, 0);
+}
+
+#[test]
+fn limits_hold_while_draining() {
+    let draining = config().idle_timeout(STALL).drain_timeout(IDLE);
+    let mut host = Host::new(draining);
+    let _client = host.connect();
+    host.echo.shutdown(host.now);
+    host.go_on(late(STALL));
+    assert!(host.echo.is_finished());
+    assert_eq!((host.echo.stats().idle, host.echo.stats().cut), (1, 0));
+}
+
+#[test]
+fn a_server_closes_idle_peers_by_itself() {
+    let limit = Duration::from_millis(300);
+    let server = common::Running::start(config().idle_timeout(limit));
+    let bytes = noise(100_000);
+    assert!(echo_to_the_end(server.connect(), &bytes) == bytes);
+    let start = Instant::now();
+    assert_eq!(read_to_the_end(&mut server.connect()), b"");
+    assert!(start.elapsed() >= limit);
+    assert_eq!(server.stop().idle, 1);
+}
