@@ -94,9 +94,82 @@ fn the_summary_tells_what_became_of_all() {
     let (time, _) = lines
         .last()
         .unwrap()
-        .split_once(" INFO  [mio_echo] stopped after ")
+        .split_once(" INFO  [mio_echo::summary] stopped after ")
         .unwrap();
     humantime::parse_rfc3339(time).unwrap();
+}
+
+#[test]
+fn sigusr1_has_it_say_what_it_has_done_so_far() {
+    let mut service = Service::start(&["--drain-timeout", "1h"]);
+    let mut client = connect(service.address);
+    assert_eq!(echo(&mut client, b"hello"), b"hello");
+    for bytes in [5, 19] {
+        service.signal(Signal::SIGUSR1);
+        let line = service.wait_for("running for ");
+        let told = format!(
+            ": {bytes} bytes echoed, 0 datagrams, 0 unanswered; 1 connections, 0 finished, \
+             0 failed, 0 cut, 1 active; 0 accept pauses, "
+        );
+        assert!(line.contains(&told), "{line}");
+        assert!(is_served(&mut client));
+    }
+    service.signal(Signal::SIGTERM);
+    service.wait_for("shutting down");
+    service.signal(Signal::SIGUSR1);
+    service.wait_for("running for ");
+    drop(client);
+    let (status, lines) = service.end();
+    assert_eq!(status.code(), Some(0));
+    assert!(lines.last().unwrap().contains("stopped after "));
+}
+
+/// It is still writing of mistakes in its environment, more of them than a pipe holds, when the
+/// signal comes.
+#[test]
+fn sigusr1_does_no_harm_before_it_listens() {
+    let mut command = program(&["127.0.0.1:0"]);
+    command.env("RUST_LOG", "info,".to_owned() + &"loud,".repeat(5000));
+    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+    let mut log = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    log.read_line(&mut line).unwrap();
+    assert!(line.contains("'loud' ignored"), "{line}");
+    common::signal(&child, Signal::SIGUSR1);
+    while !line.contains("running for ") {
+        line.clear();
+        assert_ne!(log.read_line(&mut line).unwrap(), 0, "it has ended");
+    }
+    common::signal(&child, Signal::SIGTERM);
+    log.read_to_string(&mut line).unwrap();
+    assert_eq!(common::wait(&mut child).code(), Some(0), "{line}");
+}
+
+/// How many turns a line tells of.
+fn turns(line: &str) -> u64 {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    assert_eq!(words.last(), Some(&"turns"), "{line}");
+    words[words.len() - 2].parse().unwrap()
+}
+
+#[test]
+fn with_an_interval_it_wakes_to_say_so_and_for_nothing_else() {
+    let mut service = Service::start(&["--stats-interval", "100ms"]);
+    let first = turns(&service.wait_for("running for "));
+    for count in 1..=3 {
+        let line = service.wait_for("running for ");
+        assert_eq!(turns(&line), first + count, "{line}");
+    }
+    service.stop();
+
+    let mut service = Service::start(&["-vv", "--stats-interval", "1h"]);
+    service.wait_for("waiting for events, 3599.");
+    service.stop();
+
+    let mut service = Service::start(&["-vv"]);
+    let line = service.wait_for("waiting for events");
+    assert!(line.ends_with("waiting for events"), "{line}");
+    service.stop();
 }
 
 #[test]
@@ -192,6 +265,11 @@ fn each_mistake_in_the_arguments_gets_one_line_and_status_2() {
             vec!["[::]:7", "tcp://0.0.0.0:7", "--dual-stack"],
             "tcp://0.0.0.0:7 is there twice",
         ),
+        (vec!["--stats-interval", "5"], "5s"),
+        (vec!["--stats-interval", "99ms"], "100ms to 1day"),
+        (vec!["--stats-interval", "25h"], "100ms to 1day"),
+        (vec!["--metrics", "127.0.0.1:9007"], "tcp://127.0.0.1:9007"),
+        (vec!["--metrics", "tcp://127.0.0.1"], "no port"),
         (vec!["--log-level", "loud"], "debug"),
         (vec!["--bcklog", "5"], "--backlog"),
         (vec!["--backlog"], "a value is required"),
@@ -299,11 +377,14 @@ fn help_and_version_are_printed() {
         "--udp-answer-any-port",
         "--drain-timeout <TIME>",
         "[default: 5s]",
+        "--metrics <ENDPOINT>",
+        "--stats-interval <TIME>",
         "--log-level <LEVEL>",
         "--verbose",
         "--quiet",
         "RUST_LOG",
         "SIGTERM",
+        "SIGUSR1",
         "Exit status:",
     ] {
         assert!(text.contains(part), "no {part:?} in {text}");
