@@ -112,7 +112,8 @@ Examples:
   mio-echo unix:/run/echo.sock      serve over a Unix socket, and nowhere else
   nc 127.0.0.1 7007                 talk to it: what you type comes back
   nc -u 127.0.0.1 7007              the same over UDP
-  mio-echo --metrics tcp://127.0.0.1:9007   serve, and count for Prometheus
+  mio-echo --metrics tcp://127.0.0.1:9007
+                                    serve, and count for Prometheus
 
 Environment:
   RUST_LOG   what to log, where --log-level is not given: a level, or several

@@ -67,12 +67,13 @@ fn connection(script: Script) -> (Connection<Script>, Instant) {
 
 /// Gives it turns until it has nothing to do at once, or wants something.
 fn settle(connection: &mut Connection<Script>, now: Instant) -> Next {
-    loop {
+    for _ in 0..100 {
         match connection.turn(now).unwrap() {
             Next::Wait if connection.due().is_none() => {}
             next => return next,
         }
     }
+    panic!("it spins");
 }
 
 fn status(next: &Next) -> Option<Status> {
