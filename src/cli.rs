@@ -10,6 +10,8 @@ use clap::{ArgAction, Parser};
 use log::{LevelFilter, warn};
 use mio_echo::{Config, ConfigError, Endpoint, EndpointError, EndpointErrorKind, ZeroCopy};
 
+use crate::metrics::Bound;
+
 /// An echo service (RFC 862) over TCP, UDP and Unix sockets: whatever a peer sends comes back.
 ///
 /// One thread serves everybody. Memory and CPU are spent only on peers that have something to do,
@@ -87,6 +89,15 @@ pub(crate) struct Options {
     #[arg(long)]
     udp_answer_any_port: bool,
 
+    /// Where to answer GET /metrics, for Prometheus, and GET /healthz over HTTP: tcp://HOST:PORT
+    /// [default: nowhere]
+    #[arg(long, value_name = "ENDPOINT", value_parser = tcp_endpoint)]
+    metrics: Option<String>,
+
+    /// How often to log what was done so far; such as 1m [default: when SIGUSR1 asks]
+    #[arg(long, value_name = "TIME", value_parser = stats_interval)]
+    pub(crate) stats_interval: Option<Duration>,
+
     /// What to log: off, error, warn, info, debug or trace
     /// [default: what the environment says, or else info]
     ///
@@ -111,6 +122,8 @@ Examples:
   mio-echo unix:/run/echo.sock      serve over a Unix socket, and nowhere else
   nc 127.0.0.1 7007                 talk to it: what you type comes back
   nc -u 127.0.0.1 7007              the same over UDP
+  mio-echo --metrics tcp://127.0.0.1:9007
+                                    serve, and count for Prometheus
 
 Environment:
   RUST_LOG   what to log, where --log-level is not given: a level, or several
@@ -126,6 +139,7 @@ Signals:
                     or --drain-timeout is over, and exit; a second one, however
                     soon, ends the program at once, and leaves the files of Unix
                     sockets to be taken over by the next
+  SIGUSR1           log what was done so far
 
 Exit status:
   0   stopped by a signal
@@ -237,10 +251,19 @@ impl Options {
         }
         Ok(config)
     }
+
+    /// Where metrics are to be had, with host names looked up: bound, and not listening yet.
+    pub(crate) fn metrics(&self) -> Result<Bound, Failure> {
+        let endpoints = self.metrics.as_deref().map(Endpoint::resolve).transpose()?;
+        Ok(Bound::bind(
+            &endpoints.unwrap_or_default(),
+            self.dual_stack,
+        )?)
+    }
 }
 
 /// How many connections the limit on open files leaves room for: some are kept for pipes, listeners,
-/// the selector, the log and the like.
+/// metrics, the selector, the log and the like.
 fn most_connections(open_files: usize) -> usize {
     const RESERVE: usize = 128;
 
@@ -274,6 +297,24 @@ fn zero_copy(text: &str) -> Result<ZeroCopy, &'static str> {
 
 fn time(text: &str) -> Result<Duration, &'static str> {
     humantime::parse_duration(text).map_err(|_| "write a number and a unit, such as 5s or 1m30s")
+}
+
+fn tcp_endpoint(text: &str) -> Result<String, &'static str> {
+    if text.starts_with("tcp://") {
+        Ok(text.to_owned())
+    } else {
+        Err("write tcp://HOST:PORT, such as tcp://127.0.0.1:9007")
+    }
+}
+
+fn stats_interval(text: &str) -> Result<Duration, &'static str> {
+    let range = Duration::from_millis(100)..=Duration::from_secs(24 * 60 * 60);
+    let time = time(text)?;
+    if range.contains(&time) {
+        Ok(time)
+    } else {
+        Err("choose 100ms to 1day")
+    }
 }
 
 /// clap's message without its usage, which `--help` has.

@@ -279,6 +279,7 @@ impl Echo {
             self.busy_until = Some(now + self.config.busy_poll);
         }
         let mut round = mem::replace(&mut self.run_queue, mem::take(&mut self.round));
+        self.stats.run_queue = round.len();
         for key in round.drain(..) {
             self.turn(key, now);
         }

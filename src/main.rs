@@ -4,17 +4,23 @@
 
 mod cli;
 mod logging;
+mod metrics;
+mod service;
 mod signals;
+mod summary;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use log::{info, warn};
+use log::warn;
 use mio_echo::{Endpoint, Server};
 
 use crate::cli::{Failure, Options};
-use crate::signals::StopSignals;
+use crate::metrics::Metrics;
+use crate::service::{FIRST_OF_METRICS, Service};
+use crate::signals::Signals;
+use crate::summary::Summary;
 
 fn main() -> ExitCode {
     match serve() {
@@ -28,15 +34,26 @@ fn main() -> ExitCode {
 }
 
 fn serve() -> Result<(), Failure> {
+    // Before anything that takes time: until then a summary that is asked for is the end.
+    let signals = Signals::catch()?;
     let Some(options) = Options::read()? else {
         return Ok(());
     };
     logging::start(&options);
     let config = options.config(raise_open_files())?;
+    let metrics = options.metrics()?;
     // Before it says that it listens: whoever reads that may stop it right away.
-    let signals = StopSignals::catch()?;
-    let mut server = Server::bind(config)?;
-    let public = server.endpoints().iter().filter(|it| it.is_public());
+    signals.catch_stops()?;
+    let server = Server::bind(config)?;
+    warn_if_public(server.endpoints().iter().chain(metrics.endpoints()));
+    let metrics = Metrics::listen(metrics, server.registry(), FIRST_OF_METRICS)?;
+    let summary = Summary::new(options.stats_interval, Instant::now());
+    Service::new(server, signals, summary, metrics)?.run()?;
+    Ok(())
+}
+
+fn warn_if_public<'a>(endpoints: impl Iterator<Item = &'a Endpoint>) {
+    let public = endpoints.filter(|it| it.is_public());
     let public: Vec<String> = public.map(Endpoint::to_string).collect();
     if !public.is_empty() {
         warn!(
@@ -44,22 +61,6 @@ fn serve() -> Result<(), Failure> {
             public.join(", ")
         );
     }
-    let started = Instant::now();
-    signals.run(&mut server)?;
-    let stats = server.stats();
-    info!(
-        "stopped after {:.0?}: {} bytes echoed, {} datagrams, {} unanswered; {} connections, \
-         {} finished, {} failed, {} cut",
-        started.elapsed(),
-        stats.bytes_sent,
-        stats.datagrams_sent,
-        stats.unanswered.total(),
-        stats.accepted,
-        stats.finished,
-        stats.failed,
-        stats.cut,
-    );
-    Ok(())
 }
 
 /// Raises the soft limit on open files to the hard one (see getrlimit(2)) and gives the limit that

@@ -1,68 +1,89 @@
-//! The signals that stop the service.
+//! The signals that the service takes.
 
 use std::io;
 
-use mio_echo::Server;
+use mio::{Registry, Token};
 
-/// SIGINT and SIGTERM, as one more event source of the loop.
+/// What a signal asks for.
+#[cfg_attr(not(unix), allow(dead_code, reason = "there are none"))]
+pub(crate) enum Asked {
+    Stop,
+    Summary,
+}
+
+/// Caught signals, as one more event source of the loop.
 #[cfg(unix)]
-pub(crate) struct StopSignals(signal_hook_mio::v1_0::Signals);
+pub(crate) struct Signals(signal_hook_mio::v1_0::Signals);
 
 #[cfg(unix)]
-impl StopSignals {
-    /// Catches the signals from now on.
+impl Signals {
+    /// Catches SIGUSR1 from now on, which would end the program otherwise.
+    pub(crate) fn catch() -> io::Result<Self> {
+        use signal_hook::consts::SIGUSR1;
+
+        Ok(Signals(signal_hook_mio::v1_0::Signals::new([SIGUSR1])?))
+    }
+
+    /// Catches SIGINT and SIGTERM from now on.
     ///
     /// The first of them stops the server. Any second one does what it does by default, in its
     /// handler: it ends the program, whatever the loop is doing.
-    pub(crate) fn catch() -> io::Result<Self> {
+    pub(crate) fn catch_stops(&self) -> io::Result<()> {
         use signal_hook::consts::{SIGINT, SIGTERM};
         use signal_hook::flag;
         use std::sync::{Arc, atomic::AtomicBool};
 
-        let signals = signal_hook_mio::v1_0::Signals::new([SIGINT, SIGTERM])?;
         let is_second = Arc::new(AtomicBool::new(false));
         for signal in [SIGINT, SIGTERM] {
+            self.0.add_signal(signal)?;
             // In this order: the first signal finds the flag down, and raises it.
             flag::register_conditional_default(signal, Arc::clone(&is_second))?;
             flag::register(signal, Arc::clone(&is_second))?;
         }
-        Ok(StopSignals(signals))
-    }
-
-    /// Turns until a signal has stopped the server, and it has finished.
-    pub(crate) fn run(mut self, server: &mut Server) -> io::Result<()> {
-        use mio::{Interest, Token};
-        use signal_hook::low_level::signal_name;
-
-        let token = Token(Server::GUEST_TOKENS.start);
-        server
-            .registry()
-            .register(&mut self.0, token, Interest::READABLE)?;
-        while !server.is_finished() {
-            // The signals are the only guest.
-            let is_signalled = !server.turn(None)?.is_empty();
-            if is_signalled {
-                for signal in self.0.pending() {
-                    log::info!("{}", signal_name(signal).unwrap_or("signal"));
-                    server.shutdown();
-                }
-            }
-        }
         Ok(())
     }
+
+    pub(crate) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        registry.register(&mut self.0, token, mio::Interest::READABLE)
+    }
+
+    /// What those that have come ask for.
+    pub(crate) fn pending(&mut self) -> impl Iterator<Item = Asked> {
+        self.0.pending().map(asked)
+    }
+}
+
+#[cfg(unix)]
+fn asked(signal: i32) -> Asked {
+    use signal_hook::{consts::SIGUSR1, low_level::signal_name};
+
+    if signal == SIGUSR1 {
+        return Asked::Summary;
+    }
+    log::info!("{}", signal_name(signal).unwrap_or("signal"));
+    Asked::Stop
 }
 
 /// None here: the system ends the program.
 #[cfg(not(unix))]
-pub(crate) struct StopSignals;
+pub(crate) struct Signals;
 
 #[cfg(not(unix))]
-impl StopSignals {
+#[allow(clippy::unnecessary_wraps, clippy::unused_self, reason = "as on Unix")]
+impl Signals {
     pub(crate) fn catch() -> io::Result<Self> {
-        Ok(StopSignals)
+        Ok(Signals)
     }
 
-    pub(crate) fn run(self, server: &mut Server) -> io::Result<()> {
-        server.run()
+    pub(crate) fn catch_stops(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    pub(crate) fn register(&mut self, _registry: &Registry, _token: Token) -> io::Result<()> {
+        Ok(())
+    }
+
+    pub(crate) fn pending(&mut self) -> impl Iterator<Item = Asked> {
+        std::iter::empty()
     }
 }

@@ -6,8 +6,8 @@ use std::io;
 use crate::deadlines::Limit;
 use crate::refusal::Refusal;
 
-/// What an [`Echo`](crate::Echo) has done since it was made. Counts only grow; `active` alone
-/// goes both ways.
+/// What an [`Echo`](crate::Echo) has done since it was made. Counts only grow; `active` and
+/// `run_queue` go both ways.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
@@ -49,6 +49,8 @@ pub struct Stats {
     pub bytes_sent: u64,
     /// Calls of [`Echo::run`](crate::Echo::run).
     pub turns: u64,
+    /// How many were on the run queue in the last of these calls, and had their turn.
+    pub run_queue: usize,
 }
 
 /// Datagrams that got no answer, by reason; see

@@ -152,6 +152,26 @@ fn events_are_only_noted_until_the_run() {
 }
 
 #[test]
+fn the_run_queue_is_as_long_as_there_were_turns_in_the_last_run() {
+    let (mut host, address) = Host::new(config());
+    let mut clients = [connect(address), connect(address)];
+    host.run_until(|echo| echo.stats().active == 2);
+    while host.echo.timeout(host.now).is_some() {
+        host.echo.run(host.now);
+    }
+    // Both have events before either has a turn.
+    for client in &mut clients {
+        client.write_all(b"hello").unwrap();
+        while host.handle().is_empty() && host.events.is_empty() {}
+    }
+    host.echo.run(host.now);
+    assert_eq!(host.echo.stats().run_queue, 2);
+    assert_eq!(host.echo.stats().bytes_sent, 10);
+    host.echo.run(host.now);
+    assert_eq!(host.echo.stats().run_queue, 0);
+}
+
+#[test]
 fn after_an_event_it_is_busy_for_as_long_as_the_host_was_told() {
     let busy = Duration::from_secs(1);
     let (mut host, address) = Host::new(config().busy_poll(busy));

@@ -6,136 +6,18 @@ mod common;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Child, ChildStderr, Command, ExitStatus, Output, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::process::{Command, Stdio};
 use std::thread;
 
+use common::service::{PROGRAM, Service, complaint, lines_of, output, program};
+#[cfg(target_os = "linux")]
+use common::service::{cpu_ticks, limited};
 use common::{Directory, LIMIT, connect, echo, is_served, read_to_the_end};
 use nix::sys::signal::Signal;
-use nix::unistd::Pid;
-
-const PROGRAM: &str = env!("CARGO_BIN_EXE_mio-echo");
-
-/// The program, with arguments, free of what the tester's environment says.
-fn program(arguments: &[&str]) -> Command {
-    let mut command = Command::new(PROGRAM);
-    command
-        .args(arguments)
-        .env_remove("RUST_LOG")
-        .env_remove("NO_COLOR")
-        .stdin(Stdio::null());
-    command
-}
-
-/// A service that runs; killed at the end of the test if it still does.
-struct Service {
-    child: Child,
-    lines: Receiver<String>,
-    seen: Vec<String>,
-    address: SocketAddr,
-}
-
-impl Service {
-    fn start(arguments: &[&str]) -> Self {
-        Service::spawn(program(&[&["127.0.0.1:0"], arguments].concat()))
-    }
-
-    /// Waits until it listens.
-    fn spawn(mut command: Command) -> Self {
-        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
-        let lines = lines_of(child.stderr.take().unwrap());
-        let address = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut service = Service {
-            child,
-            lines,
-            seen: Vec::new(),
-            address,
-        };
-        let line = service.wait_for("listening on tcp://");
-        service.address = line.split("tcp://").nth(1).unwrap().parse().unwrap();
-        service
-    }
-
-    /// Waits for a line of the log with this in it.
-    fn wait_for(&mut self, text: &str) -> String {
-        loop {
-            let Ok(line) = self.lines.recv_timeout(LIMIT) else {
-                panic!("no line with {text:?} in {:#?}", self.seen);
-            };
-            self.seen.push(line.clone());
-            if line.contains(text) {
-                return line;
-            }
-        }
-    }
-
-    fn pid(&self) -> Pid {
-        Pid::from_raw(self.child.id().try_into().unwrap())
-    }
-
-    fn signal(&self, signal: Signal) {
-        common::signal(&self.child, signal);
-    }
-
-    /// Waits for its end. Gives its exit status and all that it logged.
-    fn end(mut self) -> (ExitStatus, Vec<String>) {
-        let status = common::wait(&mut self.child);
-        let mut seen = std::mem::take(&mut self.seen);
-        seen.extend(self.lines.iter());
-        (status, seen)
-    }
-
-    fn stop(self) -> Vec<String> {
-        self.signal(Signal::SIGTERM);
-        let (status, lines) = self.end();
-        assert_eq!(status.code(), Some(0), "{lines:#?}");
-        lines
-    }
-}
-
-impl Drop for Service {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn lines_of(stderr: ChildStderr) -> Receiver<String> {
-    let (sender, receiver) = channel();
-    thread::spawn(move || {
-        for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-            if sender.send(line).is_err() {
-                return;
-            }
-        }
-    });
-    receiver
-}
-
-/// Runs it to its end, which it should come to by itself.
-fn output(mut command: Command) -> Output {
-    let mut child = command
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    common::wait(&mut child);
-    child.wait_with_output().unwrap()
-}
-
-/// The one line that a mistake gets, and the exit status.
-fn complaint(command: Command) -> (String, Option<i32>) {
-    let output = output(command);
-    let text = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(text.lines().count(), 1, "not one line: {text}");
-    assert!(text.starts_with("mio-echo: "), "{text}");
-    assert!(output.stdout.is_empty());
-    (text, output.status.code())
-}
 
 #[test]
 fn it_says_once_per_endpoint_where_it_listens_and_serves_there() {
@@ -212,9 +94,82 @@ fn the_summary_tells_what_became_of_all() {
     let (time, _) = lines
         .last()
         .unwrap()
-        .split_once(" INFO  [mio_echo] stopped after ")
+        .split_once(" INFO  [mio_echo::summary] stopped after ")
         .unwrap();
     humantime::parse_rfc3339(time).unwrap();
+}
+
+#[test]
+fn sigusr1_has_it_say_what_it_has_done_so_far() {
+    let mut service = Service::start(&["--drain-timeout", "1h"]);
+    let mut client = connect(service.address);
+    assert_eq!(echo(&mut client, b"hello"), b"hello");
+    for bytes in [5, 19] {
+        service.signal(Signal::SIGUSR1);
+        let line = service.wait_for("running for ");
+        let told = format!(
+            ": {bytes} bytes echoed, 0 datagrams, 0 unanswered; 1 connections, 0 finished, \
+             0 failed, 0 cut, 1 active; 0 accept pauses, "
+        );
+        assert!(line.contains(&told), "{line}");
+        assert!(is_served(&mut client));
+    }
+    service.signal(Signal::SIGTERM);
+    service.wait_for("shutting down");
+    service.signal(Signal::SIGUSR1);
+    service.wait_for("running for ");
+    drop(client);
+    let (status, lines) = service.end();
+    assert_eq!(status.code(), Some(0));
+    assert!(lines.last().unwrap().contains("stopped after "));
+}
+
+/// It is still writing of mistakes in its environment, more of them than a pipe holds, when the
+/// signal comes.
+#[test]
+fn sigusr1_does_no_harm_before_it_listens() {
+    let mut command = program(&["127.0.0.1:0"]);
+    command.env("RUST_LOG", "info,".to_owned() + &"loud,".repeat(5000));
+    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+    let mut log = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    log.read_line(&mut line).unwrap();
+    assert!(line.contains("'loud' ignored"), "{line}");
+    common::signal(&child, Signal::SIGUSR1);
+    while !line.contains("running for ") {
+        line.clear();
+        assert_ne!(log.read_line(&mut line).unwrap(), 0, "it has ended");
+    }
+    common::signal(&child, Signal::SIGTERM);
+    log.read_to_string(&mut line).unwrap();
+    assert_eq!(common::wait(&mut child).code(), Some(0), "{line}");
+}
+
+/// How many turns a line tells of.
+fn turns(line: &str) -> u64 {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    assert_eq!(words.last(), Some(&"turns"), "{line}");
+    words[words.len() - 2].parse().unwrap()
+}
+
+#[test]
+fn with_an_interval_it_wakes_to_say_so_and_for_nothing_else() {
+    let mut service = Service::start(&["--stats-interval", "100ms"]);
+    let first = turns(&service.wait_for("running for "));
+    for count in 1..=3 {
+        let line = service.wait_for("running for ");
+        assert_eq!(turns(&line), first + count, "{line}");
+    }
+    service.stop();
+
+    let mut service = Service::start(&["-vv", "--stats-interval", "1h"]);
+    service.wait_for("waiting for events, 3599.");
+    service.stop();
+
+    let mut service = Service::start(&["-vv"]);
+    let line = service.wait_for("waiting for events");
+    assert!(line.ends_with("waiting for events"), "{line}");
+    service.stop();
 }
 
 #[test]
@@ -310,6 +265,11 @@ fn each_mistake_in_the_arguments_gets_one_line_and_status_2() {
             vec!["[::]:7", "tcp://0.0.0.0:7", "--dual-stack"],
             "tcp://0.0.0.0:7 is there twice",
         ),
+        (vec!["--stats-interval", "5"], "5s"),
+        (vec!["--stats-interval", "99ms"], "100ms to 1day"),
+        (vec!["--stats-interval", "25h"], "100ms to 1day"),
+        (vec!["--metrics", "127.0.0.1:9007"], "tcp://127.0.0.1:9007"),
+        (vec!["--metrics", "tcp://127.0.0.1"], "no port"),
         (vec!["--log-level", "loud"], "debug"),
         (vec!["--bcklog", "5"], "--backlog"),
         (vec!["--backlog"], "a value is required"),
@@ -417,11 +377,14 @@ fn help_and_version_are_printed() {
         "--udp-answer-any-port",
         "--drain-timeout <TIME>",
         "[default: 5s]",
+        "--metrics <ENDPOINT>",
+        "--stats-interval <TIME>",
         "--log-level <LEVEL>",
         "--verbose",
         "--quiet",
         "RUST_LOG",
         "SIGTERM",
+        "SIGUSR1",
         "Exit status:",
     ] {
         assert!(text.contains(part), "no {part:?} in {text}");
@@ -650,18 +613,6 @@ fn it_outlives_whoever_reads_its_log() {
     assert_eq!(common::wait(&mut child).code(), Some(0));
 }
 
-/// `sh` with limits on open files, and the program in its place.
-#[cfg(target_os = "linux")]
-fn limited(limits: &str, arguments: &str) -> Command {
-    let mut command = Command::new("sh");
-    command.env_remove("RUST_LOG").stdin(Stdio::null());
-    command.args([
-        "-c",
-        &format!("ulimit {limits} && exec '{PROGRAM}' 127.0.0.1:0 {arguments}"),
-    ]);
-    command
-}
-
 #[cfg(target_os = "linux")]
 #[test]
 fn the_limit_on_open_files_is_raised_and_connections_follow() {
@@ -685,19 +636,6 @@ fn the_limit_on_open_files_is_raised_and_connections_follow() {
     }
     drop(clients);
     service.stop();
-}
-
-/// User and system time of a process so far, in clock ticks; see `proc_pid_stat(5)`.
-#[cfg(target_os = "linux")]
-fn cpu_ticks(pid: Pid) -> u64 {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    let fields: Vec<&str> = stat
-        .rsplit(')')
-        .next()
-        .unwrap()
-        .split_whitespace()
-        .collect();
-    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
 }
 
 #[cfg(target_os = "linux")]

@@ -1,0 +1,94 @@
+//! What the service says of itself in the log: from time to time, when it is asked, and at its end.
+
+use std::time::{Duration, Instant};
+
+use log::info;
+use mio_echo::Stats;
+
+/// The one line for all these occasions.
+pub(crate) struct Summary {
+    started: Instant,
+    interval: Option<Duration>,
+    due: Option<Instant>,
+}
+
+impl Summary {
+    /// Every `interval`, if there is one.
+    pub(crate) fn new(interval: Option<Duration>, now: Instant) -> Self {
+        Summary {
+            started: now,
+            interval,
+            due: interval.map(|interval| now + interval),
+        }
+    }
+
+    /// When the next line is due.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        self.due
+    }
+
+    /// Logs the line that is due. The next one is an interval after it, even if it was late.
+    pub(crate) fn run(&mut self, now: Instant, stats: impl FnOnce() -> Stats) {
+        if self.due.is_some_and(|due| due <= now) {
+            self.due = self.interval.map(|interval| now + interval);
+            self.log("running for", &stats());
+        }
+    }
+
+    /// Logs it now. `phase` is what the age stands behind.
+    pub(crate) fn log(&self, phase: &str, stats: &Stats) {
+        let age = humantime::format_duration(rounded(self.started.elapsed()));
+        info!(
+            "{phase} {age}: {} bytes echoed, {} datagrams, {} unanswered; {} connections, \
+             {} finished, {} failed, {} cut, {} active; {} accept pauses, {} turns",
+            stats.bytes_sent,
+            stats.datagrams_sent,
+            stats.unanswered.total(),
+            stats.accepted,
+            stats.finished,
+            stats.failed,
+            stats.cut,
+            stats.active,
+            stats.accept_pauses,
+            stats.turns,
+        );
+    }
+}
+
+/// As exact as people want it: seconds, or milliseconds where it is less than one.
+fn rounded(time: Duration) -> Duration {
+    if time < Duration::from_secs(1) {
+        Duration::from_millis(time.subsec_millis().into())
+    } else {
+        Duration::from_secs(time.as_secs())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_due_an_interval_after_the_last() {
+        let start = Instant::now();
+        let interval = Duration::from_secs(10);
+        let mut summary = Summary::new(Some(interval), start);
+        assert_eq!(summary.due(), Some(start + interval));
+        let early = start + interval / 2;
+        summary.run(early, || panic!("nobody has asked"));
+        assert_eq!(summary.due(), Some(start + interval));
+        let late = start + interval * 3;
+        summary.run(late, Stats::default);
+        assert_eq!(summary.due(), Some(late + interval));
+
+        assert_eq!(Summary::new(None, start).due(), None);
+    }
+
+    #[test]
+    fn ages_are_as_people_say_them() {
+        for (millis, told) in [(7, "7ms"), (999, "999ms"), (61_999, "1m 1s")] {
+            let age = rounded(Duration::from_millis(millis));
+            assert_eq!(humantime::format_duration(age).to_string(), told);
+        }
+    }
+}
