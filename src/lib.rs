@@ -77,10 +77,13 @@ mod bind;
 mod config;
 mod connection;
 mod datagram;
+mod digest;
 mod echo;
 mod endpoint;
 mod gate;
 mod listener;
+#[cfg(test)]
+mod log_lines;
 mod packet_info;
 mod readiness;
 mod refusal;

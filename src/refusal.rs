@@ -7,10 +7,11 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use log::{debug, warn};
 
+use crate::digest::Digest;
 use crate::packet_info::Asked;
 use crate::stats::Stats;
 
@@ -19,9 +20,6 @@ const FIRST_FREE_PORT: u16 = 1024;
 
 /// The NFS server's port, which is above those (RFC 7530, section 3.1).
 const NFS_PORT: u16 = 2049;
-
-/// At most that often a line at `warn`.
-const WARNING_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Why a datagram gets no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,8 +51,7 @@ pub(crate) struct Refusals {
     /// Every port that this service has datagrams at.
     own_ports: Vec<u16>,
     answers_any_port: bool,
-    warned: Option<Instant>,
-    since_warning: u64,
+    digest: Digest,
 }
 
 impl Refusals {
@@ -62,8 +59,7 @@ impl Refusals {
         Refusals {
             own_ports,
             answers_any_port,
-            warned: None,
-            since_warning: 0,
+            digest: Digest::default(),
         }
     }
 
@@ -94,15 +90,9 @@ impl Refusals {
         now: Instant,
     ) {
         stats.unanswered.count(refusal);
-        self.since_warning += 1;
         debug!("{source}: a datagram gets no answer: {refusal}");
-        let is_calm = |at| now.saturating_duration_since(at) >= WARNING_INTERVAL;
-        if self.warned.is_none_or(is_calm) {
-            self.warned = Some(now);
-            warn!(
-                "{} datagrams got no answer, the last one from {source}: {refusal}",
-                std::mem::take(&mut self.since_warning)
-            );
+        if let Some(count) = self.digest.count(now) {
+            warn!("{count} datagrams got no answer, the last one from {source}: {refusal}");
         }
     }
 }
@@ -116,10 +106,11 @@ fn is_of_no_single_host(address: IpAddr) -> bool {
 mod tests {
     use super::*;
 
-    use std::cell::RefCell;
+    use std::time::Duration;
 
-    use log::{Level, LevelFilter, Log, Metadata, Record};
+    use log::Level;
 
+    use crate::log_lines::logged;
     use crate::stats::Unanswered;
 
     fn asked(is_to_many: bool) -> Asked {
@@ -191,39 +182,15 @@ mod tests {
         );
     }
 
-    thread_local! {
-        /// What this thread has logged.
-        static LINES: RefCell<Vec<(Level, String)>> = const { RefCell::new(Vec::new()) };
-    }
-
-    struct Lines;
-
-    impl Log for Lines {
-        fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-            metadata.target() == module_path!().trim_end_matches("::tests")
-        }
-
-        fn log(&self, record: &Record<'_>) {
-            if self.enabled(record.metadata()) {
-                let line = (record.level(), record.args().to_string());
-                LINES.with_borrow_mut(|lines| lines.push(line));
-            }
-        }
-
-        fn flush(&self) {}
-    }
-
     #[test]
     fn each_is_counted_by_its_reason_and_told_and_one_a_minute_is_a_warning() {
-        log::set_logger(&Lines).unwrap();
-        log::set_max_level(LevelFilter::Debug);
         let mut refusals = Refusals::new(vec![7007], false);
         let mut stats = Stats::default();
         let source = "192.0.2.1:7".parse().unwrap();
         let start = Instant::now();
         let note = |refusals: &mut Refusals, stats: &mut Stats, refusal, seconds| {
-            refusals.note(refusal, source, stats, start + Duration::from_secs(seconds));
-            LINES.take()
+            let now = start + Duration::from_secs(seconds);
+            logged(|| refusals.note(refusal, source, stats, now))
         };
         let debug = |refusal: Refusal| {
             let line = format!("192.0.2.1:7: a datagram gets no answer: {refusal}");
