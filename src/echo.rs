@@ -15,6 +15,8 @@ mod accepting;
 mod datagrams;
 mod stopping;
 
+use crate::admission::Admission;
+use crate::allow_list::AllowList;
 use crate::bind::{Bound, ListenError};
 use crate::config::Config;
 use crate::connection::{Connection, Next};
@@ -86,6 +88,7 @@ pub struct Echo {
     round: Vec<usize>,
     scratch: Scratch<SystemPipe>,
     gate: Gate,
+    admission: Admission,
     /// Keys of the listeners, in the order that they had their turns when the gate was last opened.
     listeners: Vec<usize>,
     refusals: Refusals,
@@ -173,6 +176,7 @@ impl Echo {
         let bound = Bound::bind_all(&config)?;
         let udp_addresses = bound.iter().filter_map(Bound::udp_address);
         let udp_ports = udp_addresses.map(|address| address.port()).collect();
+        let allowed = AllowList::new(&config.allow);
         let mut echo = Echo {
             registry: registry.try_clone()?,
             first_token: first,
@@ -183,8 +187,9 @@ impl Echo {
             round: Vec::new(),
             scratch: Scratch::new(config.buffer_size, config.zero_copy),
             gate: Gate::default(),
+            admission: Admission::new(allowed.clone(), config.max_per_source),
             listeners: Vec::new(),
-            refusals: Refusals::new(udp_ports, config.udp_answer_any_port),
+            refusals: Refusals::new(allowed, udp_ports, config.udp_answer_any_port),
             datagrams_at: None,
             phase: Phase::Serving,
             has_events: false,
@@ -388,6 +393,7 @@ impl Echo {
             if !CLOSING_DEREGISTERS {
                 let _ = self.registry.deregister(connection.stream_mut());
             }
+            self.admission.leave(connection.peer());
             self.stats.count_closed(reason);
         }
         if !self.gate.is_open() {

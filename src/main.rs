@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use log::{info, warn};
-use mio_echo::{Endpoint, Server};
+use mio_echo::{Endpoint, Network, Server};
 
 use crate::cli::{Failure, Options};
 use crate::signals::StopSignals;
@@ -36,20 +36,13 @@ fn serve() -> Result<(), Failure> {
     // Before it says that it listens: whoever reads that may stop it right away.
     let signals = StopSignals::catch()?;
     let mut server = Server::bind(config)?;
-    let public = server.endpoints().iter().filter(|it| it.is_public());
-    let public: Vec<String> = public.map(Endpoint::to_string).collect();
-    if !public.is_empty() {
-        warn!(
-            "open to other hosts, and serves whoever can reach it: {}",
-            public.join(", ")
-        );
-    }
+    tell_who_is_served(&server, &options.allow);
     let started = Instant::now();
     signals.run(&mut server)?;
     let stats = server.stats();
     info!(
         "stopped after {:.0?}: {} bytes echoed, {} datagrams, {} unanswered; {} connections, \
-         {} finished, {} failed, {} cut",
+         {} finished, {} failed, {} cut; {} refused",
         started.elapsed(),
         stats.bytes_sent,
         stats.datagrams_sent,
@@ -58,8 +51,25 @@ fn serve() -> Result<(), Failure> {
         stats.finished,
         stats.failed,
         stats.cut,
+        stats.refused.total(),
     );
     Ok(())
+}
+
+/// Where other hosts may come: all of them, or those of some networks.
+fn tell_who_is_served(server: &Server, allowed: &[Network]) {
+    let public = server.endpoints().iter().filter(|it| it.is_public());
+    let public: Vec<String> = public.map(Endpoint::to_string).collect();
+    let allowed: Vec<String> = allowed.iter().map(Network::to_string).collect();
+    if public.is_empty() {
+        return;
+    }
+    let (public, allowed) = (public.join(", "), allowed.join(", "));
+    if allowed.is_empty() {
+        warn!("open to other hosts, and serves whoever can reach it: {public}");
+    } else {
+        info!("open to other hosts, and serves those in {allowed} alone: {public}");
+    }
 }
 
 /// Raises the soft limit on open files to the hard one (see getrlimit(2)) and gives the limit that
