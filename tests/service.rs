@@ -177,7 +177,8 @@ fn either_signal_stops_it_with_a_summary_and_status_0() {
 #[cfg(target_os = "linux")]
 #[test]
 fn the_summary_tells_what_became_of_all() {
-    let mut service = Service::start(&["-v", "--drain-timeout", "10ms"]);
+    let arguments = ["-v", "--drain-timeout", "10ms", "--max-per-source", "1"];
+    let mut service = Service::start(&arguments);
     let address = service.address;
     for _ in 0..3 {
         assert!(is_served(&mut connect(address)));
@@ -200,11 +201,16 @@ fn the_summary_tells_what_became_of_all() {
     }
     let mut client = connect(address);
     assert!(is_served(&mut client));
+    for _ in 0..7 {
+        let _refused = connect(address);
+        service.wait_for("refused: its source has as many");
+    }
     let lines = service.stop();
     for told in [
         "shutting down: 1 connections to finish",
         "closed: the drain time was over; 14 bytes echoed, 0 unsent, after",
-        ": 76 bytes echoed, 4 datagrams, 5 unanswered; 6 connections, 3 finished, 2 failed, 1 cut",
+        ": 76 bytes echoed, 4 datagrams, 5 unanswered; 6 connections, 3 finished, 2 failed, 1 cut; \
+         7 refused",
     ] {
         let count = lines.iter().filter(|line| line.contains(told)).count();
         assert_eq!(count, 1, "{told:?} in {lines:#?}");
@@ -298,6 +304,19 @@ fn each_mistake_in_the_arguments_gets_one_line_and_status_2() {
         (vec!["--backlog=-1"], "-1"),
         (vec!["--max-connections", "0"], "1 to 1000000000"),
         (vec!["--max-connections", "many"], "many"),
+        (vec!["--max-per-source", "0"], "choose 1 to"),
+        (
+            vec!["--max-connections", "5", "--max-per-source", "6"],
+            "choose 1 to 5",
+        ),
+        (vec!["--allow", "everybody"], "such as 10.0.0.0/8"),
+        (
+            vec!["--allow", "10.1.2.3/8"],
+            "write 10.0.0.0/8, or 10.1.2.3 for that address alone",
+        ),
+        (vec!["--allow", "10.0.0.0/33"], "0 to 32"),
+        (vec!["--allow", "fe80::1%eth0"], "without the %"),
+        (vec!["--allow", "::/0"], "none for Unix sockets"),
         (vec!["--drain-timeout", "5"], "5s"),
         (vec!["--drain-timeout", "2days"], "86400"),
         (vec!["--busy-poll", "2s"], "0 to 1s"),
@@ -410,6 +429,8 @@ fn help_and_version_are_printed() {
         "--buffer-size <SIZE>",
         "[default: 64KiB]",
         "--max-connections <N>",
+        "--max-per-source <N>",
+        "--allow <CIDR>",
         "--busy-poll <TIME>",
         "--dual-stack",
         "--reuse-port",
@@ -543,6 +564,51 @@ fn a_public_address_gets_a_warning() {
         warnings.len() == 1 && warnings[0].ends_with(&told),
         "{warnings:#?}"
     );
+}
+
+#[test]
+fn a_public_address_for_some_networks_gets_none() {
+    let allowed = ["--allow", "127.0.0.0/8", "--allow", "192.0.2.1"];
+    let arguments = [&["tcp://0.0.0.0:0"], &allowed[..]].concat();
+    let mut service = Service::spawn(program(&arguments));
+    let port = service.address.port();
+    assert!(is_served(&mut connect(([127, 0, 0, 1], port).into())));
+    service.wait_for(&format!(
+        "INFO  [mio_echo] open to other hosts, and serves those in 127.0.0.0/8, 192.0.2.1 alone: \
+         tcp://0.0.0.0:{port}"
+    ));
+    let lines = service.stop();
+    assert!(
+        !lines.iter().any(|line| line.contains("WARN")),
+        "{lines:#?}"
+    );
+}
+
+#[test]
+fn refused_connections_are_told_one_by_one_at_debug_and_warned_of_once() {
+    for (level, told) in [("-v", 3), ("--log-level=info", 0)] {
+        let service = Service::start(&[level, "--allow", "192.0.2.0/24"]);
+        for _ in 0..3 {
+            let mut client = connect(service.address);
+            let error = client.read(&mut [0; 1]).unwrap_err();
+            assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+        }
+        let lines = service.stop();
+        let reason = "its address is in no network that is allowed";
+        let count = |text: &str| {
+            let is_told = |line: &&String| line.contains(text) && line.ends_with(reason);
+            lines.iter().filter(is_told).count()
+        };
+        assert_eq!(count(": refused: "), told, "{lines:#?}");
+        assert_eq!(
+            count(
+                "WARN  [mio_echo::admission] 1 connections refused, the last one from 127.0.0.1:"
+            ),
+            1,
+            "{lines:#?}"
+        );
+        assert!(lines.last().unwrap().ends_with("; 3 refused"), "{lines:#?}");
+    }
 }
 
 #[test]

@@ -58,7 +58,12 @@ impl Echo {
     }
 
     /// Takes a connection in, or refuses it.
-    fn admit(&mut self, stream: StreamSocket, peer: Peer, now: Instant) -> io::Result<()> {
+    pub(super) fn admit(
+        &mut self,
+        stream: StreamSocket,
+        peer: Peer,
+        now: Instant,
+    ) -> io::Result<()> {
         if let Err(denial) = self.admission.enter(peer) {
             self.admission.note(denial, peer, &mut self.stats, now);
             stream.reset();
