@@ -20,10 +20,10 @@ BULK = os.urandom(16_000_000)
 class Service:
     """The program under strace, which injects `fault`."""
 
-    def __init__(self, program, fault):
+    def __init__(self, program, fault, *arguments):
         call = fault.partition(":")[0]
         strace = ["strace", "-f", "-o", os.devnull, "-e", f"trace={call}", "-e", f"inject={fault}"]
-        command = [*strace, program, "tcp://127.0.0.1:0"]
+        command = [*strace, program, "tcp://127.0.0.1:0", *arguments]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         self.log = []
         for line in self.process.stderr:
@@ -36,12 +36,15 @@ class Service:
         self.reader = threading.Thread(target=lambda: self.log.extend(self.process.stderr))
         self.reader.start()
 
-    def stop(self):
-        """Ends it, and gives its log."""
+    def signal(self, number):
         children = f"/proc/{self.process.pid}/task/{self.process.pid}/children"
         with open(children, encoding="ascii") as file:
             (pid,) = file.read().split()
-        os.kill(int(pid), signal.SIGTERM)
+        os.kill(int(pid), number)
+
+    def stop(self):
+        """Ends it, and gives its log."""
+        self.signal(signal.SIGTERM)
         status = self.process.wait(LIMIT)
         self.reader.join()
         log = "".join(self.log)
@@ -84,6 +87,21 @@ def no_pipe_is_to_be_had(program, error, when):
     service.stop()
 
 
+def connections_are_lost_among_those_that_are_refused(program, error, when):
+    """Somebody is dealt with, so accepting goes on without a pause."""
+    service = Service(program, f"accept4:error={error}:when={when}", "--allow", "192.0.2.1")
+    service.signal(signal.SIGSTOP)
+    clients = [socket.create_connection(service.place, timeout=LIMIT) for _ in range(100)]
+    service.signal(signal.SIGCONT)
+    for client in clients:
+        try:
+            require(client.recv(1) is None, "not refused")
+        except ConnectionResetError:
+            client.close()
+    log = service.stop()
+    require("cannot accept" not in log, log)
+
+
 def checks():
     # The first call is one into a pipe, the second one out of it again.
     for error in "EPERM", "ENOSYS", "EINVAL":
@@ -91,6 +109,8 @@ def checks():
             yield splice_is_refused, error, when
     for error in "EMFILE", "ENFILE", "ENOMEM":
         yield no_pipe_is_to_be_had, error, "1+"
+    # Every other call.
+    yield connections_are_lost_among_those_that_are_refused, "ECONNABORTED", "2+2"
 
 
 def main(program):

@@ -36,6 +36,7 @@ SO_RCVBUFFORCE = 33
 UDP4 = socket.AF_INET, socket.SOCK_DGRAM
 UDP6 = socket.AF_INET6, socket.SOCK_DGRAM
 TCP4 = socket.AF_INET, socket.SOCK_STREAM
+TCP6 = socket.AF_INET6, socket.SOCK_STREAM
 
 
 def require(condition, problem):
@@ -420,6 +421,46 @@ def another_way_back(network):
     ask_each(client, "10.7.2.1", "fd00:7:2::1")
 
 
+# Checks: who may connect
+
+
+def is_served(host, source, server, scope):
+    """Whether bytes come back over a connection from that address, which stays; or it is reset."""
+    client = host.socket(TCP6)
+    client.bind((source, 0, 0, scope))
+    try:
+        client.connect(target(server, scope))
+        client.sendall(b"hello")
+        return client.recv(5) == b"hello"
+    except (ConnectionResetError, BrokenPipeError):
+        return False
+
+
+def who_is_served(network, arguments, *peers):
+    """Peers in two networks, and on the link, and whether each of them is to be served."""
+    client, server = network.client_and_server()
+    client.address("to-server", "fd00:7::4/64", "fd00:8::2/64", "fe80::2/64", "fe80::4/64")
+    server.address("to-client", "fd00:8::1/64", "fe80::1/64")
+    network.serve(server, f"tcp://[::]:{PORT}", *arguments)
+    for source, expected in peers:
+        prefix, _, _ = source.partition("::")
+        scope = client.index("to-server") if prefix == "fe80" else 0
+        served = is_served(client, source, f"{prefix}::1", scope)
+        require(served == expected, f"{source} is served: {served}")
+
+
+def a_source_over_ipv6_is_a_network(network):
+    """Or an address, where it is link-local."""
+    peers = ("fd00:7::2", True), ("fd00:7::4", False), ("fd00:8::2", True)
+    on_link = ("fe80::2", True), ("fe80::4", True), ("fe80::4", False)
+    who_is_served(network, ["--max-per-source=1"], *peers, *on_link)
+
+
+def allowed_networks_over_ipv6(network):
+    peers = ("fd00:7::2", True), ("fd00:8::2", False), ("fe80::2", False), ("fe80::4", True)
+    who_is_served(network, ["--allow=fd00:7::/64", "--allow=fe80::4"], *peers)
+
+
 # Checks: sizes
 
 
@@ -705,6 +746,8 @@ CHECKS = [
     link_local_peers_over_ipv6,
     link_local_peers_over_ipv4,
     another_way_back,
+    a_source_over_ipv6_is_a_network,
+    allowed_networks_over_ipv6,
     fragments,
     narrow_path_over_ipv4,
     narrow_path_over_ipv4_with_dual_stack,

@@ -8,7 +8,9 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use clap::{ArgAction, Parser};
 use log::{LevelFilter, warn};
-use mio_echo::{Config, ConfigError, Endpoint, EndpointError, EndpointErrorKind, ZeroCopy};
+use mio_echo::{
+    Config, ConfigError, Endpoint, EndpointError, EndpointErrorKind, Network, ZeroCopy,
+};
 
 use crate::metrics::Bound;
 
@@ -41,6 +43,21 @@ pub(crate) struct Options {
     /// [default: the limit on open files, less a few]
     #[arg(long, value_name = "N")]
     max_connections: Option<usize>,
+
+    /// How many connections one source may have open at once; more are refused [default: no limit]
+    ///
+    /// A source is an IPv4 address or an IPv6 network of 64 bits, and a link-local address by
+    /// itself. Unix sockets and datagrams are not counted.
+    #[arg(long, value_name = "N")]
+    max_per_source: Option<usize>,
+
+    /// A network whose peers are served, such as 10.0.0.0/8, or an address; nobody else is
+    /// [default: everybody is]
+    ///
+    /// Connections from elsewhere are reset, and datagrams get no answer. Unix sockets are not
+    /// concerned. May be there several times.
+    #[arg(long, value_name = "CIDR")]
+    pub(crate) allow: Vec<Network>,
 
     /// For how long to go on echoing after a signal to stop; such as 5s or 1m30s
     #[arg(long, value_name = "TIME", value_parser = time, default_value = "5s")]
@@ -119,6 +136,8 @@ Examples:
   mio-echo                          serve this host alone, on port 7007
   mio-echo -vv                      the same, and show what the loop does
   mio-echo --dual-stack [::]:7007   serve every host, over IPv4 and IPv6
+  mio-echo --allow 10.0.0.0/8 0.0.0.0:7007
+                                    serve the hosts of one network, and no others
   mio-echo unix:/run/echo.sock      serve over a Unix socket, and nowhere else
   nc 127.0.0.1 7007                 talk to it: what you type comes back
   nc -u 127.0.0.1 7007              the same over UDP
@@ -231,6 +250,12 @@ impl Options {
             .udp_answer_any_port(self.udp_answer_any_port);
         if let Some(mode) = self.unix_mode {
             builder = builder.unix_mode(mode);
+        }
+        if let Some(connections) = self.max_per_source {
+            builder = builder.max_per_source(connections);
+        }
+        for &network in &self.allow {
+            builder = builder.allow(network);
         }
         for text in &self.endpoints {
             for endpoint in Endpoint::resolve(text)? {
@@ -356,6 +381,9 @@ mod tests {
             "--backlog=3",
             "--buffer-size=4KiB",
             "--max-connections=5",
+            "--max-per-source=4",
+            "--allow=10.0.0.0/8",
+            "--allow=::1",
             "--drain-timeout=1m6s",
             "--idle-timeout=7s",
             "--stall-timeout=8s",
@@ -373,6 +401,9 @@ mod tests {
             .backlog(3)
             .buffer_size(4096)
             .max_connections(5)
+            .max_per_source(4)
+            .allow("10.0.0.0/8".parse().unwrap())
+            .allow("::1".parse().unwrap())
             .drain_timeout(Duration::from_secs(66))
             .idle_timeout(Duration::from_secs(7))
             .stall_timeout(Duration::from_secs(8))

@@ -2,10 +2,12 @@
 
 use std::error::Error;
 use std::fmt;
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use crate::endpoint::Endpoint;
+use crate::network::Network;
 
 /// How an [`Echo`](crate::Echo) or a [`Server`](crate::Server) is to work: settings that have been
 /// checked.
@@ -31,6 +33,8 @@ pub struct Config {
     pub(crate) backlog: u32,
     pub(crate) buffer_size: usize,
     pub(crate) max_connections: usize,
+    pub(crate) max_per_source: Option<usize>,
+    pub(crate) allow: Vec<Network>,
     pub(crate) drain_timeout: Duration,
     pub(crate) dual_stack: bool,
     pub(crate) reuse_port: bool,
@@ -58,6 +62,10 @@ impl Config {
     /// Default of [`ConfigBuilder::max_connections`]: half of the 1,024 files that a process may
     /// usually have open, so that the application around keeps as many.
     pub const DEFAULT_MAX_CONNECTIONS: usize = 512;
+
+    /// Range of [`ConfigBuilder::max_per_source`], which [`ConfigBuilder::max_connections`] is the
+    /// end of as well.
+    pub const MAX_PER_SOURCE_RANGE: RangeInclusive<usize> = Self::MAX_CONNECTIONS_RANGE;
 
     /// Range of [`ConfigBuilder::drain_timeout`]: up to a day.
     pub const DRAIN_TIMEOUT_RANGE: RangeInclusive<Duration> =
@@ -146,6 +154,8 @@ impl ConfigBuilder {
                 backlog: Config::DEFAULT_BACKLOG,
                 buffer_size: Config::DEFAULT_BUFFER_SIZE,
                 max_connections: Config::DEFAULT_MAX_CONNECTIONS,
+                max_per_source: None,
+                allow: Vec::new(),
                 drain_timeout: Config::DEFAULT_DRAIN_TIMEOUT,
                 dual_stack: false,
                 reuse_port: false,
@@ -187,6 +197,37 @@ impl ConfigBuilder {
     /// [`backlog`](ConfigBuilder::backlog)).
     pub fn max_connections(mut self, connections: usize) -> Self {
         self.config.max_connections = connections;
+        self
+    }
+
+    /// How many connections one source may have open at once: 1 to
+    /// [`max_connections`](ConfigBuilder::max_connections). Default: no limit but that. Those
+    /// beyond it are refused, as those are whom [`allow`](ConfigBuilder::allow) leaves out.
+    ///
+    /// A source is an address of IPv4, and all who share it behind a router that translates
+    /// addresses are one. Over IPv6 it is a network of 64 bits, because one host can have all the
+    /// addresses of one; but where addresses are link-local (RFC 4291, section 2.5.6) each is a
+    /// source. Neither peers of Unix sockets nor datagrams are counted. There is an entry in memory
+    /// for each source that has connections, which goes with the last of them.
+    pub fn max_per_source(mut self, connections: usize) -> Self {
+        self.config.max_per_source = Some(connections);
+        self
+    }
+
+    /// Adds a network whose peers are served. Without any, everybody is who can reach the service.
+    ///
+    /// Connections from other addresses are refused: accepted, so that they do not stand in
+    /// others' way, and reset at once. Datagrams from there get no answer. Neither takes a place
+    /// among the [`max_connections`](ConfigBuilder::max_connections) or has a line in the log for
+    /// each but at `debug`; they are counted in [`Stats`](crate::Stats), and warned of once a
+    /// minute at the most. While no more connections may be open, those to be refused wait like
+    /// the others.
+    ///
+    /// Peers of Unix sockets have no address, and are always served; see
+    /// [`unix_mode`](ConfigBuilder::unix_mode). Who sent a datagram is easily forged, so over UDP
+    /// this only says who can be sent answers.
+    pub fn allow(mut self, network: Network) -> Self {
+        self.config.allow.push(network);
         self
     }
 
@@ -270,8 +311,8 @@ impl ConfigBuilder {
     ///
     /// # Errors
     ///
-    /// The first setting that is out of its range, a path that is too long, or a socket that two
-    /// endpoints ask for.
+    /// The first setting that is out of its range or that another one leaves without effect, a path
+    /// that is too long, or a socket that two endpoints ask for.
     pub fn build(self) -> Result<Config, ConfigError> {
         let config = self.with_default_endpoint();
         if !Config::BACKLOG_RANGE.contains(&config.backlog) {
@@ -283,6 +324,7 @@ impl ConfigBuilder {
         if !Config::MAX_CONNECTIONS_RANGE.contains(&config.max_connections) {
             return Err(ConfigError::MaxConnections(config.max_connections));
         }
+        check_admission(&config)?;
         if !Config::DRAIN_TIMEOUT_RANGE.contains(&config.drain_timeout) {
             return Err(ConfigError::DrainTimeout(config.drain_timeout));
         }
@@ -322,6 +364,36 @@ impl ConfigBuilder {
     }
 }
 
+/// Whether the rules about who may connect, and how often, can have an effect.
+fn check_admission(config: &Config) -> Result<(), ConfigError> {
+    let most = config.max_connections;
+    match config.max_per_source {
+        Some(count) if !Config::MAX_PER_SOURCE_RANGE.contains(&count) || count > most => {
+            return Err(ConfigError::MaxPerSource { count, most });
+        }
+        _ => {}
+    }
+    if config.allow.is_empty()
+        || config
+            .sockets()
+            .flatten()
+            .any(|it| can_be_reached(&it, config))
+    {
+        Ok(())
+    } else {
+        Err(ConfigError::AllowedFamily)
+    }
+}
+
+/// Whether an allowed network is of the endpoint's address family.
+fn can_be_reached(endpoint: &Endpoint, config: &Config) -> bool {
+    let has_family = |address: SocketAddr| {
+        let mut allowed = config.allow.iter();
+        allowed.any(|network| network.is_ipv4() == address.is_ipv4())
+    };
+    endpoint.address().is_some_and(has_family)
+}
+
 /// The first socket that is there twice. Port 0 is another free port each time.
 fn repeated(config: &Config) -> Option<Endpoint> {
     let sockets: Vec<Endpoint> = config.sockets().flatten().collect();
@@ -359,6 +431,16 @@ pub enum ConfigError {
     BufferSize(usize),
     /// Outside [`Config::MAX_CONNECTIONS_RANGE`].
     MaxConnections(usize),
+    /// Outside [`Config::MAX_PER_SOURCE_RANGE`], or more than there may be of all.
+    MaxPerSource {
+        /// How many a source was to have.
+        count: usize,
+        /// How many connections there may be.
+        most: usize,
+    },
+    /// Networks are allowed, and none that peers of an endpoint could be in: these are of the other
+    /// address family, or of Unix sockets alone.
+    AllowedFamily,
     /// Outside [`Config::DRAIN_TIMEOUT_RANGE`].
     DrainTimeout(Duration),
     /// Outside [`Config::TIMEOUT_RANGE`].
@@ -397,6 +479,15 @@ impl fmt::Display for ConfigError {
                 "a limit of {value} connections is out of range: choose {} to {}",
                 Config::MAX_CONNECTIONS_RANGE.start(),
                 Config::MAX_CONNECTIONS_RANGE.end()
+            ),
+            ConfigError::MaxPerSource { count, most } => write!(
+                f,
+                "a limit of {count} connections per source is out of range: choose 1 to {most}, \
+                 the limit of all connections"
+            ),
+            ConfigError::AllowedFamily => f.write_str(
+                "the allowed networks are of no endpoint's address family: allow networks of IPv4 \
+                 for endpoints of IPv4, of IPv6 for IPv6, and none for Unix sockets",
             ),
             ConfigError::DrainTimeout(value) => write!(
                 f,
@@ -461,6 +552,8 @@ mod tests {
                 .backlog(65_535)
                 .buffer_size(1 << 24)
                 .max_connections(1_000_000_000),
+            Config::builder().max_per_source(1),
+            Config::builder().max_per_source(Config::DEFAULT_MAX_CONNECTIONS),
             Config::builder().drain_timeout(Duration::ZERO),
             Config::builder().drain_timeout(Duration::from_secs(86_400)),
             Config::builder().idle_timeout(Duration::ZERO),
@@ -523,6 +616,53 @@ mod tests {
             error(Config::builder().unix_mode(0o1000)),
             ConfigError::UnixMode(0o1000)
         );
+    }
+
+    #[test]
+    fn a_source_may_not_have_more_connections_than_all_may() {
+        let builder = |count| Config::builder().max_connections(5).max_per_source(count);
+        builder(5).build().unwrap();
+        for count in [0, 6, usize::MAX] {
+            let error = error(builder(count));
+            assert_eq!(error, ConfigError::MaxPerSource { count, most: 5 });
+            assert!(error.to_string().contains("choose 1 to 5"), "{error}");
+        }
+        let count = Config::DEFAULT_MAX_CONNECTIONS + 1;
+        error(Config::builder().max_per_source(count));
+    }
+
+    #[test]
+    fn a_network_is_allowed_where_a_peer_could_be_in_one() {
+        let build = |endpoints: &[&str], networks: &[&str], dual_stack| {
+            let mut builder = Config::builder().dual_stack(dual_stack);
+            for text in endpoints {
+                builder = builder.endpoint(text.parse().unwrap());
+            }
+            for text in networks {
+                builder = builder.allow(text.parse().unwrap());
+            }
+            builder.build().map(|config| config.allow.len())
+        };
+        for (endpoints, networks, dual_stack) in [
+            (&[][..], &["10.0.0.0/8"][..], false),
+            (&["127.0.0.1:7"], &["::1", "::ffff:127.0.0.1"], false),
+            (&["[::]:7"], &["10.0.0.0/8"], true),
+            (&["[::]:7", "udp://0.0.0.0:7"], &["10.0.0.0/8"], false),
+            (&["unix:@echo", "[::1]:7"], &["::1"], false),
+        ] {
+            let count = networks.len();
+            assert_eq!(build(endpoints, networks, dual_stack), Ok(count));
+        }
+        for (endpoints, networks, dual_stack) in [
+            (&[][..], &["::1"][..], false),
+            (&["[::]:7"], &["10.0.0.0/8", "192.0.2.1"], false),
+            (&["0.0.0.0:7"], &["::/0"], true),
+            (&["unix:@echo"], &["0.0.0.0/0", "::/0"], true),
+            (&["unix:@echo", "[::]:7"], &["10.0.0.0/8"], false),
+        ] {
+            let result = build(endpoints, networks, dual_stack);
+            assert_eq!(result, Err(ConfigError::AllowedFamily), "{endpoints:?}");
+        }
     }
 
     #[test]

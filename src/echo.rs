@@ -16,6 +16,8 @@ mod datagrams;
 mod stopping;
 mod timeouts;
 
+use crate::admission::Admission;
+use crate::allow_list::AllowList;
 use crate::bind::{Bound, ListenError};
 use crate::config::Config;
 use crate::connection::{Connection, Next};
@@ -89,6 +91,7 @@ pub struct Echo {
     scratch: Scratch<SystemPipe>,
     deadlines: Deadlines,
     gate: Gate,
+    admission: Admission,
     /// Keys of the listeners, in the order that they had their turns when the gate was last opened.
     listeners: Vec<usize>,
     refusals: Refusals,
@@ -174,6 +177,7 @@ impl Echo {
         let bound = Bound::bind_all(&config)?;
         let udp_addresses = bound.iter().filter_map(Bound::udp_address);
         let udp_ports = udp_addresses.map(|address| address.port()).collect();
+        let allowed = AllowList::new(&config.allow);
         let mut echo = Echo {
             registry: registry.try_clone()?,
             first_token: first,
@@ -185,8 +189,9 @@ impl Echo {
             scratch: Scratch::new(config.buffer_size, config.zero_copy),
             deadlines: Deadlines::new(config.idle_timeout, config.stall_timeout),
             gate: Gate::default(),
+            admission: Admission::new(allowed.clone(), config.max_per_source),
             listeners: Vec::new(),
-            refusals: Refusals::new(udp_ports, config.udp_answer_any_port),
+            refusals: Refusals::new(allowed, udp_ports, config.udp_answer_any_port),
             datagrams_at: None,
             phase: Phase::Serving,
             busy_until: None,
@@ -402,6 +407,7 @@ impl Echo {
             if !CLOSING_DEREGISTERS {
                 let _ = self.registry.deregister(connection.stream_mut());
             }
+            self.admission.leave(connection.peer());
             self.stats.count_closed(reason);
             self.deadlines.forget(key);
         }

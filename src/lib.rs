@@ -34,8 +34,8 @@
 //! listeners, datagram sockets, connections and the run queue, without a loop and without a clock,
 //! so that it fits into any application's loop. In the source, `connection.rs` has the life of a
 //! connection, `bind.rs` and `listener.rs` what can go wrong before it, and `datagram.rs` the side
-//! that has no connections. [`Endpoint`] is where to serve, [`Config`] has the knobs, [`Stats`] the
-//! counters.
+//! that has no connections. [`Endpoint`] is where to serve, [`Network`] whom, [`Config`] has the
+//! knobs, [`Stats`] the counters.
 //!
 //! ```
 //! use std::io::{Read, Write};
@@ -73,15 +73,21 @@
 
 #![forbid(unsafe_code)]
 
+mod admission;
+mod allow_list;
 mod bind;
 mod config;
 mod connection;
 mod datagram;
 mod deadlines;
+mod digest;
 mod echo;
 mod endpoint;
 mod gate;
 mod listener;
+#[cfg(test)]
+mod log_lines;
+mod network;
 mod packet_info;
 mod readiness;
 mod refusal;
@@ -90,6 +96,7 @@ mod send_buffer;
 mod server;
 #[cfg(unix)]
 mod socket_file;
+mod sources;
 mod stats;
 mod stream;
 mod zero_copy;
@@ -97,8 +104,9 @@ mod zero_copy;
 pub use config::{Config, ConfigBuilder, ConfigError, ZeroCopy};
 pub use echo::Echo;
 pub use endpoint::{Endpoint, EndpointError, EndpointErrorKind};
+pub use network::{Network, NetworkError};
 pub use server::{Server, ShutdownHandle};
-pub use stats::{Stats, Unanswered};
+pub use stats::{Refused, Stats, Unanswered};
 
 /// For tests of what needs it; where it is missing they fail in continuous integration.
 #[cfg(test)]

@@ -13,8 +13,8 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use log::warn;
-use mio_echo::{Endpoint, Server};
+use log::{info, warn};
+use mio_echo::{Endpoint, Network, Server};
 
 use crate::cli::{Failure, Options};
 use crate::metrics::Metrics;
@@ -45,21 +45,27 @@ fn serve() -> Result<(), Failure> {
     // Before it says that it listens: whoever reads that may stop it right away.
     signals.catch_stops()?;
     let server = Server::bind(config)?;
-    warn_if_public(server.endpoints().iter().chain(metrics.endpoints()));
+    tell_who_is_served(server.endpoints().iter(), &options.allow);
+    tell_who_is_served(metrics.endpoints(), &[]);
     let metrics = Metrics::listen(metrics, server.registry(), FIRST_OF_METRICS)?;
     let summary = Summary::new(options.stats_interval, Instant::now());
     Service::new(server, signals, summary, metrics)?.run()?;
     Ok(())
 }
 
-fn warn_if_public<'a>(endpoints: impl Iterator<Item = &'a Endpoint>) {
+/// Where other hosts may come: all of them, or those of some networks.
+fn tell_who_is_served<'a>(endpoints: impl Iterator<Item = &'a Endpoint>, allowed: &[Network]) {
     let public = endpoints.filter(|it| it.is_public());
     let public: Vec<String> = public.map(Endpoint::to_string).collect();
-    if !public.is_empty() {
-        warn!(
-            "open to other hosts, and serves whoever can reach it: {}",
-            public.join(", ")
-        );
+    let allowed: Vec<String> = allowed.iter().map(Network::to_string).collect();
+    if public.is_empty() {
+        return;
+    }
+    let (public, allowed) = (public.join(", "), allowed.join(", "));
+    if allowed.is_empty() {
+        warn!("open to other hosts, and serves whoever can reach it: {public}");
+    } else {
+        info!("open to other hosts, and serves those in {allowed} alone: {public}");
     }
 }
 

@@ -3,14 +3,16 @@
 //! The source of a datagram can be forged. An answer then goes to somebody who has not asked; and
 //! if that is a service that answers in its turn, such as another echo service, the two keep each
 //! other busy for ever (CERT advisory CA-1996-01). So there is no answer to a port where services
-//! are, nor to an address that is of many hosts at once.
+//! are, nor to an address that is of many hosts at once; nor to those who may not come at all.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use log::{debug, warn};
 
+use crate::allow_list::AllowList;
+use crate::digest::Digest;
 use crate::packet_info::Asked;
 use crate::stats::Stats;
 
@@ -20,12 +22,10 @@ const FIRST_FREE_PORT: u16 = 1024;
 /// The NFS server's port, which is above those (RFC 7530, section 3.1).
 const NFS_PORT: u16 = 2049;
 
-/// At most that often a line at `warn`.
-const WARNING_INTERVAL: Duration = Duration::from_secs(60);
-
 /// Why a datagram gets no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Refusal {
+    NotAllowed,
     PortZero,
     ReservedPort,
     NfsPort,
@@ -37,6 +37,7 @@ pub(crate) enum Refusal {
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Refusal::NotAllowed => "its address is in no network that is allowed",
             Refusal::PortZero => "nothing can be sent to port 0",
             Refusal::ReservedPort => "its port is one of well-known services",
             Refusal::NfsPort => "its port is NFS's",
@@ -50,25 +51,28 @@ impl fmt::Display for Refusal {
 /// The rules, and how much came of them.
 #[derive(Debug)]
 pub(crate) struct Refusals {
+    allowed: AllowList,
     /// Every port that this service has datagrams at.
     own_ports: Vec<u16>,
     answers_any_port: bool,
-    warned: Option<Instant>,
-    since_warning: u64,
+    digest: Digest,
 }
 
 impl Refusals {
-    pub(crate) fn new(own_ports: Vec<u16>, answers_any_port: bool) -> Self {
+    pub(crate) fn new(allowed: AllowList, own_ports: Vec<u16>, answers_any_port: bool) -> Self {
         Refusals {
+            allowed,
             own_ports,
             answers_any_port,
-            warned: None,
-            since_warning: 0,
+            digest: Digest::default(),
         }
     }
 
     /// Why a datagram from `source` gets no answer; `None` if it gets one.
     pub(crate) fn of(&self, source: SocketAddr, asked: Option<Asked>) -> Option<Refusal> {
+        if !self.allowed.has(source.ip()) {
+            return Some(Refusal::NotAllowed);
+        }
         if asked.is_some_and(|asked| asked.is_to_many) {
             return Some(Refusal::Destination);
         }
@@ -94,15 +98,9 @@ impl Refusals {
         now: Instant,
     ) {
         stats.unanswered.count(refusal);
-        self.since_warning += 1;
         debug!("{source}: a datagram gets no answer: {refusal}");
-        let is_calm = |at| now.saturating_duration_since(at) >= WARNING_INTERVAL;
-        if self.warned.is_none_or(is_calm) {
-            self.warned = Some(now);
-            warn!(
-                "{} datagrams got no answer, the last one from {source}: {refusal}",
-                std::mem::take(&mut self.since_warning)
-            );
+        if let Some(count) = self.digest.count(now) {
+            warn!("{count} datagrams got no answer, the last one from {source}: {refusal}");
         }
     }
 }
@@ -116,10 +114,11 @@ fn is_of_no_single_host(address: IpAddr) -> bool {
 mod tests {
     use super::*;
 
-    use std::cell::RefCell;
+    use std::time::Duration;
 
-    use log::{Level, LevelFilter, Log, Metadata, Record};
+    use log::Level;
 
+    use crate::log_lines::logged;
     use crate::stats::Unanswered;
 
     fn asked(is_to_many: bool) -> Asked {
@@ -132,7 +131,7 @@ mod tests {
 
     #[test]
     fn who_gets_no_answer() {
-        let refusals = Refusals::new(vec![7007, 40_000], false);
+        let refusals = Refusals::new(AllowList::default(), vec![7007, 40_000], false);
         for (source, refusal) in [
             ("192.0.2.1:0", Some(Refusal::PortZero)),
             ("192.0.2.1:1", Some(Refusal::ReservedPort)),
@@ -170,7 +169,7 @@ mod tests {
 
     #[test]
     fn in_a_closed_lab_any_port_is_answered_that_can_be() {
-        let refusals = Refusals::new(vec![7007], true);
+        let refusals = Refusals::new(AllowList::default(), vec![7007], true);
         for (source, refusal) in [
             ("127.0.0.1:0", Some(Refusal::PortZero)),
             ("127.0.0.1:7", None),
@@ -191,39 +190,34 @@ mod tests {
         );
     }
 
-    thread_local! {
-        /// What this thread has logged.
-        static LINES: RefCell<Vec<(Level, String)>> = const { RefCell::new(Vec::new()) };
-    }
-
-    struct Lines;
-
-    impl Log for Lines {
-        fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-            metadata.target() == module_path!().trim_end_matches("::tests")
+    /// Whatever else may be said of it.
+    #[test]
+    fn who_is_not_allowed_gets_none() {
+        let allowed = AllowList::new(&["192.0.2.0/24".parse().unwrap()]);
+        let refusals = Refusals::new(allowed, vec![7007], true);
+        for (source, refusal) in [
+            ("192.0.2.1:7", None),
+            ("[::ffff:192.0.2.1]:50000", None),
+            ("192.0.2.1:0", Some(Refusal::PortZero)),
+            ("192.0.3.1:50000", Some(Refusal::NotAllowed)),
+            ("192.0.3.1:0", Some(Refusal::NotAllowed)),
+            ("224.0.0.1:50000", Some(Refusal::NotAllowed)),
+            ("[2001:db8::1]:50000", Some(Refusal::NotAllowed)),
+        ] {
+            let address = source.parse().unwrap();
+            assert_eq!(refusals.of(address, None), refusal, "{source}");
         }
-
-        fn log(&self, record: &Record<'_>) {
-            if self.enabled(record.metadata()) {
-                let line = (record.level(), record.args().to_string());
-                LINES.with_borrow_mut(|lines| lines.push(line));
-            }
-        }
-
-        fn flush(&self) {}
     }
 
     #[test]
     fn each_is_counted_by_its_reason_and_told_and_one_a_minute_is_a_warning() {
-        log::set_logger(&Lines).unwrap();
-        log::set_max_level(LevelFilter::Debug);
-        let mut refusals = Refusals::new(vec![7007], false);
+        let mut refusals = Refusals::new(AllowList::default(), vec![7007], false);
         let mut stats = Stats::default();
         let source = "192.0.2.1:7".parse().unwrap();
         let start = Instant::now();
         let note = |refusals: &mut Refusals, stats: &mut Stats, refusal, seconds| {
-            refusals.note(refusal, source, stats, start + Duration::from_secs(seconds));
-            LINES.take()
+            let now = start + Duration::from_secs(seconds);
+            logged(|| refusals.note(refusal, source, stats, now))
         };
         let debug = |refusal: Refusal| {
             let line = format!("192.0.2.1:7: a datagram gets no answer: {refusal}");
@@ -244,12 +238,14 @@ mod tests {
             (61, Refusal::Destination, None),
             (119, Refusal::Destination, None),
             (1000, Refusal::Destination, Some(3)),
+            (1001, Refusal::NotAllowed, None),
         ] {
             let mut lines = vec![debug(refusal)];
             lines.extend(warning.map(|count| warn(count, refusal)));
             assert_eq!(note(&mut refusals, &mut stats, refusal, seconds), lines);
         }
         let counted = Unanswered {
+            not_allowed: 1,
             port_zero: 1,
             reserved_port: 1,
             nfs_port: 1,
@@ -258,7 +254,7 @@ mod tests {
             destination: 3,
         };
         assert_eq!(stats.unanswered, counted);
-        assert_eq!(stats.unanswered.total(), 8);
+        assert_eq!(stats.unanswered.total(), 9);
 
         // Each by itself, because a sum of ones does not tell which.
         for (refusal, counter) in [
@@ -266,6 +262,7 @@ mod tests {
                 Refusal::PortZero,
                 (|it| it.port_zero) as fn(&Unanswered) -> u64,
             ),
+            (Refusal::NotAllowed, |it| it.not_allowed),
             (Refusal::ReservedPort, |it| it.reserved_port),
             (Refusal::NfsPort, |it| it.nfs_port),
             (Refusal::OwnPort, |it| it.own_port),

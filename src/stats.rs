@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 
+use crate::admission::Denial;
 use crate::deadlines::Limit;
 use crate::refusal::Refusal;
 
@@ -13,8 +14,11 @@ use crate::refusal::Refusal;
 pub struct Stats {
     /// Connections that are open now.
     pub active: usize,
-    /// Connections that were accepted.
+    /// Connections that were accepted. Those that were refused are not among them, nor among any
+    /// others but `refused`.
     pub accepted: u64,
+    /// Connections that were reset at once, because their peers may not have them.
+    pub refused: Refused,
     /// Connections that were lost before they could be accepted or watched, such as those that
     /// the peer had given up by then.
     pub accept_errors: u64,
@@ -53,11 +57,42 @@ pub struct Stats {
     pub run_queue: usize,
 }
 
+/// Connections that were refused, by reason.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Refused {
+    /// From an address in no allowed network; see
+    /// [`ConfigBuilder::allow`](crate::ConfigBuilder::allow).
+    pub not_allowed: u64,
+    /// From a source that had as many as it may have; see
+    /// [`ConfigBuilder::max_per_source`](crate::ConfigBuilder::max_per_source).
+    pub too_many_from_source: u64,
+}
+
+impl Refused {
+    /// All of them.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.not_allowed + self.too_many_from_source
+    }
+
+    pub(crate) fn count(&mut self, denial: Denial) {
+        let counter = match denial {
+            Denial::NotAllowed => &mut self.not_allowed,
+            Denial::TooManyFromSource => &mut self.too_many_from_source,
+        };
+        *counter += 1;
+    }
+}
+
 /// Datagrams that got no answer, by reason; see
 /// [`ConfigBuilder::udp_answer_any_port`](crate::ConfigBuilder::udp_answer_any_port).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Unanswered {
+    /// From an address in no allowed network; see
+    /// [`ConfigBuilder::allow`](crate::ConfigBuilder::allow).
+    pub not_allowed: u64,
     /// From port 0, where nothing can be sent to.
     pub port_zero: u64,
     /// From a port below 1024.
@@ -76,7 +111,8 @@ impl Unanswered {
     /// All of them.
     #[must_use]
     pub fn total(&self) -> u64 {
-        self.port_zero
+        self.not_allowed
+            + self.port_zero
             + self.reserved_port
             + self.nfs_port
             + self.own_port
@@ -86,6 +122,7 @@ impl Unanswered {
 
     pub(crate) fn count(&mut self, refusal: Refusal) {
         let counter = match refusal {
+            Refusal::NotAllowed => &mut self.not_allowed,
             Refusal::PortZero => &mut self.port_zero,
             Refusal::ReservedPort => &mut self.reserved_port,
             Refusal::NfsPort => &mut self.nfs_port,

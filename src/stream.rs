@@ -3,10 +3,12 @@
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr};
+use std::time::Duration;
 
 use mio::event::Source;
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
+use socket2::SockRef;
 
 use self::calls::{recv, send};
 use crate::zero_copy::{Pipe, SystemPipe};
@@ -44,6 +46,17 @@ impl From<TcpStream> for StreamSocket {
 impl From<mio::net::UnixStream> for StreamSocket {
     fn from(stream: mio::net::UnixStream) -> Self {
         StreamSocket(std::os::fd::OwnedFd::from(stream).into())
+    }
+}
+
+impl StreamSocket {
+    /// Closes it with a reset (`SO_LINGER` of no time; see socket(7)). The peer is told that it is
+    /// not served, which the end of a stream would not say; and nothing is left of the connection,
+    /// where after an orderly close the system waits for the peer's end of it, and after that in
+    /// `TIME_WAIT`.
+    pub(crate) fn reset(self) {
+        // Where this fails it is closed in order.
+        let _ = SockRef::from(&self.0).set_linger(Some(Duration::ZERO));
     }
 }
 

@@ -40,15 +40,18 @@ impl Summary {
         let age = humantime::format_duration(rounded(self.started.elapsed()));
         info!(
             "{phase} {age}: {} bytes echoed, {} datagrams, {} unanswered; {} connections, \
-             {} finished, {} failed, {} cut, {} active; {} accept pauses, {} turns",
+             {} finished, {} failed, {} timed out, {} cut, {} active; {} refused; \
+             {} accept pauses, {} turns",
             stats.bytes_sent,
             stats.datagrams_sent,
             stats.unanswered.total(),
             stats.accepted,
             stats.finished,
             stats.failed,
+            stats.idle + stats.stalled,
             stats.cut,
             stats.active,
+            stats.refused.total(),
             stats.accept_pauses,
             stats.turns,
         );

@@ -6,7 +6,7 @@ mod common;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::ExitStatusExt;
@@ -18,6 +18,17 @@ use common::service::{PROGRAM, Service, complaint, lines_of, output, program};
 use common::service::{cpu_ticks, limited};
 use common::{Directory, LIMIT, connect, echo, is_served, read_to_the_end};
 use nix::sys::signal::Signal;
+
+/// Whether a connection is reset; maybe so soon that connecting fails already.
+fn is_reset(address: SocketAddr) -> bool {
+    let read = |mut client: TcpStream| {
+        client.set_read_timeout(Some(LIMIT))?;
+        client.read(&mut [0; 1])
+    };
+    TcpStream::connect(address)
+        .and_then(read)
+        .is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionReset)
+}
 
 #[test]
 fn it_says_once_per_endpoint_where_it_listens_and_serves_there() {
@@ -59,7 +70,8 @@ fn either_signal_stops_it_with_a_summary_and_status_0() {
 #[cfg(target_os = "linux")]
 #[test]
 fn the_summary_tells_what_became_of_all() {
-    let mut service = Service::start(&["-v", "--drain-timeout", "10ms"]);
+    let arguments = ["-v", "--drain-timeout", "10ms", "--max-per-source", "1"];
+    let mut service = Service::start(&arguments);
     let address = service.address;
     for _ in 0..3 {
         assert!(is_served(&mut connect(address)));
@@ -82,11 +94,16 @@ fn the_summary_tells_what_became_of_all() {
     }
     let mut client = connect(address);
     assert!(is_served(&mut client));
+    for _ in 0..7 {
+        assert!(is_reset(address));
+        service.wait_for("refused: its source has as many");
+    }
     let lines = service.stop();
     for told in [
         "shutting down: 1 connections to finish",
         "closed: the drain time was over; 14 bytes echoed, 0 unsent, after",
-        ": 76 bytes echoed, 4 datagrams, 5 unanswered; 6 connections, 3 finished, 2 failed, 1 cut",
+        ": 76 bytes echoed, 4 datagrams, 5 unanswered; 6 connections, 3 finished, 2 failed, \
+         0 timed out, 1 cut, 0 active; 7 refused; ",
     ] {
         let count = lines.iter().filter(|line| line.contains(told)).count();
         assert_eq!(count, 1, "{told:?} in {lines:#?}");
@@ -109,7 +126,7 @@ fn sigusr1_has_it_say_what_it_has_done_so_far() {
         let line = service.wait_for("running for ");
         let told = format!(
             ": {bytes} bytes echoed, 0 datagrams, 0 unanswered; 1 connections, 0 finished, \
-             0 failed, 0 cut, 1 active; 0 accept pauses, "
+             0 failed, 0 timed out, 0 cut, 1 active; 0 refused; 0 accept pauses, "
         );
         assert!(line.contains(&told), "{line}");
         assert!(is_served(&mut client));
@@ -253,6 +270,19 @@ fn each_mistake_in_the_arguments_gets_one_line_and_status_2() {
         (vec!["--backlog=-1"], "-1"),
         (vec!["--max-connections", "0"], "1 to 1000000000"),
         (vec!["--max-connections", "many"], "many"),
+        (vec!["--max-per-source", "0"], "choose 1 to"),
+        (
+            vec!["--max-connections", "5", "--max-per-source", "6"],
+            "choose 1 to 5",
+        ),
+        (vec!["--allow", "everybody"], "such as 10.0.0.0/8"),
+        (
+            vec!["--allow", "10.1.2.3/8"],
+            "write 10.0.0.0/8, or 10.1.2.3 for that address alone",
+        ),
+        (vec!["--allow", "10.0.0.0/33"], "0 to 32"),
+        (vec!["--allow", "fe80::1%eth0"], "without the %"),
+        (vec!["--allow", "::/0"], "none for Unix sockets"),
         (vec!["--drain-timeout", "5"], "5s"),
         (vec!["--drain-timeout", "2days"], "86400"),
         (vec!["--busy-poll", "2s"], "0 to 1s"),
@@ -370,6 +400,8 @@ fn help_and_version_are_printed() {
         "--buffer-size <SIZE>",
         "[default: 64KiB]",
         "--max-connections <N>",
+        "--max-per-source <N>",
+        "--allow <CIDR>",
         "--busy-poll <TIME>",
         "--dual-stack",
         "--reuse-port",
@@ -506,6 +538,52 @@ fn a_public_address_gets_a_warning() {
         warnings.len() == 1 && warnings[0].ends_with(&told),
         "{warnings:#?}"
     );
+}
+
+#[test]
+fn a_public_address_for_some_networks_gets_none() {
+    let allowed = ["--allow", "127.0.0.0/8", "--allow", "192.0.2.1"];
+    let arguments = [&["tcp://0.0.0.0:0"], &allowed[..]].concat();
+    let mut service = Service::spawn(program(&arguments));
+    let port = service.address.port();
+    assert!(is_served(&mut connect(([127, 0, 0, 1], port).into())));
+    service.wait_for(&format!(
+        "INFO  [mio_echo] open to other hosts, and serves those in 127.0.0.0/8, 192.0.2.1 alone: \
+         tcp://0.0.0.0:{port}"
+    ));
+    let lines = service.stop();
+    assert!(
+        !lines.iter().any(|line| line.contains("WARN")),
+        "{lines:#?}"
+    );
+}
+
+#[test]
+fn refused_connections_are_told_one_by_one_at_debug_and_warned_of_once() {
+    for (level, told) in [("-v", 3), ("--log-level=info", 0)] {
+        let service = Service::start(&[level, "--allow", "192.0.2.0/24"]);
+        for _ in 0..3 {
+            assert!(is_reset(service.address));
+        }
+        let lines = service.stop();
+        let reason = "its address is in no network that is allowed";
+        let count = |text: &str| {
+            let is_told = |line: &&String| line.contains(text) && line.ends_with(reason);
+            lines.iter().filter(is_told).count()
+        };
+        assert_eq!(count(": refused: "), told, "{lines:#?}");
+        assert_eq!(
+            count(
+                "WARN  [mio_echo::admission] 1 connections refused, the last one from 127.0.0.1:"
+            ),
+            1,
+            "{lines:#?}"
+        );
+        assert!(
+            lines.last().unwrap().contains("; 3 refused; "),
+            "{lines:#?}"
+        );
+    }
 }
 
 #[test]

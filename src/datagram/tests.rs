@@ -8,6 +8,8 @@ use std::time::Instant;
 
 use super::*;
 
+use crate::allow_list::AllowList;
+
 /// What the system answers to a call.
 #[derive(Debug)]
 enum Answer {
@@ -95,7 +97,7 @@ impl Played {
         };
         Played {
             socket: DatagramSocket::over(script, "udp://127.0.0.1:7007".parse().unwrap()),
-            refusals: Refusals::new(vec![7007], false),
+            refusals: Refusals::new(AllowList::default(), vec![7007], false),
             stats: Stats::default(),
         }
     }
@@ -290,7 +292,7 @@ fn an_error_in_place_of_a_datagram_is_counted() {
 #[test]
 fn those_without_an_answer_are_left_out() {
     let mut played = Played::new(vec![Count(3), Count(1)], vec![Count(2)]);
-    played.refusals = Refusals::new(vec![FIRST + 1, FIRST + 3], false);
+    played.refusals = Refusals::new(AllowList::default(), vec![FIRST + 1, FIRST + 3], false);
     assert_eq!(played.turn(), Next::Wait);
     assert_eq!(played.sent(), [0, 2]);
     assert_eq!(played.turn(), Next::Wait);

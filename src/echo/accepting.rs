@@ -23,7 +23,7 @@ impl Echo {
 
     /// Accepts until nobody waits, the budget is spent, or there is no room.
     pub(super) fn accept(&mut self, key: usize, now: Instant, budget: usize) {
-        let accepted_before = self.stats.accepted;
+        let mut has_peers = false;
         let mut lost = None;
         for _ in 0..budget {
             if !self.gate.is_open() {
@@ -37,7 +37,8 @@ impl Echo {
             };
             match listener.accept() {
                 Accepted::Connection(stream, peer) => {
-                    if let Err(error) = self.open(stream, peer, now) {
+                    has_peers = true;
+                    if let Err(error) = self.admit(stream, peer, now) {
                         self.count_lost(&error);
                         return self.pause_for_want(&error, now);
                     }
@@ -52,11 +53,28 @@ impl Echo {
         }
         match lost {
             // Nothing but errors: they may go on for ever, which is not to be spun on.
-            Some(error) if self.stats.accepted == accepted_before => {
-                self.pause_for_want(&error, now);
-            }
+            Some(error) if !has_peers => self.pause_for_want(&error, now),
             _ => self.enqueue(key),
         }
+    }
+
+    /// Takes a connection in, or refuses it.
+    pub(super) fn admit(
+        &mut self,
+        stream: StreamSocket,
+        peer: Peer,
+        now: Instant,
+    ) -> io::Result<()> {
+        if let Err(denial) = self.admission.enter(peer) {
+            self.admission.note(denial, peer, &mut self.stats, now);
+            stream.reset();
+            return Ok(());
+        }
+        let opened = self.open(stream, peer, now);
+        if opened.is_err() {
+            self.admission.leave(peer);
+        }
+        opened
     }
 
     /// Takes a connection in. Fails where the selector has no room for it.

@@ -8,6 +8,8 @@ use mio::Poll;
 use mio::unix::SourceFd;
 use socket2::{Domain, Socket, Type};
 
+use crate::stream::Peer;
+
 const RETRY: Duration = Duration::from_millis(100);
 
 fn echo(poll: &Poll) -> Echo {
@@ -82,6 +84,66 @@ fn what_cannot_be_watched_is_tried_again() {
     let start = Instant::now();
     echo.run(start);
     assert_eq!(echo.timeout(start), Some(RETRY));
+}
+
+/// Two clients and what a listener would accept of them.
+fn clients() -> [(std::net::TcpStream, StreamSocket, Peer); 2] {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    [(); 2].map(|()| {
+        let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (stream, peer) = listener.accept().unwrap();
+        stream.set_nonblocking(true).unwrap();
+        let stream = mio::net::TcpStream::from_std(stream);
+        (client, stream.into(), Peer::Tcp(peer))
+    })
+}
+
+fn echo_for_one_per_source(poll: &Poll) -> Echo {
+    let config = Config::builder().endpoint("tcp://127.0.0.1:0".parse().unwrap());
+    let config = config.max_per_source(1).build().unwrap();
+    Echo::new(config, poll.registry(), Token(0)).unwrap()
+}
+
+#[test]
+fn whoever_is_not_taken_in_is_none_of_the_source_s_connections() {
+    let poll = Poll::new().unwrap();
+    let mut echo = echo_for_one_per_source(&poll);
+    let [(_one, unwatched, peer), (_other, stream, other_peer)] = clients();
+    // The selector has no place for it, because the socket has one already.
+    let fd = std::os::fd::AsFd::as_fd(&unwatched).as_raw_fd();
+    let registry = poll.registry();
+    registry
+        .register(&mut SourceFd(&fd), Token(7), Interest::READABLE)
+        .unwrap();
+    let now = Instant::now();
+    echo.admit(unwatched, peer, now).unwrap_err();
+    assert_eq!(echo.admission.sources(), 0);
+    echo.admit(stream, other_peer, now).unwrap();
+    assert_eq!((echo.admission.sources(), echo.stats.active), (1, 1));
+    assert_eq!(echo.stats.refused.total(), 0);
+}
+
+/// Whatever the reason.
+#[test]
+fn a_connection_that_is_closed_is_none_of_its_source_s_any_more() {
+    let poll = Poll::new().unwrap();
+    let mut echo = echo_for_one_per_source(&poll);
+    for reason in [
+        Reason::Finished,
+        Reason::Failed(io::ErrorKind::ConnectionReset.into()),
+        Reason::Cut,
+    ] {
+        let [(_client, stream, peer), (_other, other_stream, other_peer)] = clients();
+        let now = Instant::now();
+        let key = echo.slots.vacant_key();
+        echo.admit(stream, peer, now).unwrap();
+        echo.admit(other_stream, other_peer, now).unwrap();
+        assert_eq!((echo.admission.sources(), echo.stats.active), (1, 1));
+        echo.close(key, &reason, now);
+        assert_eq!((echo.admission.sources(), echo.stats.active), (0, 0));
+    }
+    assert_eq!(echo.stats.refused.too_many_from_source, 3);
+    assert_eq!(echo.slots.len(), 1);
 }
 
 /// A socket whose peer does not read plays the one that has no room.

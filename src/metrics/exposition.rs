@@ -95,6 +95,8 @@ fn connections(stats: &Stats) -> Vec<Family> {
     let closed = [
         ("finished", stats.finished),
         ("failed", stats.failed),
+        ("idle", stats.idle),
+        ("stalled", stats.stalled),
         ("cut", stats.cut),
     ];
     vec![
@@ -112,6 +114,14 @@ fn connections(stats: &Stats) -> Vec<Family> {
             "connections_closed_total",
             "Connections that were closed.",
             closed,
+        ),
+        by_reason(
+            "connections_refused_total",
+            "Connections that were refused: accepted and reset.",
+            [
+                ("not_allowed", stats.refused.not_allowed),
+                ("too_many_from_source", stats.refused.too_many_from_source),
+            ],
         ),
         counter(
             "accept_errors_total",
@@ -181,6 +191,7 @@ fn unanswered(stats: &Stats) -> Family {
             ("port_zero", by.port_zero),
             ("reserved_port", by.reserved_port),
             ("nfs_port", by.nfs_port),
+            ("not_allowed", by.not_allowed),
             ("own_port", by.own_port),
             ("source_address", by.source_address),
             ("destination", by.destination),

@@ -1,0 +1,241 @@
+//! Networks, as people write them: an address and how many of its bits all hosts have in common.
+
+use std::error::Error;
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use ipnet::IpNet;
+
+/// An IP network in CIDR notation (RFC 4632, RFC 4291): `10.0.0.0/8`, `2001:db8::/32`; or a single
+/// address: `192.0.2.1`, `::1`.
+///
+/// The bits behind the prefix are zero. With others, as in `10.1.2.3/8`, it is not clear whether
+/// the network is meant or the host, and it is an error.
+///
+/// IPv4 addresses in the form of IPv6 (`::ffff:192.0.2.1`; RFC 4291, section 2.5.5.2) are IPv4
+/// addresses, and none of them is in a network of IPv6: `::/0` is all of IPv6, `0.0.0.0/0` all of
+/// IPv4.
+///
+/// A network has no zone. A link-local one, such as `fe80::/64`, is that of every interface.
+///
+/// ```
+/// use mio_echo::Network;
+///
+/// let network: Network = "10.0.0.0/8".parse()?;
+/// assert!(network.contains("10.1.2.3".parse().unwrap()));
+/// assert!(!network.contains("192.0.2.1".parse().unwrap()));
+///
+/// let error = "10.1.2.3/8".parse::<Network>().unwrap_err();
+/// assert_eq!(
+///     error.to_string(),
+///     "bits are set behind the prefix; write 10.0.0.0/8, or 10.1.2.3 for that address alone"
+/// );
+/// # Ok::<(), mio_echo::NetworkError>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Network(IpNet);
+
+impl Network {
+    /// Whether an address is one of the network's.
+    #[must_use]
+    pub fn contains(&self, address: IpAddr) -> bool {
+        self.0.contains(&address.to_canonical())
+    }
+
+    pub(crate) fn is_ipv4(&self) -> bool {
+        self.0.addr().is_ipv4()
+    }
+
+    pub(crate) fn net(self) -> IpNet {
+        self.0
+    }
+}
+
+/// That address alone.
+impl From<IpAddr> for Network {
+    fn from(address: IpAddr) -> Self {
+        Network(address.to_canonical().into())
+    }
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.prefix_len() == self.0.max_prefix_len() {
+            self.0.addr().fmt(f)
+        } else {
+            self.0.fmt(f)
+        }
+    }
+}
+
+impl FromStr for Network {
+    type Err = NetworkError;
+
+    fn from_str(text: &str) -> Result<Self, NetworkError> {
+        let (address, prefix) = match text.split_once('/') {
+            Some((address, prefix)) => (address, Some(prefix)),
+            None => (text, None),
+        };
+        if address.contains('%') {
+            return Err(NetworkError::Zone);
+        }
+        let address: IpAddr = address.parse().map_err(|_| NetworkError::Address)?;
+        match prefix {
+            Some(prefix) => network(address, prefix),
+            None => Ok(address.into()),
+        }
+    }
+}
+
+fn network(address: IpAddr, prefix: &str) -> Result<Network, NetworkError> {
+    let most = if address.is_ipv4() { 32 } else { 128 };
+    // `u8` would take a sign: "+8".
+    let is_number = prefix.bytes().all(|byte| byte.is_ascii_digit());
+    let prefix = prefix.parse().ok().filter(|_| is_number);
+    let net = prefix.and_then(|prefix| IpNet::new(address, prefix).ok());
+    let net = net.ok_or(NetworkError::Prefix { most })?;
+    let network = Network(canonical(net.trunc()));
+    if net == net.trunc() {
+        Ok(network)
+    } else {
+        let address = address.to_canonical();
+        Err(NetworkError::HostBits { network, address })
+    }
+}
+
+/// What is inside of `::ffff:0:0/96` is of IPv4.
+fn canonical(net: IpNet) -> IpNet {
+    const MAPPED: u8 = 96;
+
+    let prefix = net.prefix_len().checked_sub(MAPPED);
+    match (net.addr().to_canonical(), prefix) {
+        (IpAddr::V4(address), Some(prefix)) => IpNet::new(address.into(), prefix).unwrap_or(net),
+        _ => net,
+    }
+}
+
+/// Why a text is no [`Network`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum NetworkError {
+    /// What stands before the slash is no IP address.
+    Address,
+    /// What stands behind the slash is no number of bits that such an address has.
+    Prefix {
+        /// As many bits as it has: 32 or 128.
+        most: u8,
+    },
+    /// The address is one inside of the network, and not the network's own.
+    HostBits {
+        /// The network that it is in.
+        network: Network,
+        /// The address.
+        address: IpAddr,
+    },
+    /// The address has a zone (RFC 4007, section 11): `%` and an interface.
+    Zone,
+}
+
+impl fmt::Display for NetworkError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            NetworkError::Address => {
+                f.write_str("not an IP network; write one such as 10.0.0.0/8, 2001:db8::/32 or ::1")
+            }
+            NetworkError::Prefix { most } => {
+                write!(f, "a prefix length is a number from 0 to {most}")
+            }
+            NetworkError::HostBits { network, address } => write!(
+                f,
+                "bits are set behind the prefix; write {network}, or {address} for that address \
+                 alone"
+            ),
+            NetworkError::Zone => {
+                f.write_str("a network has no zone; write it without the % and what follows")
+            }
+        }
+    }
+}
+
+impl Error for NetworkError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn network(text: &str) -> Network {
+        text.parse().expect(text)
+    }
+
+    #[test]
+    fn what_is_printed_is_parsed_again() {
+        for (text, printed) in [
+            ("10.0.0.0/8", "10.0.0.0/8"),
+            ("0.0.0.0/0", "0.0.0.0/0"),
+            ("192.0.2.1", "192.0.2.1"),
+            ("192.0.2.1/32", "192.0.2.1"),
+            ("::/0", "::/0"),
+            ("::1", "::1"),
+            ("::1/128", "::1"),
+            ("2001:DB8::/32", "2001:db8::/32"),
+            ("fe80::/64", "fe80::/64"),
+            ("::ffff:192.0.2.1", "192.0.2.1"),
+            ("::ffff:192.0.2.0/120", "192.0.2.0/24"),
+            ("::ffff:0.0.0.0/96", "0.0.0.0/0"),
+        ] {
+            assert_eq!(network(text).to_string(), printed, "{text}");
+            assert_eq!(network(printed), network(text));
+        }
+    }
+
+    #[test]
+    fn it_contains_its_first_address_and_its_last_and_none_beside_them() {
+        for (text, inside, outside) in [
+            ("10.0.0.0/8", "10.0.0.0", "9.255.255.255"),
+            ("10.0.0.0/8", "10.255.255.255", "11.0.0.0"),
+            ("192.0.2.128/25", "192.0.2.128", "192.0.2.127"),
+            ("192.0.2.1", "192.0.2.1", "192.0.2.2"),
+            ("0.0.0.0/0", "255.255.255.255", "::"),
+            ("2001:db8::/32", "2001:db8:ffff::1", "2001:db9::"),
+            ("::1", "::1", "::"),
+            ("::/0", "ffff::", "0.0.0.0"),
+            // IPv4 in the form of IPv6.
+            ("192.0.2.0/24", "::ffff:192.0.2.7", "::ffff:192.0.3.7"),
+            ("::ffff:192.0.2.0/120", "192.0.2.7", "192.0.3.7"),
+            ("::/0", "::1:0:0", "::ffff:192.0.2.1"),
+        ] {
+            let contains = |address: &str| network(text).contains(address.parse().unwrap());
+            assert!(contains(inside), "{inside} is in {text}");
+            assert!(!contains(outside), "{outside} is not in {text}");
+        }
+        let mapped: IpAddr = "::ffff:192.0.2.1".parse().unwrap();
+        assert_eq!(Network::from(mapped), network("192.0.2.1"));
+    }
+
+    #[test]
+    fn each_mistake_says_what_to_write() {
+        for (text, advice) in [
+            ("", "such as 10.0.0.0/8"),
+            ("localhost", "such as 10.0.0.0/8"),
+            ("10.0/8", "such as 10.0.0.0/8"),
+            ("[::1]", "or ::1"),
+            ("10.0.0.0:7007", "such as 10.0.0.0/8"),
+            ("10.0.0.0/", "a number from 0 to 32"),
+            ("10.0.0.0/+8", "a number from 0 to 32"),
+            ("10.0.0.0/33", "a number from 0 to 32"),
+            ("10.0.0.0/255.0.0.0", "a number from 0 to 32"),
+            ("10.0.0.0/8/8", "a number from 0 to 32"),
+            ("::/129", "a number from 0 to 128"),
+            ("::/256", "a number from 0 to 128"),
+            ("10.1.2.3/8", "write 10.0.0.0/8, or 10.1.2.3 for"),
+            ("2001:db8::1/32", "write 2001:db8::/32, or 2001:db8::1 for"),
+            ("::ffff:10.1.2.3/104", "write 10.0.0.0/8, or 10.1.2.3 for"),
+            ("fe80::1%eth0", "without the %"),
+            ("fe80::%2/64", "without the %"),
+        ] {
+            let error = text.parse::<Network>().expect_err(text);
+            assert!(error.to_string().contains(advice), "{text:?}: {error}");
+        }
+    }
+}
