@@ -78,6 +78,14 @@ impl Config {
         ConfigBuilder::new()
     }
 
+    /// What is served where nothing else is.
+    pub(crate) fn or_default_endpoint(mut self) -> Self {
+        if self.endpoints.is_empty() {
+            self.endpoints.push(Endpoint::DEFAULT);
+        }
+        self
+    }
+
     /// One endpoint for each socket, in groups that share a port.
     pub(crate) fn sockets(&self) -> impl Iterator<Item = Vec<Endpoint>> {
         self.endpoints
@@ -102,7 +110,7 @@ const fn unix_path_max() -> usize {
 
 impl Default for Config {
     fn default() -> Self {
-        ConfigBuilder::new().with_default_endpoint()
+        ConfigBuilder::new().config
     }
 }
 
@@ -148,7 +156,8 @@ impl ConfigBuilder {
         }
     }
 
-    /// Adds a place to serve at. Without any, [`Endpoint::DEFAULT`] is the one.
+    /// Adds a place to serve at. Without any, [`Endpoint::DEFAULT`] is the one, unless there are
+    /// [sockets](crate::BoundSocket) that are bound already.
     pub fn endpoint(mut self, endpoint: Endpoint) -> Self {
         self.config.endpoints.push(endpoint);
         self
@@ -246,7 +255,7 @@ impl ConfigBuilder {
     /// The first setting that is out of its range, a path that is too long, or a socket that two
     /// endpoints ask for.
     pub fn build(self) -> Result<Config, ConfigError> {
-        let config = self.with_default_endpoint();
+        let config = self.config;
         if !Config::BACKLOG_RANGE.contains(&config.backlog) {
             return Err(ConfigError::Backlog(config.backlog));
         }
@@ -278,14 +287,6 @@ impl ConfigBuilder {
             Some(endpoint) => Err(ConfigError::RepeatedEndpoint(endpoint)),
             None => Ok(config),
         }
-    }
-
-    fn with_default_endpoint(self) -> Config {
-        let mut config = self.config;
-        if config.endpoints.is_empty() {
-            config.endpoints.push(Endpoint::DEFAULT);
-        }
-        config
     }
 }
 
@@ -524,10 +525,11 @@ mod tests {
 
     #[test]
     fn without_an_endpoint_it_is_the_default_one() {
-        assert_eq!(
-            Config::builder().build().unwrap().endpoints,
-            [Endpoint::DEFAULT]
-        );
-        assert_eq!(Config::default().endpoints, [Endpoint::DEFAULT]);
+        let config = Config::builder().build().unwrap();
+        assert_eq!(config, Config::default());
+        assert_eq!(config.or_default_endpoint().endpoints, [Endpoint::DEFAULT]);
+        let endpoint: Endpoint = "unix:@a".parse().unwrap();
+        let config = Config::builder().endpoint(endpoint.clone()).build();
+        assert_eq!(config.unwrap().or_default_endpoint().endpoints, [endpoint]);
     }
 }

@@ -16,6 +16,7 @@ mod datagrams;
 mod stopping;
 
 use crate::bind::{Bound, ListenError};
+use crate::bound_socket::BoundSocket;
 use crate::config::Config;
 use crate::connection::{Connection, Next};
 use crate::datagram::DatagramSocket;
@@ -164,13 +165,38 @@ impl Echo {
     /// [`InvalidInput`](io::ErrorKind::InvalidInput) where there are not enough tokens from
     /// `first_token` on for every connection that the limit allows.
     pub fn new(config: Config, registry: &Registry, first_token: Token) -> io::Result<Self> {
-        let (first, sockets) = (first_token.0, config.sockets().flatten().count());
-        let count = sockets + config.max_connections;
+        Self::with_sockets(config, Vec::new(), registry, first_token)
+    }
+
+    /// Serves at sockets that are bound already as well, or at these alone where `config` names no
+    /// endpoint. They come behind those of the configuration in
+    /// [`endpoints`](Echo::endpoints).
+    ///
+    /// Whoever opened them may have copies of them, and does not lose what comes to these; see
+    /// [`BoundSocket`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`new`](Echo::new). The sockets are closed then.
+    pub fn with_sockets(
+        config: Config,
+        sockets: Vec<BoundSocket>,
+        registry: &Registry,
+        first_token: Token,
+    ) -> io::Result<Self> {
+        let config = if sockets.is_empty() {
+            config.or_default_endpoint()
+        } else {
+            config
+        };
+        let first = first_token.0;
+        let count = config.sockets().flatten().count() + sockets.len() + config.max_connections;
         if first.checked_add(count).is_none() {
             let message = format!("no {count} tokens from {first} on: choose a lower first token");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
         }
-        let bound = Bound::bind_all(&config)?;
+        let mut bound = Bound::bind_all(&config)?;
+        bound.extend(sockets.into_iter().map(Bound::from));
         let udp_addresses = bound.iter().filter_map(Bound::udp_address);
         let udp_ports = udp_addresses.map(|address| address.port()).collect();
         let mut echo = Echo {
@@ -200,8 +226,8 @@ impl Echo {
     }
 
     /// Where it serves, in the order of the configuration: an endpoint for each socket, so two for
-    /// one of TCP and UDP, and with the real port where 0 was asked for. Stays the same after a
-    /// shutdown.
+    /// one of TCP and UDP, and with the real port where 0 was asked for; then that of each socket
+    /// that was bound already. Stays the same after a shutdown.
     #[must_use]
     pub fn endpoints(&self) -> &[Endpoint] {
         &self.endpoints

@@ -34,8 +34,8 @@
 //! listeners, datagram sockets, connections and the run queue, without a loop and without a clock,
 //! so that it fits into any application's loop. In the source, `connection.rs` has the life of a
 //! connection, `bind.rs` and `listener.rs` what can go wrong before it, and `datagram.rs` the side
-//! that has no connections. [`Endpoint`] is where to serve, [`Config`] has the knobs, [`Stats`] the
-//! counters.
+//! that has no connections. [`Endpoint`] is where to serve, [`BoundSocket`] one where somebody else
+//! has opened it, [`Config`] has the knobs, [`Stats`] the counters.
 //!
 //! ```
 //! use std::io::{Read, Write};
@@ -74,6 +74,7 @@
 #![forbid(unsafe_code)]
 
 mod bind;
+mod bound_socket;
 mod config;
 mod connection;
 mod datagram;
@@ -93,6 +94,7 @@ mod stats;
 mod stream;
 mod zero_copy;
 
+pub use bound_socket::BoundSocket;
 pub use config::{Config, ConfigBuilder, ConfigError, ZeroCopy};
 pub use echo::Echo;
 pub use endpoint::{Endpoint, EndpointError, EndpointErrorKind};

@@ -1,6 +1,7 @@
 //! Listen, accept, and what it means when the system refuses a connection.
 
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 
 use mio::event::Source;
 use mio::net::TcpListener;
@@ -38,6 +39,9 @@ pub(crate) struct Listener {
     /// Before the socket, so that the file is gone when the socket is closed.
     #[cfg(unix)]
     file: Option<SocketFile>,
+    is_shared: bool,
+    /// Whether options have to be set on each connection.
+    sets_options: bool,
     socket: ListeningSocket,
 }
 
@@ -72,6 +76,9 @@ impl Listener {
             if is_tcp && OPTIONS_ARE_INHERITED {
                 set_options(&SockRef::from(socket))?;
             }
+            if bound.is_shared {
+                return Ok(());
+            }
             socket.listen(backlog)
         };
         listen().map_err(|error| ListenError::new(&bound.endpoint, error))?;
@@ -79,6 +86,9 @@ impl Listener {
             endpoint: bound.endpoint,
             #[cfg(unix)]
             file: bound.file,
+            is_shared: bound.is_shared,
+            // Those who have come before the options were set do not have them.
+            sets_options: is_tcp && (bound.is_shared || !OPTIONS_ARE_INHERITED),
             socket: if is_tcp {
                 ListeningSocket::Tcp(TcpListener::from_std(bound.socket.into()))
             } else {
@@ -97,6 +107,11 @@ impl Listener {
         drop(self.file.take());
     }
 
+    /// Whether others have the socket too, and can accept who waits.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.is_shared
+    }
+
     pub(crate) fn source_mut(&mut self) -> &mut dyn Source {
         match &mut self.socket {
             ListeningSocket::Tcp(socket) => socket,
@@ -107,7 +122,17 @@ impl Listener {
 
     /// accept(2), once.
     pub(crate) fn accept(&mut self) -> Accepted<StreamSocket> {
-        accepted(nonblocking(|| self.socket.accept()))
+        let accepted = accepted(nonblocking(|| self.socket.accept()));
+        match &accepted {
+            Accepted::Connection(stream, _) if self.sets_options => {
+                // Fails where the peer has gone already, which the first read will tell.
+                let _ = set_options(&SockRef::from(stream));
+            }
+            // All who come from now on inherit them.
+            Accepted::Nobody => self.sets_options &= !OPTIONS_ARE_INHERITED,
+            _ => {}
+        }
+        accepted
     }
 }
 
@@ -127,11 +152,7 @@ impl ListeningSocket {
         match self {
             ListeningSocket::Tcp(socket) => {
                 let (stream, peer) = socket.accept()?;
-                if !OPTIONS_ARE_INHERITED {
-                    // Fails where the peer has gone already, which the first read will tell.
-                    let _ = set_options(&SockRef::from(&stream));
-                }
-                Ok((stream.into(), Peer::Tcp(peer)))
+                Ok((stream.into(), Peer::Tcp(canonical(peer))))
             }
             #[cfg(unix)]
             ListeningSocket::Unix(socket, last) => {
@@ -143,6 +164,15 @@ impl ListeningSocket {
                 Ok((stream.into(), Peer::Unix(*last)))
             }
         }
+    }
+}
+
+/// A peer over IPv4 by its own address, also where the socket is of both families: one that is bound
+/// here never is, but others may be.
+fn canonical(peer: SocketAddr) -> SocketAddr {
+    match peer.ip().to_canonical() {
+        ip @ IpAddr::V4(_) => (ip, peer.port()).into(),
+        IpAddr::V6(_) => peer,
     }
 }
 
@@ -230,6 +260,17 @@ mod tests {
                 "one peer could stop the loop"
             );
             assert!(matches!(listener.accept(), Accepted::Nobody));
+        }
+    }
+
+    #[test]
+    fn a_peer_has_the_address_of_its_own_family() {
+        for (told, peer) in [
+            ("[::ffff:192.0.2.1]:7", "192.0.2.1:7"),
+            ("192.0.2.1:7", "192.0.2.1:7"),
+            ("[fe80::1%2]:7", "[fe80::1%2]:7"),
+        ] {
+            assert_eq!(canonical(told.parse().unwrap()).to_string(), peer);
         }
     }
 

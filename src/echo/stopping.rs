@@ -31,6 +31,9 @@ impl Echo {
     /// far as the limit allows; the others are reset. Datagrams that have come are answered within
     /// the drain time, and no more are received. The files of Unix sockets are removed.
     ///
+    /// At a [socket that others have too](crate::BoundSocket) nobody is accepted any more, and nobody
+    /// reset: who waits there is the next one's.
+    ///
     /// Those who are connected are echoed until they finish or the drain time is over. Then no
     /// more is echoed: each is sent what was kept for it and the end of the stream, and has a
     /// second to take that and to close, or the drain time where that is shorter. Who has not by
@@ -45,11 +48,12 @@ impl Echo {
         self.phase = Phase::Draining { until };
         let listeners = mem::take(&mut self.listeners);
         for &key in &listeners {
-            self.withdraw(key);
-            // Whatever it is that they wait for: now or never.
-            self.gate.reopen(now);
-            // Systems keep some more than they are told to: Linux one, the BSDs half as many.
-            self.accept(key, now, self.config.backlog as usize * 2);
+            if self.withdraw(key) {
+                // Whatever it is that they wait for: now or never.
+                self.gate.reopen(now);
+                // Systems keep some more than they are told to: Linux one, the BSDs half as many.
+                self.accept(key, now, self.config.backlog as usize * 2);
+            }
         }
         for key in listeners {
             self.remove(key);
@@ -90,11 +94,14 @@ impl Echo {
         }
     }
 
-    /// Nobody new finds the way to a Unix socket, and who has can still be accepted.
-    fn withdraw(&mut self, key: usize) {
-        if let Some(listener) = self.slots[key].listener() {
-            listener.withdraw();
-        }
+    /// Nobody new finds the way to a Unix socket. Says whether those who have are to be accepted
+    /// here, because nobody else can.
+    fn withdraw(&mut self, key: usize) -> bool {
+        let Some(listener) = self.slots[key].listener() else {
+            return false;
+        };
+        listener.withdraw();
+        !listener.is_shared()
     }
 
     /// Has what has come answered, and the socket closed after that.

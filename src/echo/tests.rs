@@ -23,6 +23,7 @@ fn replace(echo: &mut Echo, socket: Socket) -> Source {
     let bound = Bound {
         endpoint,
         file: None,
+        is_shared: false,
         socket,
     };
     let socket = EndpointSocket::Datagrams(DatagramSocket::new(bound, address).unwrap());
