@@ -22,7 +22,7 @@ pub(crate) struct Options {
     /// Without a transport it is TCP and UDP at the same port. HOST is an IPv4 address, an IPv6
     /// address in brackets, or a name, which stands for all of its addresses. Port 0 asks the
     /// system for a free port. @NAME is an abstract Unix socket, which has no file. May be there
-    /// several times [default: 127.0.0.1:7007]
+    /// several times [default: 127.0.0.1:7007, or the sockets that a supervisor hands over]
     #[arg(value_name = "ENDPOINT")]
     endpoints: Vec<String>,
 
@@ -106,6 +106,12 @@ Environment:
   RUST_LOG   what to log, where --log-level is not given: a level, or several
              of the form MODULE=LEVEL, such as warn,mio_echo::connection=trace
   NO_COLOR   when set, the log has no colours on a terminal either
+  LISTEN_FDS, LISTEN_PID, LISTEN_FDNAMES
+             sockets that a supervisor such as systemd hands over; they are
+             served besides the ENDPOINTs, or alone where there is none
+  NOTIFY_SOCKET, WATCHDOG_USEC, WATCHDOG_PID
+             a supervisor that wants to be told that the service listens, how
+             many are connected, that the loop turns, and that it stops
 
 Log:
   On standard error, as things happen. Where it cannot be written to, the service
@@ -131,6 +137,14 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
+    /// Something that the arguments cannot help.
+    pub(crate) fn of_setup(error: impl fmt::Display) -> Self {
+        Failure {
+            message: error.to_string(),
+            status: 1,
+        }
+    }
+
     fn of_usage(error: impl fmt::Display) -> Self {
         Failure {
             message: error.to_string(),
@@ -151,10 +165,7 @@ impl fmt::Display for Failure {
 
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
-        Failure {
-            message: error.to_string(),
-            status: 1,
-        }
+        Failure::of_setup(error)
     }
 }
 

@@ -2,9 +2,11 @@
 
 #![forbid(unsafe_code)]
 
+mod activation;
 mod cli;
 mod logging;
 mod signals;
+mod supervisor;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -15,6 +17,7 @@ use mio_echo::{Endpoint, Server};
 
 use crate::cli::{Failure, Options};
 use crate::signals::StopSignals;
+use crate::supervisor::Supervisor;
 
 fn main() -> ExitCode {
     match serve() {
@@ -32,10 +35,11 @@ fn serve() -> Result<(), Failure> {
         return Ok(());
     };
     logging::start(&options);
+    let sockets = activation::sockets()?;
     let config = options.config(raise_open_files())?;
     // Before it says that it listens: whoever reads that may stop it right away.
     let signals = StopSignals::catch()?;
-    let mut server = Server::bind(config)?;
+    let mut server = Server::with_sockets(config, sockets)?;
     let public = server.endpoints().iter().filter(|it| it.is_public());
     let public: Vec<String> = public.map(Endpoint::to_string).collect();
     if !public.is_empty() {
@@ -45,7 +49,9 @@ fn serve() -> Result<(), Failure> {
         );
     }
     let started = Instant::now();
-    signals.run(&mut server)?;
+    let mut supervisor = Supervisor::from_environment();
+    supervisor.ready();
+    signals.run(&mut server, &mut supervisor)?;
     let stats = server.stats();
     info!(
         "stopped after {:.0?}: {} bytes echoed, {} datagrams, {} unanswered; {} connections, \

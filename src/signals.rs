@@ -4,6 +4,8 @@ use std::io;
 
 use mio_echo::Server;
 
+use crate::supervisor::Supervisor;
+
 /// SIGINT and SIGTERM, as one more event source of the loop.
 #[cfg(unix)]
 pub(crate) struct StopSignals(signal_hook_mio::v1_0::Signals);
@@ -29,8 +31,12 @@ impl StopSignals {
         Ok(StopSignals(signals))
     }
 
-    /// Turns until a signal has stopped the server, and it has finished.
-    pub(crate) fn run(mut self, server: &mut Server) -> io::Result<()> {
+    /// Turns until a signal has stopped the server, and it has finished. The supervisor hears of it.
+    pub(crate) fn run(
+        mut self,
+        server: &mut Server,
+        supervisor: &mut Supervisor,
+    ) -> io::Result<()> {
         use mio::{Interest, Token};
         use signal_hook::low_level::signal_name;
 
@@ -40,10 +46,12 @@ impl StopSignals {
             .register(&mut self.0, token, Interest::READABLE)?;
         while !server.is_finished() {
             // The signals are the only guest.
-            let is_signalled = !server.turn(None)?.is_empty();
+            let is_signalled = !server.turn(supervisor.timeout())?.is_empty();
+            supervisor.report(server);
             if is_signalled {
                 for signal in self.0.pending() {
                     log::info!("{}", signal_name(signal).unwrap_or("signal"));
+                    supervisor.stopping();
                     server.shutdown();
                 }
             }
@@ -62,7 +70,7 @@ impl StopSignals {
         Ok(StopSignals)
     }
 
-    pub(crate) fn run(self, server: &mut Server) -> io::Result<()> {
+    pub(crate) fn run(self, server: &mut Server, _supervisor: &mut Supervisor) -> io::Result<()> {
         server.run()
     }
 }
