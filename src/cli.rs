@@ -77,6 +77,14 @@ pub(crate) struct Options {
     #[arg(long)]
     udp_answer_any_port: bool,
 
+    /// Serve nobody: ask the service at ENDPOINT for an echo, and tell by the exit status (0 or 1)
+    /// whether it came, within a second
+    ///
+    /// A health check for containers that have nothing else inside. A service at its connection
+    /// limit fails it, because it would keep anybody else waiting too.
+    #[arg(long, value_name = "ENDPOINT", exclusive = true)]
+    pub(crate) check: Option<String>,
+
     /// What to log: off, error, warn, info, debug or trace
     /// [default: what the environment says, or else info]
     ///
@@ -99,6 +107,7 @@ Examples:
   mio-echo -vv                      the same, and show what the loop does
   mio-echo --dual-stack [::]:7007   serve every host, over IPv4 and IPv6
   mio-echo unix:/run/echo.sock      serve over a Unix socket, and nowhere else
+  mio-echo --check 127.0.0.1:7007   is there one that echoes, over TCP and UDP?
   nc 127.0.0.1 7007                 talk to it: what you type comes back
   nc -u 127.0.0.1 7007              the same over UDP
 
@@ -124,8 +133,8 @@ Signals:
                     sockets to be taken over by the next
 
 Exit status:
-  0   stopped by a signal
-  1   could not listen, or could not be set up
+  0   stopped by a signal; with --check, the echo came
+  1   could not listen, or could not be set up; with --check, no echo came
   2   the arguments are wrong
   A second signal is the cause of death itself: a shell says 128 and its number.";
 

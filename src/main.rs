@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod activation;
+mod check;
 mod cli;
 mod logging;
 mod signals;
@@ -34,6 +35,9 @@ fn serve() -> Result<(), Failure> {
     let Some(options) = Options::read()? else {
         return Ok(());
     };
+    if let Some(endpoint) = &options.check {
+        return check::check(endpoint);
+    }
     logging::start(&options);
     let sockets = activation::sockets()?;
     let config = options.config(raise_open_files())?;
