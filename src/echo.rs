@@ -89,6 +89,8 @@ pub struct Echo {
     gate: Gate,
     /// Keys of the listeners, in the order that they had their turns when the gate was last opened.
     listeners: Vec<usize>,
+    /// When those are closed that a shutdown has left open for handshakes to be completed.
+    parting_at: Option<Instant>,
     refusals: Refusals,
     /// When the datagram sockets get a turn, because the system was short of something.
     datagrams_at: Option<Instant>,
@@ -210,6 +212,7 @@ impl Echo {
             scratch: Scratch::new(config.buffer_size, config.zero_copy),
             gate: Gate::default(),
             listeners: Vec::new(),
+            parting_at: None,
             refusals: Refusals::new(udp_ports, config.udp_answer_any_port),
             datagrams_at: None,
             phase: Phase::Serving,
@@ -265,6 +268,7 @@ impl Echo {
         let deadlines = [
             self.gate.retry_at(),
             self.datagrams_at,
+            self.parting_at,
             self.phase_ends_at(),
         ];
         let next = deadlines.into_iter().flatten().min()?;
@@ -357,6 +361,9 @@ impl Echo {
         }
         if self.datagrams_at.is_some_and(|at| at <= now) {
             self.retry_datagrams();
+        }
+        if self.parting_at.is_some_and(|at| at <= now) {
+            self.part_with_the_last(now);
         }
         self.leave_phase(now);
     }

@@ -92,6 +92,7 @@ mod server;
 mod socket_file;
 mod stats;
 mod stream;
+mod turned_away;
 mod zero_copy;
 
 pub use bound_socket::BoundSocket;

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
+use log::debug;
 use mio::event::Source;
 use mio::net::TcpListener;
 #[cfg(unix)]
@@ -15,6 +16,7 @@ use crate::readiness::nonblocking;
 #[cfg(unix)]
 use crate::socket_file::SocketFile;
 use crate::stream::{Peer, StreamSocket};
+use crate::turned_away::turn_away_newcomers;
 
 /// Whether accepted sockets have the options of their listener, so that these are set once and
 /// not with a system call or two for each connection.
@@ -105,6 +107,27 @@ impl Listener {
     pub(crate) fn withdraw(&mut self) {
         #[cfg(unix)]
         drop(self.file.take());
+    }
+
+    /// Has newcomers knock again later, where another process may serve them at the same port.
+    /// Says whether it does.
+    pub(crate) fn turn_away_newcomers(&self) -> bool {
+        let Some(socket) = self.tcp() else {
+            return false;
+        };
+        turn_away_newcomers(&socket).unwrap_or_else(|error| {
+            debug!("{}: cannot turn newcomers away: {error}", self.endpoint);
+            false
+        })
+    }
+
+    /// The socket, if it is one of TCP.
+    pub(crate) fn tcp(&self) -> Option<SockRef<'_>> {
+        match &self.socket {
+            ListeningSocket::Tcp(socket) => Some(SockRef::from(socket)),
+            #[cfg(unix)]
+            ListeningSocket::Unix(..) => None,
+        }
     }
 
     /// Whether others have the socket too, and can accept who waits.
@@ -260,6 +283,30 @@ mod tests {
                 "one peer could stop the loop"
             );
             assert!(matches!(listener.accept(), Accepted::Nobody));
+        }
+    }
+
+    /// Over loopback a handshake is over when connect(2) returns, if there is to be one.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn newcomers_are_turned_away_without_a_word_and_who_is_there_is_not() {
+        use socket2::{Domain, Type};
+
+        for text in ["tcp://127.0.0.1:0", "tcp://[::1]:0"] {
+            if text.contains("::") && !crate::has_ipv6() {
+                continue;
+            }
+            let mut listener = listener(text);
+            let address = listener.endpoint().address().unwrap();
+            let _early = std::net::TcpStream::connect(address).unwrap();
+            assert!(listener.turn_away_newcomers());
+            let late = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
+            late.set_nonblocking(true).unwrap();
+            late.connect(&address.into()).unwrap_err();
+            assert!(matches!(listener.accept(), Accepted::Connection(..)));
+            assert!(matches!(listener.accept(), Accepted::Nobody));
+            assert!(late.peer_addr().is_err(), "it was let in");
+            assert!(late.take_error().unwrap().is_none(), "it was refused");
         }
     }
 
