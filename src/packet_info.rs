@@ -62,13 +62,12 @@ mod linux {
         ip.is_unspecified() || ip.is_multicast() || is_broadcast(address)
     }
 
-    /// Whether it is the broadcast address of a network of this host: the system alone knows, and
-    /// connects nobody to it without `SO_BROADCAST`; see ip(7).
+    /// Whether it may be the broadcast address of a network of this host: the system alone knows,
+    /// and connects nobody to it without `SO_BROADCAST`; see ip(7). It does not say where it has no
+    /// sockets to give (a supervisor may forbid them) or no network.
     fn is_broadcast(address: SocketAddr) -> bool {
         let connect = |ip: Ipv4Addr| UdpSocket::bind((ip, 0))?.connect(address);
-        address.is_ipv4()
-            && connect(Ipv4Addr::UNSPECIFIED)
-                .is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
+        address.is_ipv4() && connect(Ipv4Addr::UNSPECIFIED).is_err()
     }
 
     /// What the system told beside a datagram of `peer`.
