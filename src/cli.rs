@@ -59,6 +59,8 @@ pub(crate) struct Options {
     dual_stack: bool,
 
     /// Let several processes serve the same port; the system spreads the peers over them
+    ///
+    /// When one of them is stopped it takes half a second more, in which newcomers find another.
     #[arg(long)]
     reuse_port: bool,
 

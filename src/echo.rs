@@ -429,6 +429,18 @@ impl Echo {
     }
 }
 
+/// Takes the sockets of endpoints out of the selector: those that [others have
+/// too](crate::BoundSocket) would stay in it, and wake the loop for nobody.
+impl Drop for Echo {
+    fn drop(&mut self) {
+        for key in self.endpoint_keys() {
+            if self.slots.contains(key) {
+                self.remove(key);
+            }
+        }
+    }
+}
+
 impl fmt::Debug for Echo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Echo")

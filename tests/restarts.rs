@@ -90,7 +90,7 @@ fn talk(address: SocketAddr) -> io::Result<()> {
     Ok(())
 }
 
-/// Restarts by `next`, which starts another one, and gives how many clients were served meanwhile.
+/// Has `replace` put another service in the place of the one that runs, again and again.
 fn restart(
     address: SocketAddr,
     mut running: Supervised,
