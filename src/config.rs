@@ -206,7 +206,8 @@ impl ConfigBuilder {
 
     /// Whether other processes of the same user may serve the same TCP and UDP ports, and the
     /// system spreads connections and datagrams over them (`SO_REUSEPORT`; see socket(7)).
-    /// Default: no. Where the system has no such option, nothing can be bound with it.
+    /// Default: no. Where the system has no such option, nothing can be bound with it. How a process
+    /// leaves the others is at [`Echo::shutdown`](crate::Echo::shutdown).
     pub fn reuse_port(mut self, yes: bool) -> Self {
         self.config.reuse_port = yes;
         self

@@ -4,7 +4,7 @@
 
 mod common;
 
-use std::net::{TcpListener, UdpSocket};
+use std::net::{TcpListener, ToSocketAddrs, UdpSocket};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -60,6 +60,15 @@ fn an_echo_is_good_over_every_transport() {
     let stats = server.stop();
     assert_eq!(stats.failed + stats.cut, 0, "{stats:?}");
     assert_eq!(stats.datagrams_sent, 3);
+}
+
+#[test]
+fn a_name_is_good_if_one_of_its_addresses_is() {
+    for address in ("localhost", 0).to_socket_addrs().unwrap() {
+        let server = Running::start(config_at(&format!("tcp://{address}")));
+        let port = server.addresses[0].port();
+        assert_good(&format!("tcp://localhost:{port}"));
+    }
 }
 
 #[test]

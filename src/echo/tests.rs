@@ -164,14 +164,17 @@ fn a_handshake_that_has_begun_at_a_shutdown_is_completed_where_ports_are_shared(
 }
 
 #[test]
-fn without_a_drain_time_nobody_waits_for_handshakes() {
-    let poll = Poll::new().unwrap();
-    let endpoint = "tcp://127.0.0.1:0".parse().unwrap();
-    let config = Config::builder().endpoint(endpoint).reuse_port(true);
-    let config = config.drain_timeout(Duration::ZERO).build().unwrap();
-    let mut echo = Echo::new(config, poll.registry(), Token(0)).unwrap();
-    let start = Instant::now();
-    echo.shutdown(start);
-    echo.run(start);
-    assert!(echo.is_finished());
+fn handshakes_have_no_more_than_the_drain_time() {
+    for drain in [Duration::ZERO, HANDSHAKE / 2] {
+        let poll = Poll::new().unwrap();
+        let endpoint = "tcp://127.0.0.1:0".parse().unwrap();
+        let config = Config::builder().endpoint(endpoint).reuse_port(true);
+        let config = config.drain_timeout(drain).build().unwrap();
+        let mut echo = Echo::new(config, poll.registry(), Token(0)).unwrap();
+        let start = Instant::now();
+        echo.shutdown(start);
+        assert_eq!(echo.timeout(start), Some(drain));
+        echo.run(start + drain);
+        assert!(echo.is_finished());
+    }
 }
