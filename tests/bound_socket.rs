@@ -6,7 +6,7 @@
 mod common;
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, UdpSocket};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::time::{Duration, Instant};
@@ -125,6 +125,21 @@ fn at_a_shutdown_who_waits_is_left_to_the_next() {
     let mut next = server(vec![bound(&listener)]);
     talk(&mut next, waiting);
     talk(&mut next, later);
+}
+
+/// What a process does that leaves a port to others would be done to the next one's socket, too.
+#[test]
+fn nobody_is_turned_away_where_ports_are_shared_besides() {
+    let (listener, address) = listener();
+    let config = common::config().reuse_port(true).build().unwrap();
+    let mut first = Server::with_sockets(config, vec![bound(&listener)]).unwrap();
+    first.shutdown();
+    turn_until(&mut first, |server| server.is_finished());
+    let mut next = server(vec![bound(&listener)]);
+    talk(
+        &mut next,
+        TcpStream::connect_timeout(&address, LIMIT).unwrap(),
+    );
 }
 
 /// Its place in the selector goes with the echo, though the socket does not.
