@@ -27,6 +27,9 @@ pub(crate) struct Bound {
     /// Before the socket, so that the file is gone when the socket is closed.
     #[cfg(unix)]
     pub(crate) file: Option<SocketFile>,
+    /// Whether others have the socket too, and who comes later is theirs. Such a one for
+    /// connections listens already.
+    pub(crate) is_shared: bool,
     pub(crate) socket: Socket,
 }
 
@@ -143,6 +146,7 @@ fn bind_ip(endpoint: &Endpoint, socket: Socket, address: SocketAddr) -> io::Resu
         endpoint: endpoint.at(real),
         #[cfg(unix)]
         file: None,
+        is_shared: false,
         socket,
     })
 }
@@ -172,6 +176,7 @@ fn bind_unix(endpoint: &Endpoint, config: &Config) -> io::Result<Bound> {
     Ok(Bound {
         endpoint: endpoint.clone(),
         file,
+        is_shared: false,
         socket,
     })
 }

@@ -26,7 +26,7 @@ pub(crate) struct Options {
     /// Without a transport it is TCP and UDP at the same port. HOST is an IPv4 address, an IPv6
     /// address in brackets, or a name, which stands for all of its addresses. Port 0 asks the
     /// system for a free port. @NAME is an abstract Unix socket, which has no file. May be there
-    /// several times [default: 127.0.0.1:7007]
+    /// several times [default: 127.0.0.1:7007, or the sockets that a supervisor hands over]
     #[arg(value_name = "ENDPOINT")]
     endpoints: Vec<String>,
 
@@ -88,6 +88,8 @@ pub(crate) struct Options {
     dual_stack: bool,
 
     /// Let several processes serve the same port; the system spreads the peers over them
+    ///
+    /// When one of them is stopped it takes half a second more, in which newcomers find another.
     #[arg(long)]
     reuse_port: bool,
 
@@ -115,6 +117,14 @@ pub(crate) struct Options {
     #[arg(long, value_name = "TIME", value_parser = stats_interval)]
     pub(crate) stats_interval: Option<Duration>,
 
+    /// Serve nobody: ask the service at ENDPOINT for an echo, and tell by the exit status (0 or 1)
+    /// whether it came, within a second
+    ///
+    /// A health check for containers that have nothing else inside. A service at its connection
+    /// limit fails it, because it would keep anybody else waiting too.
+    #[arg(long, value_name = "ENDPOINT", exclusive = true)]
+    pub(crate) check: Option<String>,
+
     /// What to log: off, error, warn, info, debug or trace
     /// [default: what the environment says, or else info]
     ///
@@ -139,6 +149,7 @@ Examples:
   mio-echo --allow 10.0.0.0/8 0.0.0.0:7007
                                     serve the hosts of one network, and no others
   mio-echo unix:/run/echo.sock      serve over a Unix socket, and nowhere else
+  mio-echo --check 127.0.0.1:7007   is there one that echoes, over TCP and UDP?
   nc 127.0.0.1 7007                 talk to it: what you type comes back
   nc -u 127.0.0.1 7007              the same over UDP
   mio-echo --metrics tcp://127.0.0.1:9007
@@ -148,6 +159,12 @@ Environment:
   RUST_LOG   what to log, where --log-level is not given: a level, or several
              of the form MODULE=LEVEL, such as warn,mio_echo::connection=trace
   NO_COLOR   when set, the log has no colours on a terminal either
+  LISTEN_FDS, LISTEN_PID, LISTEN_FDNAMES
+             sockets that a supervisor such as systemd hands over; they are
+             served besides the ENDPOINTs, or alone where there is none
+  NOTIFY_SOCKET, WATCHDOG_USEC, WATCHDOG_PID
+             a supervisor that wants to be told that the service listens, how
+             many are connected, that the loop turns, and that it stops
 
 Log:
   On standard error, as things happen. Where it cannot be written to, the service
@@ -161,8 +178,8 @@ Signals:
   SIGUSR1           log what was done so far
 
 Exit status:
-  0   stopped by a signal
-  1   could not listen, or could not be set up
+  0   stopped by a signal; with --check, the echo came
+  1   could not listen, or could not be set up; with --check, no echo came
   2   the arguments are wrong
   A second signal is the cause of death itself: a shell says 128 and its number.";
 
@@ -174,6 +191,14 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
+    /// Something that the arguments cannot help.
+    pub(crate) fn of_setup(error: impl fmt::Display) -> Self {
+        Failure {
+            message: error.to_string(),
+            status: 1,
+        }
+    }
+
     fn of_usage(error: impl fmt::Display) -> Self {
         Failure {
             message: error.to_string(),
@@ -194,10 +219,7 @@ impl fmt::Display for Failure {
 
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
-        Failure {
-            message: error.to_string(),
-            status: 1,
-        }
+        Failure::of_setup(error)
     }
 }
 

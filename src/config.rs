@@ -94,6 +94,14 @@ impl Config {
         ConfigBuilder::new()
     }
 
+    /// What is served where nothing else is.
+    pub(crate) fn or_default_endpoint(mut self) -> Self {
+        if self.endpoints.is_empty() {
+            self.endpoints.push(Endpoint::DEFAULT);
+        }
+        self
+    }
+
     /// One endpoint for each socket, in groups that share a port.
     pub(crate) fn sockets(&self) -> impl Iterator<Item = Vec<Endpoint>> {
         self.endpoints
@@ -118,7 +126,7 @@ const fn unix_path_max() -> usize {
 
 impl Default for Config {
     fn default() -> Self {
-        ConfigBuilder::new().with_default_endpoint()
+        ConfigBuilder::new().config
     }
 }
 
@@ -169,7 +177,8 @@ impl ConfigBuilder {
         }
     }
 
-    /// Adds a place to serve at. Without any, [`Endpoint::DEFAULT`] is the one.
+    /// Adds a place to serve at. Without any, [`Endpoint::DEFAULT`] is the one, unless there are
+    /// [sockets](crate::BoundSocket) that are bound already.
     pub fn endpoint(mut self, endpoint: Endpoint) -> Self {
         self.config.endpoints.push(endpoint);
         self
@@ -249,7 +258,8 @@ impl ConfigBuilder {
 
     /// Whether other processes of the same user may serve the same TCP and UDP ports, and the
     /// system spreads connections and datagrams over them (`SO_REUSEPORT`; see socket(7)).
-    /// Default: no. Where the system has no such option, nothing can be bound with it.
+    /// Default: no. Where the system has no such option, nothing can be bound with it. How a process
+    /// leaves the others is at [`Echo::shutdown`](crate::Echo::shutdown).
     pub fn reuse_port(mut self, yes: bool) -> Self {
         self.config.reuse_port = yes;
         self
@@ -314,7 +324,7 @@ impl ConfigBuilder {
     /// The first setting that is out of its range or that another one leaves without effect, a path
     /// that is too long, or a socket that two endpoints ask for.
     pub fn build(self) -> Result<Config, ConfigError> {
-        let config = self.with_default_endpoint();
+        let config = self.config;
         if !Config::BACKLOG_RANGE.contains(&config.backlog) {
             return Err(ConfigError::Backlog(config.backlog));
         }
@@ -354,14 +364,6 @@ impl ConfigBuilder {
             None => Ok(config),
         }
     }
-
-    fn with_default_endpoint(self) -> Config {
-        let mut config = self.config;
-        if config.endpoints.is_empty() {
-            config.endpoints.push(Endpoint::DEFAULT);
-        }
-        config
-    }
 }
 
 /// Whether the rules about who may connect, and how often, can have an effect.
@@ -373,12 +375,10 @@ fn check_admission(config: &Config) -> Result<(), ConfigError> {
         }
         _ => {}
     }
-    if config.allow.is_empty()
-        || config
-            .sockets()
-            .flatten()
-            .any(|it| can_be_reached(&it, config))
-    {
+    let mut sockets = config.sockets().flatten().peekable();
+    // Where there are none, sockets may be handed over.
+    let has_none = config.allow.is_empty() || sockets.peek().is_none();
+    if has_none || sockets.any(|it| can_be_reached(&it, config)) {
         Ok(())
     } else {
         Err(ConfigError::AllowedFamily)
@@ -645,6 +645,7 @@ mod tests {
         };
         for (endpoints, networks, dual_stack) in [
             (&[][..], &["10.0.0.0/8"][..], false),
+            (&[], &["::1"], false),
             (&["127.0.0.1:7"], &["::1", "::ffff:127.0.0.1"], false),
             (&["[::]:7"], &["10.0.0.0/8"], true),
             (&["[::]:7", "udp://0.0.0.0:7"], &["10.0.0.0/8"], false),
@@ -654,8 +655,7 @@ mod tests {
             assert_eq!(build(endpoints, networks, dual_stack), Ok(count));
         }
         for (endpoints, networks, dual_stack) in [
-            (&[][..], &["::1"][..], false),
-            (&["[::]:7"], &["10.0.0.0/8", "192.0.2.1"], false),
+            (&["[::]:7"][..], &["10.0.0.0/8", "192.0.2.1"][..], false),
             (&["0.0.0.0:7"], &["::/0"], true),
             (&["unix:@echo"], &["0.0.0.0/0", "::/0"], true),
             (&["unix:@echo", "[::]:7"], &["10.0.0.0/8"], false),
@@ -723,10 +723,11 @@ mod tests {
 
     #[test]
     fn without_an_endpoint_it_is_the_default_one() {
-        assert_eq!(
-            Config::builder().build().unwrap().endpoints,
-            [Endpoint::DEFAULT]
-        );
-        assert_eq!(Config::default().endpoints, [Endpoint::DEFAULT]);
+        let config = Config::builder().build().unwrap();
+        assert_eq!(config, Config::default());
+        assert_eq!(config.or_default_endpoint().endpoints, [Endpoint::DEFAULT]);
+        let endpoint: Endpoint = "unix:@a".parse().unwrap();
+        let config = Config::builder().endpoint(endpoint.clone()).build();
+        assert_eq!(config.unwrap().or_default_endpoint().endpoints, [endpoint]);
     }
 }

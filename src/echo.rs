@@ -19,6 +19,7 @@ mod timeouts;
 use crate::admission::Admission;
 use crate::allow_list::AllowList;
 use crate::bind::{Bound, ListenError};
+use crate::bound_socket::BoundSocket;
 use crate::config::Config;
 use crate::connection::{Connection, Next};
 use crate::datagram::DatagramSocket;
@@ -94,6 +95,8 @@ pub struct Echo {
     admission: Admission,
     /// Keys of the listeners, in the order that they had their turns when the gate was last opened.
     listeners: Vec<usize>,
+    /// When those are closed that a shutdown has left open for handshakes to be completed.
+    parting_at: Option<Instant>,
     refusals: Refusals,
     /// When the datagram sockets get a turn, because the system was short of something.
     datagrams_at: Option<Instant>,
@@ -168,13 +171,38 @@ impl Echo {
     /// [`InvalidInput`](io::ErrorKind::InvalidInput) where there are not enough tokens from
     /// `first_token` on for every connection that the limit allows.
     pub fn new(config: Config, registry: &Registry, first_token: Token) -> io::Result<Self> {
-        let (first, sockets) = (first_token.0, config.sockets().flatten().count());
-        let count = sockets + config.max_connections;
+        Self::with_sockets(config, Vec::new(), registry, first_token)
+    }
+
+    /// Serves at sockets that are bound already as well, or at these alone where `config` names no
+    /// endpoint. They come behind those of the configuration in
+    /// [`endpoints`](Echo::endpoints).
+    ///
+    /// Whoever opened them may have copies of them, and does not lose what comes to these; see
+    /// [`BoundSocket`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`new`](Echo::new). The sockets are closed then.
+    pub fn with_sockets(
+        config: Config,
+        sockets: Vec<BoundSocket>,
+        registry: &Registry,
+        first_token: Token,
+    ) -> io::Result<Self> {
+        let config = if sockets.is_empty() {
+            config.or_default_endpoint()
+        } else {
+            config
+        };
+        let first = first_token.0;
+        let count = config.sockets().flatten().count() + sockets.len() + config.max_connections;
         if first.checked_add(count).is_none() {
             let message = format!("no {count} tokens from {first} on: choose a lower first token");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
         }
-        let bound = Bound::bind_all(&config)?;
+        let mut bound = Bound::bind_all(&config)?;
+        bound.extend(sockets.into_iter().map(Bound::from));
         let udp_addresses = bound.iter().filter_map(Bound::udp_address);
         let udp_ports = udp_addresses.map(|address| address.port()).collect();
         let allowed = AllowList::new(&config.allow);
@@ -191,6 +219,7 @@ impl Echo {
             gate: Gate::default(),
             admission: Admission::new(allowed.clone(), config.max_per_source),
             listeners: Vec::new(),
+            parting_at: None,
             refusals: Refusals::new(allowed, udp_ports, config.udp_answer_any_port),
             datagrams_at: None,
             phase: Phase::Serving,
@@ -206,8 +235,8 @@ impl Echo {
     }
 
     /// Where it serves, in the order of the configuration: an endpoint for each socket, so two for
-    /// one of TCP and UDP, and with the real port where 0 was asked for. Stays the same after a
-    /// shutdown.
+    /// one of TCP and UDP, and with the real port where 0 was asked for; then that of each socket
+    /// that was bound already. Stays the same after a shutdown.
     #[must_use]
     pub fn endpoints(&self) -> &[Endpoint] {
         &self.endpoints
@@ -245,6 +274,7 @@ impl Echo {
         let deadlines = [
             self.gate.retry_at(),
             self.datagrams_at,
+            self.parting_at,
             self.phase_ends_at(),
             self.deadlines.next_at(),
         ];
@@ -351,6 +381,9 @@ impl Echo {
         if self.datagrams_at.is_some_and(|at| at <= now) {
             self.retry_datagrams();
         }
+        if self.parting_at.is_some_and(|at| at <= now) {
+            self.part_with_the_last(now);
+        }
         self.leave_phase(now);
     }
 
@@ -413,6 +446,18 @@ impl Echo {
         }
         if !self.gate.is_open() {
             self.reopen(now);
+        }
+    }
+}
+
+/// Takes the sockets of endpoints out of the selector: those that [others have
+/// too](crate::BoundSocket) would stay in it, and wake the loop for nobody.
+impl Drop for Echo {
+    fn drop(&mut self) {
+        for key in self.endpoint_keys() {
+            if self.slots.contains(key) {
+                self.remove(key);
+            }
         }
     }
 }

@@ -34,8 +34,8 @@
 //! listeners, datagram sockets, connections and the run queue, without a loop and without a clock,
 //! so that it fits into any application's loop. In the source, `connection.rs` has the life of a
 //! connection, `bind.rs` and `listener.rs` what can go wrong before it, and `datagram.rs` the side
-//! that has no connections. [`Endpoint`] is where to serve, [`Network`] whom, [`Config`] has the
-//! knobs, [`Stats`] the counters.
+//! that has no connections. [`Endpoint`] is where to serve, [`BoundSocket`] one where somebody else
+//! has opened it, [`Network`] whom to serve; [`Config`] has the knobs, [`Stats`] the counters.
 //!
 //! ```
 //! use std::io::{Read, Write};
@@ -76,6 +76,7 @@
 mod admission;
 mod allow_list;
 mod bind;
+mod bound_socket;
 mod config;
 mod connection;
 mod datagram;
@@ -99,8 +100,10 @@ mod socket_file;
 mod sources;
 mod stats;
 mod stream;
+mod turned_away;
 mod zero_copy;
 
+pub use bound_socket::BoundSocket;
 pub use config::{Config, ConfigBuilder, ConfigError, ZeroCopy};
 pub use echo::Echo;
 pub use endpoint::{Endpoint, EndpointError, EndpointErrorKind};

@@ -1,7 +1,9 @@
 //! Listen, accept, and what it means when the system refuses a connection.
 
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 
+use log::debug;
 use mio::event::Source;
 use mio::net::TcpListener;
 #[cfg(unix)]
@@ -14,6 +16,7 @@ use crate::readiness::nonblocking;
 #[cfg(unix)]
 use crate::socket_file::SocketFile;
 use crate::stream::{Peer, StreamSocket};
+use crate::turned_away::turn_away_newcomers;
 
 /// Whether accepted sockets have the options of their listener, so that these are set once and
 /// not with a system call or two for each connection.
@@ -38,6 +41,9 @@ pub(crate) struct Listener {
     /// Before the socket, so that the file is gone when the socket is closed.
     #[cfg(unix)]
     file: Option<SocketFile>,
+    is_shared: bool,
+    /// Whether options have to be set on each connection.
+    sets_options: bool,
     socket: ListeningSocket,
 }
 
@@ -72,6 +78,9 @@ impl Listener {
             if is_tcp && OPTIONS_ARE_INHERITED {
                 set_options(&SockRef::from(socket))?;
             }
+            if bound.is_shared {
+                return Ok(());
+            }
             socket.listen(backlog)
         };
         listen().map_err(|error| ListenError::new(&bound.endpoint, error))?;
@@ -79,6 +88,9 @@ impl Listener {
             endpoint: bound.endpoint,
             #[cfg(unix)]
             file: bound.file,
+            is_shared: bound.is_shared,
+            // Those who have come before the options were set do not have them.
+            sets_options: is_tcp && (bound.is_shared || !OPTIONS_ARE_INHERITED),
             socket: if is_tcp {
                 ListeningSocket::Tcp(TcpListener::from_std(bound.socket.into()))
             } else {
@@ -97,6 +109,32 @@ impl Listener {
         drop(self.file.take());
     }
 
+    /// Has newcomers knock again later, where another process may serve them at the same port.
+    /// Says whether it does.
+    pub(crate) fn turn_away_newcomers(&self) -> bool {
+        let Some(socket) = self.tcp() else {
+            return false;
+        };
+        turn_away_newcomers(&socket).unwrap_or_else(|error| {
+            debug!("{}: cannot turn newcomers away: {error}", self.endpoint);
+            false
+        })
+    }
+
+    /// The socket, if it is one of TCP.
+    pub(crate) fn tcp(&self) -> Option<SockRef<'_>> {
+        match &self.socket {
+            ListeningSocket::Tcp(socket) => Some(SockRef::from(socket)),
+            #[cfg(unix)]
+            ListeningSocket::Unix(..) => None,
+        }
+    }
+
+    /// Whether others have the socket too, and can accept who waits.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.is_shared
+    }
+
     pub(crate) fn source_mut(&mut self) -> &mut dyn Source {
         match &mut self.socket {
             ListeningSocket::Tcp(socket) => socket,
@@ -107,7 +145,17 @@ impl Listener {
 
     /// accept(2), once.
     pub(crate) fn accept(&mut self) -> Accepted<StreamSocket> {
-        accepted(nonblocking(|| self.socket.accept()))
+        let accepted = accepted(nonblocking(|| self.socket.accept()));
+        match &accepted {
+            Accepted::Connection(stream, _) if self.sets_options => {
+                // Fails where the peer has gone already, which the first read will tell.
+                let _ = set_options(&SockRef::from(stream));
+            }
+            // All who come from now on inherit them.
+            Accepted::Nobody => self.sets_options &= !OPTIONS_ARE_INHERITED,
+            _ => {}
+        }
+        accepted
     }
 }
 
@@ -127,11 +175,7 @@ impl ListeningSocket {
         match self {
             ListeningSocket::Tcp(socket) => {
                 let (stream, peer) = socket.accept()?;
-                if !OPTIONS_ARE_INHERITED {
-                    // Fails where the peer has gone already, which the first read will tell.
-                    let _ = set_options(&SockRef::from(&stream));
-                }
-                Ok((stream.into(), Peer::Tcp(peer)))
+                Ok((stream.into(), Peer::Tcp(canonical(peer))))
             }
             #[cfg(unix)]
             ListeningSocket::Unix(socket, last) => {
@@ -143,6 +187,15 @@ impl ListeningSocket {
                 Ok((stream.into(), Peer::Unix(*last)))
             }
         }
+    }
+}
+
+/// A peer over IPv4 by its own address, also where the socket is of both families: one that is bound
+/// here never is, but others may be.
+fn canonical(peer: SocketAddr) -> SocketAddr {
+    match peer.ip().to_canonical() {
+        ip @ IpAddr::V4(_) => (ip, peer.port()).into(),
+        IpAddr::V6(_) => peer,
     }
 }
 
@@ -230,6 +283,41 @@ mod tests {
                 "one peer could stop the loop"
             );
             assert!(matches!(listener.accept(), Accepted::Nobody));
+        }
+    }
+
+    /// Over loopback a handshake is over when connect(2) returns, if there is to be one.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn newcomers_are_turned_away_without_a_word_and_who_is_there_is_not() {
+        use socket2::{Domain, Type};
+
+        for text in ["tcp://127.0.0.1:0", "tcp://[::1]:0"] {
+            if text.contains("::") && !crate::has_ipv6() {
+                continue;
+            }
+            let mut listener = listener(text);
+            let address = listener.endpoint().address().unwrap();
+            let _early = std::net::TcpStream::connect(address).unwrap();
+            assert!(listener.turn_away_newcomers());
+            let late = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
+            late.set_nonblocking(true).unwrap();
+            late.connect(&address.into()).unwrap_err();
+            assert!(matches!(listener.accept(), Accepted::Connection(..)));
+            assert!(matches!(listener.accept(), Accepted::Nobody));
+            assert!(late.peer_addr().is_err(), "it was let in");
+            assert!(late.take_error().unwrap().is_none(), "it was refused");
+        }
+    }
+
+    #[test]
+    fn a_peer_has_the_address_of_its_own_family() {
+        for (told, peer) in [
+            ("[::ffff:192.0.2.1]:7", "192.0.2.1:7"),
+            ("192.0.2.1:7", "192.0.2.1:7"),
+            ("[fe80::1%2]:7", "[fe80::1%2]:7"),
+        ] {
+            assert_eq!(canonical(told.parse().unwrap()).to_string(), peer);
         }
     }
 

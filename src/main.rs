@@ -2,12 +2,15 @@
 
 #![forbid(unsafe_code)]
 
+mod activation;
+mod check;
 mod cli;
 mod logging;
 mod metrics;
 mod service;
 mod signals;
 mod summary;
+mod supervisor;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -21,6 +24,7 @@ use crate::metrics::Metrics;
 use crate::service::{FIRST_OF_METRICS, Service};
 use crate::signals::Signals;
 use crate::summary::Summary;
+use crate::supervisor::Supervisor;
 
 fn main() -> ExitCode {
     match serve() {
@@ -34,22 +38,28 @@ fn main() -> ExitCode {
 }
 
 fn serve() -> Result<(), Failure> {
+    let descriptors = activation::descriptors()?;
     // Before anything that takes time: until then a summary that is asked for is the end.
     let signals = Signals::catch()?;
     let Some(options) = Options::read()? else {
         return Ok(());
     };
+    if let Some(endpoint) = &options.check {
+        return check::check(endpoint);
+    }
     logging::start(&options);
+    let sockets = activation::sockets(descriptors)?;
     let config = options.config(raise_open_files())?;
     let metrics = options.metrics()?;
     // Before it says that it listens: whoever reads that may stop it right away.
     signals.catch_stops()?;
-    let server = Server::bind(config)?;
+    let server = Server::with_sockets(config, sockets)?;
     tell_who_is_served(server.endpoints().iter(), &options.allow);
     tell_who_is_served(metrics.endpoints(), &[]);
     let metrics = Metrics::listen(metrics, server.registry(), FIRST_OF_METRICS)?;
     let summary = Summary::new(options.stats_interval, Instant::now());
-    Service::new(server, signals, summary, metrics)?.run()?;
+    let supervisor = Supervisor::from_environment();
+    Service::new(server, signals, summary, metrics, supervisor)?.run()?;
     Ok(())
 }
 

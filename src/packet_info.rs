@@ -62,13 +62,12 @@ mod linux {
         ip.is_unspecified() || ip.is_multicast() || is_broadcast(address)
     }
 
-    /// Whether it is the broadcast address of a network of this host: the system alone knows, and
-    /// connects nobody to it without `SO_BROADCAST`; see ip(7).
+    /// Whether it may be the broadcast address of a network of this host: the system alone knows,
+    /// and connects nobody to it without `SO_BROADCAST`; see ip(7). It does not say where it has no
+    /// sockets to give (a supervisor may forbid them) or no network.
     fn is_broadcast(address: SocketAddr) -> bool {
         let connect = |ip: Ipv4Addr| UdpSocket::bind((ip, 0))?.connect(address);
-        address.is_ipv4()
-            && connect(Ipv4Addr::UNSPECIFIED)
-                .is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
+        address.is_ipv4() && connect(Ipv4Addr::UNSPECIFIED).is_err()
     }
 
     /// What the system told beside a datagram of `peer`.
@@ -77,9 +76,15 @@ mod linux {
             ControlMessageOwned::Ipv4PacketInfo(info) => {
                 let destination = Ipv4Addr::from(info.ipi_addr.s_addr.to_ne_bytes());
                 // An address of this host: the same one, if the datagram was for this host alone.
-                let own = Ipv4Addr::from(info.ipi_spec_dst.s_addr.to_ne_bytes());
+                let own = match Ipv4Addr::from(info.ipi_spec_dst.s_addr.to_ne_bytes()) {
+                    // It came before the system was asked, and who it was for is not known. The
+                    // system sends nothing from an address that is not of this host alone.
+                    Ipv4Addr::UNSPECIFIED => destination,
+                    own => own,
+                };
                 let interface = u32::try_from(info.ipi_ifindex).ok()?;
-                (IpAddr::V4(own), interface, own != destination)
+                let is_to_many = own != destination || is_of_many(destination);
+                (IpAddr::V4(own), interface, is_to_many)
             }
             ControlMessageOwned::Ipv6PacketInfo(info) => {
                 let destination = Ipv6Addr::from(info.ipi6_addr.s6_addr);
@@ -94,6 +99,10 @@ mod linux {
             interface: if is_on_link { interface } else { 0 },
             is_to_many,
         })
+    }
+
+    fn is_of_many(address: Ipv4Addr) -> bool {
+        address.is_multicast() || address.is_broadcast()
     }
 
     fn is_link_local(address: IpAddr) -> bool {
@@ -183,12 +192,24 @@ mod linux {
         }
 
         #[test]
+        fn what_came_before_the_system_was_asked_is_answered_from_where_it_went() {
+            let told = asked(&message("0.0.0.0", "192.0.2.1"), Ipv4Addr::LOCALHOST.into());
+            let told = told.unwrap();
+            assert_eq!(told.address, "192.0.2.1".parse::<IpAddr>().unwrap());
+            assert!(!told.is_to_many);
+            let told = asked(&message("0.0.0.0", "224.0.0.1"), Ipv4Addr::LOCALHOST.into());
+            assert!(told.unwrap().is_to_many);
+        }
+
+        #[test]
         fn an_answer_comes_from_where_the_question_went() {
             for (own, destination, peer, interface, is_to_many) in [
                 ("192.0.2.1", "192.0.2.1", "198.51.100.1", 0, false),
                 ("192.0.2.1", "192.0.2.255", "192.0.2.2", 0, true),
                 ("192.0.2.1", "255.255.255.255", "192.0.2.2", 0, true),
                 ("192.0.2.1", "224.0.0.1", "192.0.2.2", 0, true),
+                ("255.255.255.255", "255.255.255.255", "192.0.2.2", 0, true),
+                ("224.0.0.1", "224.0.0.1", "192.0.2.2", 0, true),
                 ("169.254.0.1", "169.254.0.1", "192.0.2.2", INTERFACE, false),
                 ("192.0.2.1", "192.0.2.1", "169.254.0.2", INTERFACE, false),
                 ("2001:db8::1", "2001:db8::1", "2001:db8::2", 0, false),

@@ -11,6 +11,7 @@ use log::trace;
 use mio::event::Event;
 use mio::{Events, Poll, Registry, Token, Waker};
 
+use crate::bound_socket::BoundSocket;
 use crate::config::Config;
 use crate::echo::Echo;
 use crate::endpoint::Endpoint;
@@ -80,9 +81,19 @@ impl Server {
     /// Those of [`Echo::new`], and what the system says where it has no selector to give; see
     /// `epoll_create1(2)` and eventfd(2).
     pub fn bind(config: Config) -> io::Result<Self> {
+        Self::with_sockets(config, Vec::new())
+    }
+
+    /// Serves at sockets that are bound already as well; see [`Echo::with_sockets`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`bind`](Server::bind).
+    pub fn with_sockets(config: Config, sockets: Vec<BoundSocket>) -> io::Result<Self> {
         let poll = Poll::new()?;
         let waker = Waker::new(poll.registry(), WAKER)?;
-        let echo = Echo::new(config, poll.registry(), Token(Self::GUEST_TOKENS.end))?;
+        let first_token = Token(Self::GUEST_TOKENS.end);
+        let echo = Echo::with_sockets(config, sockets, poll.registry(), first_token)?;
         Ok(Server {
             poll,
             events: Events::with_capacity(EVENTS_A_TURN),

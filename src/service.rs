@@ -10,6 +10,7 @@ use mio_echo::Server;
 use crate::metrics::Metrics;
 use crate::signals::{Asked, Signals};
 use crate::summary::Summary;
+use crate::supervisor::Supervisor;
 
 const SIGNALS: Token = Token(Server::GUEST_TOKENS.start);
 
@@ -22,6 +23,7 @@ pub(crate) struct Service {
     signals: Signals,
     summary: Summary,
     metrics: Metrics,
+    supervisor: Supervisor,
     events: Vec<Event>,
 }
 
@@ -31,6 +33,7 @@ impl Service {
         mut signals: Signals,
         summary: Summary,
         metrics: Metrics,
+        supervisor: Supervisor,
     ) -> io::Result<Self> {
         signals.register(server.registry(), SIGNALS)?;
         Ok(Service {
@@ -38,12 +41,14 @@ impl Service {
             signals,
             summary,
             metrics,
+            supervisor,
             events: Vec::new(),
         })
     }
 
     /// Turns until a signal has stopped the server, and it has finished.
     pub(crate) fn run(mut self) -> io::Result<()> {
+        self.supervisor.ready();
         while !self.server.is_finished() {
             self.turn()?;
         }
@@ -54,12 +59,17 @@ impl Service {
     fn turn(&mut self) -> io::Result<()> {
         let due = self.due();
         let timeout = due.map(|due| due.saturating_duration_since(Instant::now()));
+        let timeout = [timeout, self.supervisor.timeout()]
+            .into_iter()
+            .flatten()
+            .min();
         self.events.clear();
         self.events.extend_from_slice(self.server.turn(timeout)?);
         // Most turns are the echo's alone, and are to cost nothing more.
         if due.is_some() || !self.events.is_empty() {
             self.turn_of_guests(Instant::now());
         }
+        self.supervisor.report(&self.server);
         Ok(())
     }
 
@@ -87,6 +97,7 @@ impl Service {
             match asked {
                 Asked::Summary => self.summary.log("running for", &self.server.stats()),
                 Asked::Stop => {
+                    self.supervisor.stopping();
                     self.server.shutdown();
                     self.metrics.drain();
                 }

@@ -7,6 +7,7 @@ use log::info;
 
 use super::{Echo, Slot, Source};
 use crate::stats::Reason;
+use crate::turned_away::HANDSHAKE;
 
 /// For how long at most a connection that is cut at the end of a shutdown is still read from, so
 /// that what was written to it arrives.
@@ -31,6 +32,14 @@ impl Echo {
     /// far as the limit allows; the others are reset. Datagrams that have come are answered within
     /// the drain time, and no more are received. The files of Unix sockets are removed.
     ///
+    /// Where [other processes](crate::ConfigBuilder::reuse_port) may serve the same port, on Linux,
+    /// its listeners stay open for half a second, or the drain time where that is shorter. They
+    /// complete the handshakes that have begun, and who comes meanwhile gets no answer, connects
+    /// again a second later, and finds another process.
+    ///
+    /// At a [socket that others have too](crate::BoundSocket) nobody is accepted any more, and nobody
+    /// reset: who waits there is the next one's.
+    ///
     /// Those who are connected are echoed until they finish or the drain time is over. Then no
     /// more is echoed: each is sent what was kept for it and the end of the stream, and has a
     /// second to take that and to close, or the drain time where that is shorter. Who has not by
@@ -44,21 +53,46 @@ impl Echo {
         self.set_now(now);
         let until = now + self.config.drain_timeout;
         self.phase = Phase::Draining { until };
-        let listeners = mem::take(&mut self.listeners);
-        for &key in &listeners {
-            self.withdraw(key);
-            // Whatever it is that they wait for: now or never.
-            self.gate.reopen(now);
-            // Systems keep some more than they are told to: Linux one, the BSDs half as many.
-            self.accept(key, now, self.config.backlog as usize * 2);
-        }
-        for key in listeners {
-            self.remove(key);
+        let listeners = mem::take(&mut self.listeners).into_iter();
+        let (later, at_once) = listeners.partition(|&key| self.turns_newcomers_away(key));
+        self.part_with(at_once, now);
+        self.listeners = later;
+        if !self.listeners.is_empty() {
+            self.parting_at = Some(now + HANDSHAKE.min(self.config.drain_timeout));
         }
         for key in self.endpoint_keys() {
             self.finish_datagrams(key);
         }
         info!("shutting down: {} connections to finish", self.stats.active);
+    }
+
+    /// Handshakes have had the time to be completed.
+    pub(super) fn part_with_the_last(&mut self, now: Instant) {
+        self.parting_at = None;
+        let listeners = mem::take(&mut self.listeners);
+        self.part_with(listeners, now);
+    }
+
+    /// Accepts who is there, and closes the listeners.
+    fn part_with(&mut self, listeners: Vec<usize>, now: Instant) {
+        for &key in &listeners {
+            if self.withdraw(key) {
+                // Whatever it is that they wait for: now or never.
+                self.gate.reopen(now);
+                // Systems keep some more than they are told to: Linux one, the BSDs half as many.
+                self.accept(key, now, self.config.backlog as usize * 2);
+            }
+        }
+        for key in listeners {
+            self.remove(key);
+        }
+    }
+
+    /// Leaves newcomers to other processes, if there may be any at the same port.
+    fn turns_newcomers_away(&mut self, key: usize) -> bool {
+        let listener = self.slots[key].listener();
+        self.config.reuse_port
+            && listener.is_some_and(|it| !it.is_shared() && it.turn_away_newcomers())
     }
 
     /// Whether a shutdown is over: nothing is listened on, nobody is connected, and every datagram
@@ -91,11 +125,14 @@ impl Echo {
         }
     }
 
-    /// Nobody new finds the way to a Unix socket, and who has can still be accepted.
-    fn withdraw(&mut self, key: usize) {
-        if let Some(listener) = self.slots[key].listener() {
-            listener.withdraw();
-        }
+    /// Nobody new finds the way to a Unix socket. Says whether those who have are to be accepted
+    /// here, because nobody else can.
+    fn withdraw(&mut self, key: usize) -> bool {
+        let Some(listener) = self.slots[key].listener() else {
+            return false;
+        };
+        listener.withdraw();
+        !listener.is_shared()
     }
 
     /// Has what has come answered, and the socket closed after that.

@@ -9,6 +9,7 @@ use mio::unix::SourceFd;
 use socket2::{Domain, Socket, Type};
 
 use crate::stream::Peer;
+use crate::turned_away::HANDSHAKE;
 
 const RETRY: Duration = Duration::from_millis(100);
 
@@ -25,6 +26,7 @@ fn replace(echo: &mut Echo, socket: Socket) -> Source {
     let bound = Bound {
         endpoint,
         file: None,
+        is_shared: false,
         socket,
     };
     let socket = EndpointSocket::Datagrams(DatagramSocket::new(bound, address).unwrap());
@@ -170,4 +172,70 @@ fn what_is_unsent_when_the_drain_time_is_over_is_counted() {
     assert_eq!(echo.timeout(start + drain), None);
     assert_eq!(echo.stats.datagram_errors, 2);
     assert_eq!(echo.stats.datagrams_sent, 0);
+}
+
+/// A filter that lets first segments in and nothing else plays a network that is slow.
+#[test]
+fn a_handshake_that_has_begun_at_a_shutdown_is_completed_where_ports_are_shared() {
+    use std::io::{Read, Write};
+    use std::net::TcpStream;
+
+    use socket2::SockFilter;
+
+    // Returns 0, which drops the segment, if it has the flag ACK.
+    const FIRST_SEGMENTS: [SockFilter; 4] = [
+        SockFilter::new(0x30, 0, 0, 13),
+        SockFilter::new(0x45, 0, 1, 0x10),
+        SockFilter::new(0x06, 0, 0, 0),
+        SockFilter::new(0x06, 0, 0, u32::MAX),
+    ];
+
+    let mut poll = Poll::new().unwrap();
+    let mut events = mio::Events::with_capacity(16);
+    let endpoint = "tcp://127.0.0.1:0".parse().unwrap();
+    let config = Config::builder().endpoint(endpoint).reuse_port(true);
+    let mut echo = Echo::new(config.build().unwrap(), poll.registry(), Token(0)).unwrap();
+    let address = echo.endpoints[0].address().unwrap();
+    let listener = echo.slots[0].listener().unwrap();
+    let socket = listener.tcp().unwrap();
+    socket.attach_filter(&FIRST_SEGMENTS).unwrap();
+    let mut client = TcpStream::connect(address).unwrap();
+
+    let start = Instant::now();
+    echo.shutdown(start);
+    assert_eq!(echo.stats.accepted, 0, "it has not yet connected");
+    assert_eq!(echo.timeout(start), Some(HANDSHAKE));
+    // With these bytes its handshake is completed.
+    client.write_all(b"hello").unwrap();
+    while echo.stats.bytes_sent < 5 {
+        assert!(
+            start.elapsed() < Duration::from_secs(30),
+            "it is not let in"
+        );
+        poll.poll(&mut events, Some(Duration::from_millis(10)))
+            .unwrap();
+        events.iter().for_each(|event| echo.handle(event));
+        echo.run(start);
+    }
+    client.read_exact(&mut [0; 5]).unwrap();
+
+    echo.run(start + HANDSHAKE);
+    assert_eq!(echo.slots.len(), 1, "more than that connection is open");
+    TcpStream::connect(address).unwrap_err();
+}
+
+#[test]
+fn handshakes_have_no_more_than_the_drain_time() {
+    for drain in [Duration::ZERO, HANDSHAKE / 2] {
+        let poll = Poll::new().unwrap();
+        let endpoint = "tcp://127.0.0.1:0".parse().unwrap();
+        let config = Config::builder().endpoint(endpoint).reuse_port(true);
+        let config = config.drain_timeout(drain).build().unwrap();
+        let mut echo = Echo::new(config, poll.registry(), Token(0)).unwrap();
+        let start = Instant::now();
+        echo.shutdown(start);
+        assert_eq!(echo.timeout(start), Some(drain));
+        echo.run(start + drain);
+        assert!(echo.is_finished());
+    }
 }

@@ -5,6 +5,8 @@
 pub mod peers;
 #[cfg(all(unix, feature = "cli"))]
 pub mod service;
+#[cfg(unix)]
+pub mod supervised;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};

@@ -1,0 +1,102 @@
+//! `--check`: is a service there, and does it echo? For containers that have nothing else inside.
+
+use std::fmt::Display;
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::thread;
+use std::time::Duration;
+
+use mio_echo::Endpoint;
+
+use crate::cli::Failure;
+
+/// After how long there is no more to be hoped for: with it, the answer is there within a second.
+const LIMIT: Duration = Duration::from_millis(800);
+
+/// What is sent, and is to come back.
+const BYTES: &[u8] = b"mio-echo --check: are you there?";
+
+/// Checks the endpoint. A name is checked at each of its addresses until one is fine, as clients
+/// try them; TCP and UDP have to be fine both where both are meant.
+pub(crate) fn check(endpoint: &str) -> Result<(), Failure> {
+    let text = endpoint.to_owned();
+    let (sender, receiver) = channel();
+    // In a thread that nobody waits for: a look-up of a name takes as long as it likes.
+    thread::spawn(move || sender.send(check_any(&text)));
+    match receiver.recv_timeout(LIMIT) {
+        Ok(checked) => checked,
+        Err(RecvTimeoutError::Timeout) => Err(failure(endpoint, "no answer in time")),
+        Err(RecvTimeoutError::Disconnected) => Err(failure(endpoint, "the check broke off")),
+    }
+}
+
+fn check_any(text: &str) -> Result<(), Failure> {
+    let endpoints = Endpoint::resolve(text).map_err(Failure::of_setup)?;
+    let mut checked = Ok(());
+    for endpoint in endpoints {
+        checked = talk(&endpoint).map_err(|error| failure(&endpoint.to_string(), error));
+        if checked.is_ok() {
+            break;
+        }
+    }
+    checked
+}
+
+fn failure(endpoint: &str, problem: impl Display) -> Failure {
+    Failure::of_setup(format!(
+        "{endpoint}: {problem}; see whether the service runs there"
+    ))
+}
+
+fn talk(endpoint: &Endpoint) -> io::Result<()> {
+    match endpoint {
+        Endpoint::TcpAndUdp(address) => {
+            talk_in_a_stream(TcpStream::connect(address)?)?;
+            talk_in_datagrams(*address)
+        }
+        Endpoint::Tcp(address) => talk_in_a_stream(TcpStream::connect(address)?),
+        Endpoint::Udp(address) => talk_in_datagrams(*address),
+        #[cfg(unix)]
+        Endpoint::Unix(path) => talk_in_a_stream(std::os::unix::net::UnixStream::connect(path)?),
+        #[cfg(target_os = "linux")]
+        Endpoint::Abstract(name) => {
+            use std::os::linux::net::SocketAddrExt;
+            use std::os::unix::net::{SocketAddr, UnixStream};
+
+            let address = SocketAddr::from_abstract_name(name)?;
+            talk_in_a_stream(UnixStream::connect_addr(&address)?)
+        }
+        _ => Err(io::ErrorKind::Unsupported.into()),
+    }
+}
+
+fn talk_in_a_stream(mut stream: impl Read + Write) -> io::Result<()> {
+    let mut echoed = [0; BYTES.len()];
+    stream.write_all(BYTES)?;
+    stream.read_exact(&mut echoed)?;
+    compare(&echoed)
+}
+
+fn talk_in_datagrams(address: SocketAddr) -> io::Result<()> {
+    // Any port of any address of this host, of the same family.
+    let any = match address {
+        SocketAddr::V4(_) => SocketAddr::from(([0; 4], 0)),
+        SocketAddr::V6(_) => SocketAddr::from(([0; 16], 0)),
+    };
+    let socket = UdpSocket::bind(any)?;
+    socket.connect(address)?;
+    socket.send(BYTES)?;
+    // Room for one byte more, so that a longer answer is not taken for the right one.
+    let mut echoed = [0; BYTES.len() + 1];
+    let count = socket.recv(&mut echoed)?;
+    compare(&echoed[..count])
+}
+
+fn compare(echoed: &[u8]) -> io::Result<()> {
+    if echoed == BYTES {
+        Ok(())
+    } else {
+        Err(io::Error::other("other bytes came back"))
+    }
+}

@@ -1,0 +1,243 @@
+//! The built program under a supervisor: sockets that are handed over to it, and what it tells.
+
+#![cfg(target_os = "linux")]
+
+mod common;
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, UdpSocket};
+use std::os::fd::OwnedFd;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener, UnixStream};
+use std::process::Command;
+
+use common::supervised::{Supervised, activated, told};
+use common::{Directory, LIMIT, connect, is_served};
+use nix::sys::signal::Signal;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_mio-echo");
+
+fn listener() -> (TcpListener, std::net::SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    (listener, address)
+}
+
+#[test]
+fn sockets_that_are_handed_over_are_served_and_nothing_else_is_bound() {
+    let (tcp, address) = listener();
+    let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let udp_address = udp.local_addr().unwrap();
+    let mut command = activated(PROGRAM, vec![tcp.into(), udp.into()], 2, "");
+    command.env("LISTEN_FDNAMES", "web:datagrams");
+    let mut service = Supervised::start(command);
+    service.wait_for(&format!("descriptor 3 (web) is tcp://{address}"));
+    service.wait_for(&format!("descriptor 4 (datagrams) is udp://{udp_address}"));
+    service.wait_for(&format!("listening on udp://{udp_address}"));
+    assert!(is_served(&mut connect(address)));
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    client.set_read_timeout(Some(LIMIT)).unwrap();
+    client.send_to(b"hello", udp_address).unwrap();
+    assert_eq!(client.recv_from(&mut [0; 6]).unwrap(), (5, udp_address));
+    let lines = service.stop();
+    let listening = lines.iter().filter(|line| line.contains("listening on"));
+    assert_eq!(listening.count(), 2, "{lines:#?}");
+}
+
+#[test]
+fn endpoints_are_served_besides_and_the_supervisors_file_stays() {
+    let directory = Directory::new();
+    let path = directory.file("socket");
+    let unix = UnixListener::bind(&path).unwrap();
+    let own = "tcp://127.0.0.1:0 -v";
+    let mut service = Supervised::start(activated(PROGRAM, vec![unix.into()], 1, own));
+    service.wait_for(&format!("descriptor 3 is unix:{}", path.display()));
+    let address = service.address();
+    assert!(is_served(&mut connect(address)));
+    let mut client = UnixStream::connect(&path).unwrap();
+    client.set_read_timeout(Some(LIMIT)).unwrap();
+    client.write_all(b"hello").unwrap();
+    let mut echoed = [0; 5];
+    client.read_exact(&mut echoed).unwrap();
+    assert_eq!(&echoed, b"hello");
+    drop(client);
+    service.stop();
+    assert!(path.exists());
+}
+
+/// Sockets that were meant for its parent are none of its business.
+#[test]
+fn sockets_for_another_process_are_left_alone() {
+    let mut command = Command::new(PROGRAM);
+    command.arg("tcp://127.0.0.1:0").env_remove("RUST_LOG");
+    command.env("LISTEN_PID", "1").env("LISTEN_FDS", "1");
+    let mut service = Supervised::start(command);
+    let address = service.address();
+    assert!(is_served(&mut connect(address)));
+    let lines = service.stop();
+    assert!(!lines.iter().any(|line| line.contains("descriptor")));
+}
+
+/// The one line about what is handed over, and the exit status.
+fn complaint(socket: impl Into<OwnedFd>, count: usize) -> String {
+    let mut command = activated(PROGRAM, vec![socket.into()], count, "");
+    command.env("LISTEN_FDNAMES", ["echo.socket"].repeat(count).join(":"));
+    let (status, lines) = Supervised::start(command).end();
+    assert_eq!(status.code(), Some(1), "{lines:#?}");
+    let complaints = lines.iter().filter(|line| line.starts_with("mio-echo: "));
+    let complaints: Vec<_> = complaints.collect();
+    let last = lines.last().unwrap();
+    assert!(complaints.len() == 1 && complaints[0] == last, "{lines:#?}");
+    last.clone()
+}
+
+#[test]
+fn what_cannot_be_served_gets_one_line_that_names_the_descriptor() {
+    let (listener, address) = listener();
+    let client = connect(address);
+    let line = complaint(listener.accept().unwrap().0, 1);
+    assert!(line.contains("descriptor 3 (echo.socket): it is a connection"));
+    assert!(line.contains("Accept=no"), "{line}");
+    drop(client);
+
+    let directory = Directory::new();
+    let datagrams = UnixDatagram::bind(directory.file("socket")).unwrap();
+    let line = complaint(datagrams, 1);
+    assert!(line.contains("descriptor 3 (echo.socket): it is a Unix datagram socket"));
+
+    // Two are announced, and one is there.
+    let line = complaint(listener, 2);
+    assert!(
+        line.contains("descriptor 4 (echo.socket): Bad file"),
+        "{line}"
+    );
+}
+
+#[test]
+fn variables_that_are_no_numbers_get_one_line() {
+    let mut command = Command::new(PROGRAM);
+    command.env("LISTEN_PID", "me");
+    let (status, lines) = Supervised::start(command).end();
+    assert_eq!(status.code(), Some(1), "{lines:#?}");
+    assert!(lines[0].starts_with("mio-echo: LISTEN_PID and LISTEN_FDS"));
+}
+
+/// The supervisor's end.
+struct Manager(UnixDatagram);
+
+impl Manager {
+    fn at(path: &std::path::Path) -> Self {
+        Manager::over(UnixDatagram::bind(path).unwrap())
+    }
+
+    fn over(socket: UnixDatagram) -> Self {
+        socket.set_read_timeout(Some(LIMIT)).unwrap();
+        Manager(socket)
+    }
+
+    fn next(&self) -> String {
+        let mut message = [0; 4096];
+        let count = self.0.recv(&mut message).unwrap();
+        String::from_utf8(message[..count].to_vec()).unwrap()
+    }
+
+    fn wait_for(&self, wanted: &str) {
+        while self.next() != wanted {}
+    }
+}
+
+#[test]
+fn the_supervisor_hears_of_the_start_the_connections_and_the_end() {
+    let directory = Directory::new();
+    let path = directory.file("notify");
+    let manager = Manager::at(&path);
+    let arguments = ["tcp://127.0.0.1:0", "-vv", "--drain-timeout", "1h"];
+    let mut service = Supervised::start(told(PROGRAM, &path, &arguments));
+    assert_eq!(manager.next(), "READY=1\nSTATUS=0 connections");
+    let address = service.address();
+    // It is idle, and sleeps for ever: an interval would be in that line.
+    assert!(service.wait_for("waiting for events").ends_with("events"));
+
+    let mut client = connect(address);
+    assert!(is_served(&mut client));
+    assert_eq!(manager.next(), "STATUS=1 connections");
+    service.signal(Signal::SIGTERM);
+    assert_eq!(manager.next(), "STOPPING=1");
+    assert!(is_served(&mut client));
+    drop(client);
+    let (status, lines) = service.end();
+    assert_eq!(status.code(), Some(0), "{lines:#?}");
+}
+
+/// READY comes when all are bound, and not where one cannot be.
+#[test]
+fn who_cannot_listen_is_not_ready() {
+    let directory = Directory::new();
+    let path = directory.file("notify");
+    let manager = Manager::at(&path);
+    let (_holder, taken) = listener();
+    let taken = format!("tcp://{taken}");
+    let command = told(PROGRAM, &path, &["tcp://127.0.0.1:0", &taken]);
+    let (status, _) = Supervised::start(command).end();
+    assert_eq!(status.code(), Some(1));
+    manager.0.set_nonblocking(true).unwrap();
+    assert!(manager.0.recv(&mut [0; 64]).is_err());
+}
+
+#[test]
+fn the_loop_gives_signs_of_life_where_it_is_watched() {
+    let name = format!("mio-echo-test-{}", std::process::id());
+    let address = SocketAddr::from_abstract_name(&name).unwrap();
+    let manager = Manager::over(UnixDatagram::bind_addr(&address).unwrap());
+    let abstract_name = format!("@{name}");
+    let watched = |variables: &[(&str, &str)]| {
+        let arguments = ["tcp://127.0.0.1:0", "-vv"];
+        let mut command = told(PROGRAM, abstract_name.as_ref(), &arguments);
+        command.envs(variables.iter().copied());
+        let service = Supervised::start(command);
+        assert!(manager.next().starts_with("READY=1"));
+        service
+    };
+
+    // It is not this process that is watched.
+    let mut service = watched(&[("WATCHDOG_USEC", "200000"), ("WATCHDOG_PID", "1")]);
+    assert!(service.wait_for("waiting for events").ends_with("events"));
+    service.stop();
+    manager.wait_for("STOPPING=1");
+
+    let mut service = watched(&[("WATCHDOG_USEC", "200000")]);
+    for _ in 0..5 {
+        assert_eq!(manager.next(), "WATCHDOG=1");
+    }
+    // While it drains it lives, too.
+    let address = service.address();
+    let client = connect(address);
+    service.signal(Signal::SIGTERM);
+    manager.wait_for("STOPPING=1");
+    manager.wait_for("WATCHDOG=1");
+    drop(client);
+    let (status, _) = service.end();
+    assert_eq!(status.code(), Some(0));
+}
+
+#[test]
+fn without_a_supervisor_nothing_is_told_and_without_its_socket_it_is_served() {
+    let directory = Directory::new();
+    let nobody = directory.file("nobody");
+    let command = told(PROGRAM, &nobody, &["tcp://127.0.0.1:0", "-v"]);
+    let mut service = Supervised::start(command);
+    let address = service.address();
+    service.wait_for("the supervisor could not be told");
+    assert!(is_served(&mut connect(address)));
+    service.stop();
+
+    let mut command = Command::new(PROGRAM);
+    command.args(["tcp://127.0.0.1:0", "-vv"]);
+    command
+        .env_remove("NOTIFY_SOCKET")
+        .env("WATCHDOG_USEC", "1");
+    let mut service = Supervised::start(command);
+    assert!(service.wait_for("waiting for events").ends_with("events"));
+    let lines = service.stop();
+    assert!(!lines.iter().any(|line| line.contains("supervisor")));
+}
