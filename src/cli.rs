@@ -9,7 +9,7 @@ use bytesize::ByteSize;
 use clap::{ArgAction, Parser};
 use log::{LevelFilter, warn};
 use mio_echo::{
-    Config, ConfigError, Endpoint, EndpointError, EndpointErrorKind, Network, ZeroCopy,
+    BoundSocket, Config, ConfigError, Endpoint, EndpointError, EndpointErrorKind, Network, ZeroCopy,
 };
 
 use crate::metrics::Bound;
@@ -257,8 +257,12 @@ impl Options {
     }
 
     /// The settings, with host names looked up. `open_files` is how many files the process may
-    /// have open, where the system has a limit.
-    pub(crate) fn config(&self, open_files: Option<usize>) -> Result<Config, Failure> {
+    /// have open, where the system has a limit; `sockets` are those that are served besides.
+    pub(crate) fn config(
+        &self,
+        open_files: Option<usize>,
+        sockets: &[BoundSocket],
+    ) -> Result<Config, Failure> {
         let mut builder = Config::builder()
             .backlog(self.backlog)
             .buffer_size(usize::try_from(self.buffer_size.as_u64()).unwrap_or(usize::MAX))
@@ -283,6 +287,10 @@ impl Options {
             for endpoint in Endpoint::resolve(text)? {
                 builder = builder.endpoint(endpoint);
             }
+        }
+        // Said here, so that what contradicts it is found.
+        if self.endpoints.is_empty() && sockets.is_empty() {
+            builder = builder.endpoint(Endpoint::DEFAULT);
         }
         let most = open_files.map(most_connections);
         if let Some(connections) = self.max_connections.or(most) {
@@ -388,8 +396,10 @@ mod tests {
     #[test]
     fn without_arguments_it_is_the_default_configuration_but_for_idle_peers() {
         let options = Options::parse_from(["mio-echo"]);
-        let config = options.config(None).unwrap();
-        let expected = Config::builder().idle_timeout(Duration::from_secs(300));
+        let config = options.config(None, &[]).unwrap();
+        let expected = Config::builder()
+            .endpoint(Endpoint::DEFAULT)
+            .idle_timeout(Duration::from_secs(300));
         assert_eq!(config, expected.build().unwrap());
     }
 
@@ -437,7 +447,7 @@ mod tests {
             .udp_answer_any_port(true)
             .build()
             .unwrap();
-        assert_eq!(options.config(Some(20_000)).unwrap(), config);
+        assert_eq!(options.config(Some(20_000), &[]).unwrap(), config);
     }
 
     #[test]

@@ -49,7 +49,7 @@ fn serve() -> Result<(), Failure> {
     }
     logging::start(&options);
     let sockets = activation::sockets(descriptors)?;
-    let config = options.config(raise_open_files())?;
+    let config = options.config(raise_open_files(), &sockets)?;
     let metrics = options.metrics()?;
     // Before it says that it listens: whoever reads that may stop it right away.
     signals.catch_stops()?;
