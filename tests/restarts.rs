@@ -11,7 +11,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 
-use common::supervised::{Supervised, activated};
+use common::service::Service;
+use common::supervised::activated;
 use common::{LIMIT, wait_until};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_mio-echo");
@@ -91,11 +92,7 @@ fn talk(address: SocketAddr) -> io::Result<()> {
 }
 
 /// Has `replace` put another service in the place of the one that runs, again and again.
-fn restart(
-    address: SocketAddr,
-    mut running: Supervised,
-    mut replace: impl FnMut(Supervised) -> Supervised,
-) {
+fn restart(address: SocketAddr, mut running: Service, mut replace: impl FnMut(Service) -> Service) {
     let clients = Clients::start(address);
     for _ in 0..RESTARTS {
         clients.wait_for(100);
@@ -114,7 +111,7 @@ fn with_activation_no_client_fails() {
     let address = listener.local_addr().unwrap();
     let start = || {
         let copy = listener.try_clone().unwrap();
-        Supervised::start(activated(PROGRAM, vec![copy.into()], 1, ""))
+        Service::launch(activated(PROGRAM, vec![copy.into()], 1, ""))
     };
     // One ends before the next begins: whoever comes meanwhile waits.
     restart(address, start(), |old| {
@@ -129,14 +126,14 @@ fn with_a_shared_port_no_client_fails() {
         let mut command = Command::new(PROGRAM);
         command.args([endpoint, "--reuse-port"]);
         command.env_remove("RUST_LOG").stdin(Stdio::null());
-        Supervised::start(command)
+        Service::launch(command)
     };
     let mut first = start("tcp://127.0.0.1:0");
-    let address = first.address();
+    let address = first.listens_at();
     // The next one listens before the old one ends.
     restart(address, first, |old| {
         let mut new = start(&format!("tcp://{address}"));
-        assert_eq!(new.address(), address);
+        assert_eq!(new.listens_at(), address);
         old.stop();
         new
     });

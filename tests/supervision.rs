@@ -11,7 +11,8 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener, UnixStream};
 use std::process::Command;
 
-use common::supervised::{Supervised, activated, told};
+use common::service::Service;
+use common::supervised::{activated, told};
 use common::{Directory, LIMIT, connect, is_served};
 use nix::sys::signal::Signal;
 
@@ -30,7 +31,7 @@ fn sockets_that_are_handed_over_are_served_and_nothing_else_is_bound() {
     let udp_address = udp.local_addr().unwrap();
     let mut command = activated(PROGRAM, vec![tcp.into(), udp.into()], 2, "");
     command.env("LISTEN_FDNAMES", "web:datagrams");
-    let mut service = Supervised::start(command);
+    let mut service = Service::launch(command);
     service.wait_for(&format!("descriptor 3 (web) is tcp://{address}"));
     service.wait_for(&format!("descriptor 4 (datagrams) is udp://{udp_address}"));
     service.wait_for(&format!("listening on udp://{udp_address}"));
@@ -50,9 +51,9 @@ fn endpoints_are_served_besides_and_the_supervisors_file_stays() {
     let path = directory.file("socket");
     let unix = UnixListener::bind(&path).unwrap();
     let own = "tcp://127.0.0.1:0 -v";
-    let mut service = Supervised::start(activated(PROGRAM, vec![unix.into()], 1, own));
+    let mut service = Service::launch(activated(PROGRAM, vec![unix.into()], 1, own));
     service.wait_for(&format!("descriptor 3 is unix:{}", path.display()));
-    let address = service.address();
+    let address = service.listens_at();
     assert!(is_served(&mut connect(address)));
     let mut client = UnixStream::connect(&path).unwrap();
     client.set_read_timeout(Some(LIMIT)).unwrap();
@@ -71,8 +72,8 @@ fn sockets_for_another_process_are_left_alone() {
     let mut command = Command::new(PROGRAM);
     command.arg("tcp://127.0.0.1:0").env_remove("RUST_LOG");
     command.env("LISTEN_PID", "1").env("LISTEN_FDS", "1");
-    let mut service = Supervised::start(command);
-    let address = service.address();
+    let mut service = Service::launch(command);
+    let address = service.listens_at();
     assert!(is_served(&mut connect(address)));
     let lines = service.stop();
     assert!(!lines.iter().any(|line| line.contains("descriptor")));
@@ -82,7 +83,7 @@ fn sockets_for_another_process_are_left_alone() {
 fn complaint(socket: impl Into<OwnedFd>, count: usize) -> String {
     let mut command = activated(PROGRAM, vec![socket.into()], count, "");
     command.env("LISTEN_FDNAMES", ["echo.socket"].repeat(count).join(":"));
-    let (status, lines) = Supervised::start(command).end();
+    let (status, lines) = Service::launch(command).end();
     assert_eq!(status.code(), Some(1), "{lines:#?}");
     let complaints = lines.iter().filter(|line| line.starts_with("mio-echo: "));
     let complaints: Vec<_> = complaints.collect();
@@ -117,7 +118,7 @@ fn what_cannot_be_served_gets_one_line_that_names_the_descriptor() {
 fn variables_that_are_no_numbers_get_one_line() {
     let mut command = Command::new(PROGRAM);
     command.env("LISTEN_PID", "me");
-    let (status, lines) = Supervised::start(command).end();
+    let (status, lines) = Service::launch(command).end();
     assert_eq!(status.code(), Some(1), "{lines:#?}");
     assert!(lines[0].starts_with("mio-echo: LISTEN_PID and LISTEN_FDS"));
 }
@@ -152,9 +153,9 @@ fn the_supervisor_hears_of_the_start_the_connections_and_the_end() {
     let path = directory.file("notify");
     let manager = Manager::at(&path);
     let arguments = ["tcp://127.0.0.1:0", "-vv", "--drain-timeout", "1h"];
-    let mut service = Supervised::start(told(PROGRAM, &path, &arguments));
+    let mut service = Service::launch(told(PROGRAM, &path, &arguments));
     assert_eq!(manager.next(), "READY=1\nSTATUS=0 connections");
-    let address = service.address();
+    let address = service.listens_at();
     // It is idle, and sleeps for ever: an interval would be in that line.
     assert!(service.wait_for("waiting for events").ends_with("events"));
 
@@ -178,7 +179,7 @@ fn who_cannot_listen_is_not_ready() {
     let (_holder, taken) = listener();
     let taken = format!("tcp://{taken}");
     let command = told(PROGRAM, &path, &["tcp://127.0.0.1:0", &taken]);
-    let (status, _) = Supervised::start(command).end();
+    let (status, _) = Service::launch(command).end();
     assert_eq!(status.code(), Some(1));
     manager.0.set_nonblocking(true).unwrap();
     assert!(manager.0.recv(&mut [0; 64]).is_err());
@@ -194,7 +195,7 @@ fn the_loop_gives_signs_of_life_where_it_is_watched() {
         let arguments = ["tcp://127.0.0.1:0", "-vv"];
         let mut command = told(PROGRAM, abstract_name.as_ref(), &arguments);
         command.envs(variables.iter().copied());
-        let service = Supervised::start(command);
+        let service = Service::launch(command);
         assert!(manager.next().starts_with("READY=1"));
         service
     };
@@ -210,7 +211,7 @@ fn the_loop_gives_signs_of_life_where_it_is_watched() {
         assert_eq!(manager.next(), "WATCHDOG=1");
     }
     // While it drains it lives, too.
-    let address = service.address();
+    let address = service.listens_at();
     let client = connect(address);
     service.signal(Signal::SIGTERM);
     manager.wait_for("STOPPING=1");
@@ -225,8 +226,8 @@ fn without_a_supervisor_nothing_is_told_and_without_its_socket_it_is_served() {
     let directory = Directory::new();
     let nobody = directory.file("nobody");
     let command = told(PROGRAM, &nobody, &["tcp://127.0.0.1:0", "-v"]);
-    let mut service = Supervised::start(command);
-    let address = service.address();
+    let mut service = Service::launch(command);
+    let address = service.listens_at();
     service.wait_for("the supervisor could not be told");
     assert!(is_served(&mut connect(address)));
     service.stop();
@@ -236,7 +237,7 @@ fn without_a_supervisor_nothing_is_told_and_without_its_socket_it_is_served() {
     command
         .env_remove("NOTIFY_SOCKET")
         .env("WATCHDOG_USEC", "1");
-    let mut service = Supervised::start(command);
+    let mut service = Service::launch(command);
     assert!(service.wait_for("waiting for events").ends_with("events"));
     let lines = service.stop();
     assert!(!lines.iter().any(|line| line.contains("supervisor")));

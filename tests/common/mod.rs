@@ -5,7 +5,7 @@
 pub mod peers;
 #[cfg(all(unix, feature = "cli"))]
 pub mod service;
-#[cfg(unix)]
+#[cfg(all(unix, feature = "cli"))]
 pub mod supervised;
 
 use std::io::{ErrorKind, Read, Write};

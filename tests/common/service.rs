@@ -31,6 +31,7 @@ pub struct Service {
     child: Child,
     lines: Receiver<String>,
     seen: Vec<String>,
+    /// Where it listens, if that was waited for.
     pub address: SocketAddr,
 }
 
@@ -40,19 +41,27 @@ impl Service {
     }
 
     /// Waits until it listens.
-    pub fn spawn(mut command: Command) -> Self {
+    pub fn spawn(command: Command) -> Self {
+        let mut service = Service::launch(command);
+        service.address = service.listens_at();
+        service
+    }
+
+    pub fn launch(mut command: Command) -> Self {
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let lines = lines_of(child.stderr.take().unwrap());
-        let address = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut service = Service {
+        Service {
             child,
             lines,
             seen: Vec::new(),
-            address,
-        };
-        let line = service.wait_for("listening on tcp://");
-        service.address = line.split("tcp://").nth(1).unwrap().parse().unwrap();
-        service
+            address: SocketAddr::from(([127, 0, 0, 1], 0)),
+        }
+    }
+
+    /// Waits until it listens, over TCP, and says where.
+    pub fn listens_at(&mut self) -> SocketAddr {
+        let line = self.wait_for("listening on tcp://");
+        line.split("tcp://").nth(1).unwrap().parse().unwrap()
     }
 
     /// Waits for a line of the log with this in it.

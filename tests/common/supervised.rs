@@ -1,16 +1,8 @@
 //! The built program under a supervisor, which the test plays.
 
-use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{Receiver, channel};
-use std::thread;
-
-use nix::sys::signal::Signal;
-
-use super::{LIMIT, signal, wait};
+use std::process::{Command, Stdio};
 
 /// The program, to be started by a shell that gives it the descriptors from 3 on. `count` is how
 /// many it is told that there are.
@@ -30,82 +22,6 @@ pub fn activated(program: &str, sockets: Vec<OwnedFd>, count: usize, arguments: 
         command.stdout(socket);
     }
     command
-}
-
-/// A service that runs; killed at the end of the test if it still does.
-pub struct Supervised {
-    child: Child,
-    lines: Receiver<String>,
-    seen: Vec<String>,
-}
-
-impl Supervised {
-    pub fn start(mut command: Command) -> Self {
-        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
-        let lines = lines_of(child.stderr.take().unwrap());
-        Supervised {
-            child,
-            lines,
-            seen: Vec::new(),
-        }
-    }
-
-    /// Waits for a line of the log with this in it.
-    pub fn wait_for(&mut self, text: &str) -> String {
-        loop {
-            let Ok(line) = self.lines.recv_timeout(LIMIT) else {
-                panic!("no line with {text:?} in {:#?}", self.seen);
-            };
-            self.seen.push(line.clone());
-            if line.contains(text) {
-                return line;
-            }
-        }
-    }
-
-    /// Waits until it listens, over TCP, and says where.
-    pub fn address(&mut self) -> SocketAddr {
-        let line = self.wait_for("listening on tcp://");
-        line.split("tcp://").nth(1).unwrap().parse().unwrap()
-    }
-
-    pub fn signal(&self, which: Signal) {
-        signal(&self.child, which);
-    }
-
-    /// Waits for its end. Gives its exit status and all that it logged.
-    pub fn end(mut self) -> (ExitStatus, Vec<String>) {
-        let status = wait(&mut self.child);
-        let mut seen = std::mem::take(&mut self.seen);
-        seen.extend(self.lines.iter());
-        (status, seen)
-    }
-
-    pub fn stop(self) -> Vec<String> {
-        self.signal(Signal::SIGTERM);
-        let (status, lines) = self.end();
-        assert_eq!(status.code(), Some(0), "{lines:#?}");
-        lines
-    }
-}
-
-impl Drop for Supervised {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn lines_of(stderr: ChildStderr) -> Receiver<String> {
-    let (sender, receiver) = channel();
-    thread::spawn(move || {
-        for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-            if sender.send(line).is_err() {
-                return;
-            }
-        }
-    });
-    receiver
 }
 
 /// The program, which tells the socket at that path how it does.
