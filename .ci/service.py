@@ -131,7 +131,7 @@ class Talk:
     def __init__(self, place, data, window):
         self.place, self.data, self.window = place, memoryview(data), window
         self.port, self.sent, self.received = None, 0, 0
-        self.is_complete = False
+        self.is_half_closed = self.is_complete = False
         self.problem = None
 
     def run(self, is_hit=lambda port: False):
@@ -142,7 +142,7 @@ class Talk:
                 self.port = client.getsockname()[1]
                 client.setblocking(False)
                 while not self.is_complete:
-                    require(time.monotonic() < deadline, "nothing comes")
+                    require(time.monotonic() < deadline, f"too slow: {self}")
                     if not self.wait(client) and is_hit(self.port):
                         self.problem = "nothing comes"
                         break
@@ -150,6 +150,9 @@ class Talk:
         except (OSError, AssertionError) as error:
             self.problem = repr(error)
         return self
+
+    def __str__(self):
+        return f"{len(self.data)} bytes, {self.sent} sent, {self.received} back"
 
     def allowed(self):
         return min(len(self.data), self.received + self.window, self.sent + PIECE)
@@ -164,8 +167,9 @@ class Talk:
         try:
             if self.sent < self.allowed():
                 self.sent += client.send(self.data[self.sent : self.allowed()])
-                if self.sent == len(self.data):
-                    client.shutdown(socket.SHUT_WR)
+            if self.sent == len(self.data) and not self.is_half_closed:
+                client.shutdown(socket.SHUT_WR)
+                self.is_half_closed = True
             chunk = client.recv(PIECE)
         except BlockingIOError:
             return
