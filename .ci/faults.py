@@ -1,108 +1,61 @@
-"""System calls of the built program fail, one way after the other; what it promises holds.
+"""What can fail does, one way after the other; what the built program promises holds.
 
-usage: faults.py PROGRAM
+usage: faults.py PROGRAM [--soak SECONDS]
 
-strace(1) puts the errors in the place of the calls. Needs strace, and the right to trace.
+System calls fail, because strace(1) puts errors in their place; peers reset, stall and vanish;
+signals come; and all of it at once for a while, of 60 seconds if not told otherwise. Needs strace,
+and the right to trace.
 """
 
+import argparse
 import os
-import re
+import random
 import signal
 import socket
 import subprocess
 import sys
-import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
-LIMIT = 60  # seconds, for each conversation
+import injected
+import ordeals
+from service import LIMIT, Service, echo, require
+
 BULK = os.urandom(16_000_000)
-
-
-class Service:
-    """The program under strace, which injects `fault`."""
-
-    def __init__(self, program, fault, *arguments):
-        call = fault.partition(":")[0]
-        strace = ["strace", "-f", "-o", os.devnull, "-e", f"trace={call}", "-e", f"inject={fault}"]
-        command = [*strace, program, "tcp://127.0.0.1:0", *arguments]
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-        self.log = []
-        for line in self.process.stderr:
-            self.log.append(line)
-            if listening := re.search(r"listening on tcp://(.*):(\d+)$", line):
-                self.place = listening[1], int(listening[2])
-                break
-        else:
-            raise AssertionError("".join(self.log) or "it has ended")
-        self.reader = threading.Thread(target=lambda: self.log.extend(self.process.stderr))
-        self.reader.start()
-
-    def signal(self, number):
-        children = f"/proc/{self.process.pid}/task/{self.process.pid}/children"
-        with open(children, encoding="ascii") as file:
-            (pid,) = file.read().split()
-        os.kill(int(pid), number)
-
-    def stop(self):
-        """Ends it, and gives its log."""
-        self.signal(signal.SIGTERM)
-        status = self.process.wait(LIMIT)
-        self.reader.join()
-        log = "".join(self.log)
-        require(status == 0, f"exit status {status}\n{log}")
-        require("panic" not in log, log)
-        return log
-
-
-def require(condition, message):
-    if not condition:
-        raise AssertionError(message)
-
-
-def echo(place, data):
-    """Sends `data` and half-closes, and meanwhile reads to the end of the stream."""
-    with socket.create_connection(place, timeout=LIMIT) as client:
-        def send():
-            client.sendall(data)
-            client.shutdown(socket.SHUT_WR)
-
-        sender = threading.Thread(target=send)
-        sender.start()
-        echoed = b"".join(iter(lambda: client.recv(1 << 20), b""))
-        sender.join()
-    require(echoed == data, f"{len(echoed)} other bytes instead of {len(data)}")
 
 
 def splice_is_refused(program, error, when):
     """Bytes are read and written instead, for good, and one line says so."""
-    service = Service(program, f"splice:error={error}:when={when}")
-    for _ in range(3):
-        echo(service.place, BULK)
-    log = service.stop()
+    with Service(program, faults=[f"splice:error={error}:when={when}"]) as service:
+        for _ in range(3):
+            echo(service.place, BULK)
+        log = service.stop()
     require(log.count("no zero copy") == 1, log)
 
 
 def no_pipe_is_to_be_had(program, error, when):
-    service = Service(program, f"pipe2:error={error}:when={when}")
-    echo(service.place, BULK)
-    service.stop()
+    with Service(program, faults=[f"pipe2:error={error}:when={when}"]) as service:
+        echo(service.place, BULK)
+        service.stop()
 
 
 def connections_are_lost_among_those_that_are_refused(program, error, when):
     """Somebody is dealt with, so accepting goes on without a pause."""
-    service = Service(program, f"accept4:error={error}:when={when}", "--allow", "192.0.2.1")
-    service.signal(signal.SIGSTOP)
-    clients = [socket.create_connection(service.place, timeout=LIMIT) for _ in range(100)]
-    service.signal(signal.SIGCONT)
-    for client in clients:
-        try:
-            require(client.recv(1) is None, "not refused")
-        except ConnectionResetError:
-            client.close()
-    log = service.stop()
+    fault = f"accept4:error={error}:when={when}"
+    with Service(program, "--allow", "192.0.2.1", faults=[fault]) as service:
+        service.signal(signal.SIGSTOP)
+        clients = [socket.create_connection(service.place, timeout=LIMIT) for _ in range(100)]
+        service.signal(signal.SIGCONT)
+        for client in clients:
+            try:
+                require(client.recv(1) is None, "not refused")
+            except ConnectionResetError:
+                client.close()
+        log = service.stop()
     require("cannot accept" not in log, log)
 
 
-def checks():
+def special_cases():
     # The first call is one into a pipe, the second one out of it again.
     for error in "EPERM", "ENOSYS", "EINVAL":
         for when in "1", "2+", "10+", "11+":
@@ -113,17 +66,51 @@ def checks():
     yield connections_are_lost_among_those_that_are_refused, "ECONNABORTED", "2+2"
 
 
-def main(program):
-    failed = 0
-    for check, error, when in checks():
-        try:
-            check(program, error, when)
-            problem = None
-        except (OSError, AssertionError, subprocess.SubprocessError) as failure:
-            problem = repr(failure)
-            failed += 1
-        print(f"{check.__name__}: {error} at call {when}: {problem or 'ok'}", flush=True)
-    return 1 if failed else 0
+def attempt(name, check, *arguments):
+    """Says whether it went well."""
+    start = time.monotonic()
+    try:
+        told = check(*arguments)
+        problem = None
+    except (OSError, AssertionError, ValueError, subprocess.SubprocessError) as failure:
+        told, problem = None, repr(failure)
+    took = time.monotonic() - start
+    print(f"{name}: {problem or told or 'ok'} ({took:.1f} s)", flush=True)
+    return problem is None
 
 
-sys.exit(main(sys.argv[1]))
+def checks(program, totals, soak):
+    """Those that may run at once, and those that are to be alone."""
+    together = [
+        (f"{check.__name__}: {error} at call {when}", check, program, error, when)
+        for check, error, when in special_cases()
+    ]
+    for call, error, when in injected.faults(program):
+        name = f"{call}: {error} at call {when}"
+        together.append((name, totals.attempt, program, call, error, when))
+    alone = [(check.__name__, check, program) for check in ordeals.CHECKS]
+    alone.append((f"soak for {soak} s", ordeals.soak, program, soak))
+    return together, alone
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("program")
+    parser.add_argument("--soak", type=int, default=60, metavar="SECONDS")
+    parser.add_argument("--seed", type=int, default=random.randrange(1 << 32))
+    options = parser.parse_args()
+    print(f"seed {options.seed}")
+    random.seed(options.seed)
+    start = time.monotonic()
+    totals = injected.Totals()
+    together, alone = checks(options.program, totals, options.soak)
+    # Most of their time is spent waiting.
+    with ThreadPoolExecutor(6) as pool:
+        good = list(pool.map(lambda check: attempt(*check), together))
+    good += [attempt(*check) for check in alone]
+    print(totals)
+    print(f"{good.count(True)} passed, {good.count(False)} failed, {time.monotonic() - start:.0f} s")
+    return 0 if all(good) else 1
+
+
+sys.exit(main())

@@ -1,0 +1,203 @@
+"""The built program as a process, and clients that compare what comes back from it."""
+
+import os
+import re
+import select
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+
+LIMIT = 60  # seconds, for each conversation
+PIECE = 1 << 18  # bytes, in one call at the most
+TICK = os.sysconf("SC_CLK_TCK")
+
+
+def require(condition, message):
+    if not condition:
+        raise AssertionError(message)
+
+
+class Ended(AssertionError):
+    """The program ended before it listened."""
+
+    def __init__(self, status, log):
+        super().__init__(f"exit status {status}\n{log}")
+        self.status, self.log = status, log
+
+
+class Service:
+    """The program, on a port for TCP and UDP; under strace, if there are `faults` to inject."""
+
+    def __init__(self, program, *arguments, faults=()):
+        self.trace = tempfile.NamedTemporaryFile(prefix="strace-") if faults else None
+        command = [program, "127.0.0.1:0", *arguments]
+        if faults:
+            command = [*strace(faults, self.trace.name), *command]
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        self.log = []
+        for line in self.process.stderr:
+            self.log.append(line)
+            if listening := re.search(r"listening on udp://(.*):(\d+)$", line):
+                self.place = listening[1], int(listening[2])
+                break
+        else:
+            raise Ended(self.process.wait(LIMIT), "".join(self.log))
+        self.pid = self.child() if faults else self.process.pid
+        self.reader = threading.Thread(target=lambda: self.log.extend(self.process.stderr))
+        self.reader.start()
+
+    def child(self):
+        """The program's process, where the one that was started is strace."""
+        children = f"/proc/{self.process.pid}/task/{self.process.pid}/children"
+        with open(children, encoding="ascii") as file:
+            return int(file.read().split()[0])
+
+    def injected(self):
+        """The calls that failed because they were made to."""
+        with open(self.trace.name, encoding="ascii", errors="replace") as file:
+            return [line for line in file if "(INJECTED)" in line]
+
+    def hit(self):
+        """The ports of the peers whose calls these were."""
+        ends = re.findall(r"->127\.0\.0\.1:(\d+)\]", "".join(self.injected()))
+        return {int(port) for port in ends}
+
+    def signal(self, number):
+        os.kill(self.pid, number)
+
+    def descriptors(self):
+        return len(os.listdir(f"/proc/{self.pid}/fd"))
+
+    def memory(self):
+        """What is resident, in KiB."""
+        with open(f"/proc/{self.pid}/status", encoding="ascii") as file:
+            return int(re.search(r"VmRSS:\s+(\d+)", file.read())[1])
+
+    def cpu_time(self):
+        with open(f"/proc/{self.pid}/stat", encoding="ascii") as file:
+            fields = file.read().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / TICK
+
+    def require_idle(self, seconds):
+        before = self.cpu_time()
+        time.sleep(seconds)
+        used = self.cpu_time() - before
+        require(used <= 0.05 + seconds / 10, f"{used:.2f} s of CPU time while idle")
+
+    def wait(self):
+        """Waits for its end, and gives its exit status and its log."""
+        status = self.process.wait(LIMIT)
+        self.reader.join()
+        log = "".join(self.log)
+        require("panic" not in log, log)
+        return status, log
+
+    def stop(self):
+        """Ends it, and gives its log."""
+        self.signal(signal.SIGTERM)
+        status, log = self.wait()
+        require(status == 0, f"exit status {status}\n{log}")
+        return log
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        """Whatever has happened, nothing is left running."""
+        if self.process.poll() is None:
+            self.signal(signal.SIGKILL)
+            self.process.wait(LIMIT)
+        self.reader.join()
+        if self.trace:
+            self.trace.close()
+
+
+def strace(faults, trace):
+    calls = ",".join(fault.partition(":")[0] for fault in faults)
+    # Not stopped by other calls than these; and each with both ends of its connection.
+    command = ["strace", "-f", "--seccomp-bpf", "-yy", "-o", trace, "-e", f"trace={calls}"]
+    for fault in faults:
+        if ":" in fault:
+            command += ["-e", f"inject={fault}"]
+    return command
+
+
+class Talk:
+    """A conversation over TCP: `data` is sent, `window` ahead of what comes back at the most."""
+
+    def __init__(self, place, data, window):
+        self.place, self.data, self.window = place, memoryview(data), window
+        self.port, self.sent, self.received = None, 0, 0
+        self.is_half_closed = self.is_complete = False
+        self.problem = None
+
+    def run(self, is_hit=lambda port: False):
+        """Talks to the end of the stream; or to an error; or until nothing moves, if it is hit."""
+        deadline = time.monotonic() + LIMIT
+        try:
+            with socket.create_connection(self.place, timeout=LIMIT) as client:
+                self.port = client.getsockname()[1]
+                client.setblocking(False)
+                while not self.is_complete:
+                    require(time.monotonic() < deadline, f"too slow: {self}")
+                    if not self.wait(client) and is_hit(self.port):
+                        self.problem = "nothing comes"
+                        break
+                    self.move(client)
+        except (OSError, AssertionError) as error:
+            self.problem = repr(error)
+        return self
+
+    def __str__(self):
+        return f"{len(self.data)} bytes, {self.sent} sent, {self.received} back"
+
+    def allowed(self):
+        return min(len(self.data), self.received + self.window, self.sent + PIECE)
+
+    def wait(self, client):
+        poll = select.poll()
+        to_send = select.POLLOUT if self.sent < self.allowed() else 0
+        poll.register(client, select.POLLIN | to_send)
+        return poll.poll(200)
+
+    def move(self, client):
+        try:
+            if self.sent < self.allowed():
+                self.sent += client.send(self.data[self.sent : self.allowed()])
+            if self.sent == len(self.data) and not self.is_half_closed:
+                client.shutdown(socket.SHUT_WR)
+                self.is_half_closed = True
+            chunk = client.recv(PIECE)
+        except BlockingIOError:
+            return
+        start, self.received = self.received, self.received + len(chunk)
+        if self.data[start : self.received] != chunk:
+            # Worse than an error of the connection: no fault excuses it.
+            raise ValueError(f"other bytes behind {start}")
+        if not chunk:
+            require(self.received == len(self.data), f"the end after {self.received} bytes")
+            self.is_complete = True
+
+
+def echo(place, data):
+    """Sends `data` and half-closes, and meanwhile reads to the end of the stream."""
+    talk = Talk(place, data, window=len(data)).run()
+    require(talk.is_complete, talk.problem)
+
+
+def ask(place, data, patience=1):
+    """Sends a datagram until it comes back. Gives how often that was."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.settimeout(patience)
+        client.connect(place)
+        for attempt in range(1, 11):
+            client.send(data)
+            try:
+                require(client.recv(65536) == data, "another datagram")
+                return attempt
+            except TimeoutError:
+                pass
+    raise AssertionError("datagrams are not answered")
