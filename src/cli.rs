@@ -176,6 +176,7 @@ Signals:
                     soon, ends the program at once, and leaves the files of Unix
                     sockets to be taken over by the next
   SIGUSR1           log what was done so far
+  SIGHUP            end the program at once, as a second signal to stop does
 
 Exit status:
   0   stopped by a signal; with --check, the echo came
