@@ -113,8 +113,8 @@ impl Source for StreamSocket {
     }
 }
 
-/// recv(2) and send(2), called directly: a sixth less instructions for each echo than by way of the C
-/// library, whose calls are points where a thread can be cancelled.
+/// recv(2) and send(2), called directly: a twentieth fewer instructions for each echo than by way of
+/// the C library, whose calls are points where a thread can be cancelled.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod calls {
     use std::io;

@@ -3,66 +3,13 @@
 mod common;
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
+use common::host::{FIRST, Host};
 use common::{config, connect};
-use mio::event::Event;
-use mio::{Events, Interest, Poll, Token};
-use mio_echo::{Config, ConfigBuilder, Echo};
-
-const FIRST: Token = Token(10);
-
-/// A loop, with an echo in it, and a clock that the test moves.
-struct Host {
-    poll: Poll,
-    events: Events,
-    echo: Echo,
-    now: Instant,
-}
-
-impl Host {
-    fn new(config: ConfigBuilder) -> (Self, SocketAddr) {
-        let poll = Poll::new().unwrap();
-        let echo = Echo::new(config.build().unwrap(), poll.registry(), FIRST).unwrap();
-        let address = echo.endpoints()[0].address().unwrap();
-        let events = Events::with_capacity(16);
-        (
-            Host {
-                poll,
-                events,
-                echo,
-                now: Instant::now(),
-            },
-            address,
-        )
-    }
-
-    /// Waits for events and takes the echo's in. Gives those that are not the echo's.
-    fn handle(&mut self) -> Vec<Event> {
-        self.poll
-            .poll(&mut self.events, Some(Duration::from_millis(10)))
-            .unwrap();
-        let mut others = Vec::new();
-        for event in &self.events {
-            if self.echo.owns(event.token()) {
-                self.echo.handle(event);
-            } else {
-                others.push(event.clone());
-            }
-        }
-        others
-    }
-
-    fn run_until(&mut self, condition: impl Fn(&Echo) -> bool) {
-        let start = Instant::now();
-        while !condition(&self.echo) {
-            assert!(start.elapsed() < common::LIMIT, "in vain: {:?}", self.echo);
-            self.handle();
-            self.echo.run(self.now);
-        }
-    }
-}
+use mio::{Interest, Poll, Token};
+use mio_echo::{Config, Echo};
 
 #[test]
 fn a_guest_leaves_the_tokens_that_are_not_its_own_to_the_host() {

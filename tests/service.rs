@@ -638,10 +638,7 @@ fn a_unix_socket_comes_and_goes_with_the_service() {
     let talk = || {
         let mut client = UnixStream::connect(&path).unwrap();
         client.set_read_timeout(Some(LIMIT)).unwrap();
-        client.write_all(b"hello").unwrap();
-        let mut echoed = [0; 5];
-        client.read_exact(&mut echoed).unwrap();
-        assert_eq!(&echoed, b"hello");
+        assert_eq!(echo(&mut client, b"hello"), b"hello");
     };
 
     let mut killed = start();

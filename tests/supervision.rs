@@ -4,7 +4,6 @@
 
 mod common;
 
-use std::io::{Read, Write};
 use std::net::{TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt;
@@ -13,7 +12,7 @@ use std::process::Command;
 
 use common::service::Service;
 use common::supervised::{activated, told};
-use common::{Directory, LIMIT, connect, is_served};
+use common::{Directory, LIMIT, connect, echo, is_served};
 use nix::sys::signal::Signal;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_mio-echo");
@@ -57,10 +56,7 @@ fn endpoints_are_served_besides_and_the_supervisors_file_stays() {
     assert!(is_served(&mut connect(address)));
     let mut client = UnixStream::connect(&path).unwrap();
     client.set_read_timeout(Some(LIMIT)).unwrap();
-    client.write_all(b"hello").unwrap();
-    let mut echoed = [0; 5];
-    client.read_exact(&mut echoed).unwrap();
-    assert_eq!(&echoed, b"hello");
+    assert_eq!(echo(&mut client, b"hello"), b"hello");
     drop(client);
     service.stop();
     assert!(path.exists());

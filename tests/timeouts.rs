@@ -7,9 +7,9 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
+use common::host::Host;
 use common::{config, connect, echo_to_the_end, noise, read_to_the_end, send_what_fits};
-use mio::{Events, Poll, Token};
-use mio_echo::{ConfigBuilder, Echo};
+use mio_echo::ConfigBuilder;
 
 const IDLE: Duration = Duration::from_secs(10);
 const STALL: Duration = Duration::from_secs(2);
@@ -30,60 +30,34 @@ fn late(limit: Duration) -> Duration {
     limit + slack(limit)
 }
 
-/// An engine whose clock is the test's.
-struct Host {
-    poll: Poll,
-    events: Events,
-    echo: Echo,
-    now: Instant,
+fn host(config: ConfigBuilder) -> Host {
+    Host::new(config).0
 }
 
 impl Host {
-    fn new(config: ConfigBuilder) -> Self {
-        let poll = Poll::new().unwrap();
-        let echo = Echo::new(config.build().unwrap(), poll.registry(), Token(0)).unwrap();
-        Host {
-            poll,
-            events: Events::with_capacity(64),
-            echo,
-            now: Instant::now(),
-        }
-    }
-
     fn connect(&mut self) -> TcpStream {
         let active = self.echo.stats().active;
         let client = connect(self.echo.endpoints()[0].address().unwrap());
-        self.turn_until(|echo| echo.stats().active == active + 1);
+        self.run_until(|echo| echo.stats().active == active + 1);
         client
     }
 
     /// Turns until nothing happens, at the same time.
     fn settle(&mut self) {
         loop {
-            self.poll
-                .poll(&mut self.events, Some(Duration::from_millis(10)))
-                .unwrap();
-            let has_work = !self.events.is_empty();
-            self.events.iter().for_each(|event| self.echo.handle(event));
+            self.handle();
             self.echo.run(self.now);
-            if !has_work && self.echo.timeout(self.now) != Some(Duration::ZERO) {
+            let has_work = self.echo.timeout(self.now) == Some(Duration::ZERO);
+            if self.events.is_empty() && !has_work {
                 return;
             }
-        }
-    }
-
-    fn turn_until(&mut self, condition: impl Fn(&Echo) -> bool) {
-        let start = Instant::now();
-        while !condition(&self.echo) {
-            assert!(start.elapsed() < common::LIMIT, "{:?}", self.echo.stats());
-            self.settle();
         }
     }
 
     fn echo(&mut self, client: &mut TcpStream) {
         let sent = self.echo.stats().bytes_sent;
         client.write_all(b"hello").unwrap();
-        self.turn_until(|echo| echo.stats().bytes_sent == sent + 5);
+        self.run_until(|echo| echo.stats().bytes_sent == sent + 5);
         let mut bytes = [0; 5];
         client.read_exact(&mut bytes).unwrap();
     }
@@ -144,7 +118,7 @@ fn who_is_idle_is_closed_in_time_and_not_before() {
         IDLE,
         Duration::from_secs(24 * 3600),
     ] {
-        let mut host = Host::new(config().idle_timeout(limit));
+        let mut host = host(config().idle_timeout(limit));
         let mut client = host.connect();
         host.go_on(just_before(limit));
         assert_eq!(host.active(), 1, "too soon");
@@ -159,7 +133,7 @@ fn who_is_idle_is_closed_in_time_and_not_before() {
 
 #[test]
 fn each_byte_begins_the_idle_time_anew() {
-    let mut host = Host::new(config().idle_timeout(IDLE));
+    let mut host = host(config().idle_timeout(IDLE));
     let mut client = host.connect();
     for _ in 0..5 {
         host.go_on(just_before(IDLE));
@@ -173,7 +147,7 @@ fn each_byte_begins_the_idle_time_anew() {
 
 #[test]
 fn one_sleeps_exactly_until_the_next_limit() {
-    let mut host = Host::new(config().idle_timeout(IDLE));
+    let mut host = host(config().idle_timeout(IDLE));
     let _clients = [host.connect(), host.connect()];
     let timeout = host.echo.timeout(host.now).unwrap();
     assert!(IDLE <= timeout && timeout <= late(IDLE), "{timeout:?}");
@@ -184,7 +158,7 @@ fn one_sleeps_exactly_until_the_next_limit() {
 #[test]
 fn who_takes_nothing_is_closed_in_time_and_not_before() {
     for buffer_size in [10_000, 64 * 1024] {
-        let mut host = Host::new(config().stall_timeout(STALL).buffer_size(buffer_size));
+        let mut host = host(config().stall_timeout(STALL).buffer_size(buffer_size));
         let (client, _) = host.stalled();
         let mut other = host.connect();
         host.go_on(just_before(STALL));
@@ -198,7 +172,7 @@ fn who_takes_nothing_is_closed_in_time_and_not_before() {
 
 #[test]
 fn who_takes_some_is_not_closed() {
-    let mut host = Host::new(config().stall_timeout(STALL));
+    let mut host = host(config().stall_timeout(STALL));
     let (mut client, sent) = host.stalled();
     let mut taken = 0;
     let mut buffer = vec![0; 1024 * 1024];
@@ -216,7 +190,7 @@ fn who_takes_some_is_not_closed() {
 
 #[test]
 fn a_second_stall_is_limited_as_the_first() {
-    let mut host = Host::new(config().stall_timeout(STALL));
+    let mut host = host(config().stall_timeout(STALL));
     let (mut client, sent) = host.stalled();
     host.take(&mut client, sent);
     host.go_on(late(STALL));
@@ -233,7 +207,7 @@ fn a_second_stall_is_limited_as_the_first() {
 #[test]
 fn zero_is_for_ever() {
     let never = config().idle_timeout(Duration::ZERO);
-    let mut host = Host::new(never.stall_timeout(Duration::ZERO));
+    let mut host = host(never.stall_timeout(Duration::ZERO));
     let _idle = host.connect();
     let _stalled = host.stalled();
     assert_eq!(host.echo.timeout(host.now), None);
@@ -244,7 +218,7 @@ fn zero_is_for_ever() {
 #[test]
 fn the_idle_time_goes_for_the_stalled_too() {
     let both = config().idle_timeout(STALL).stall_timeout(IDLE);
-    let mut host = Host::new(both);
+    let mut host = host(both);
     let _stalled = host.stalled();
     host.go_on(late(STALL));
     assert_eq!((host.active(), host.echo.stats().idle), (0, 1));
@@ -252,12 +226,12 @@ fn the_idle_time_goes_for_the_stalled_too() {
 
 #[test]
 fn places_of_those_who_are_gone_are_not_mistaken() {
-    let mut host = Host::new(config().idle_timeout(IDLE));
+    let mut host = host(config().idle_timeout(IDLE));
     for _ in 0..20 {
         let client = host.connect();
         host.go_on(IDLE / 5);
         drop(client);
-        host.turn_until(|echo| echo.stats().active == 0);
+        host.run_until(|echo| echo.stats().active == 0);
         assert_eq!(host.echo.timeout(host.now), None, "waits for nobody");
     }
     assert_eq!(host.echo.stats().idle, 0);
@@ -266,7 +240,7 @@ fn places_of_those_who_are_gone_are_not_mistaken() {
 #[test]
 fn limits_hold_while_draining() {
     let draining = config().idle_timeout(STALL).drain_timeout(IDLE);
-    let mut host = Host::new(draining);
+    let mut host = host(draining);
     let _client = host.connect();
     host.echo.shutdown(host.now);
     host.go_on(late(STALL));

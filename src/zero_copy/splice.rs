@@ -11,7 +11,7 @@ use nix::libc::SIGPIPE;
 use super::Pipe;
 
 /// How large the pipes are, in bytes, and so how much is moved at once. What the system makes them,
-/// 64 KiB, takes half as much processor time again for each byte; more than this saves nothing.
+/// 64 KiB, takes a third more processor time for each byte; more than this saves nothing.
 const SIZE: i32 = 256 * 1024;
 
 /// A pipe, and how much is in it.

@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+pub mod host;
 pub mod peers;
 #[cfg(all(unix, feature = "cli"))]
 pub mod service;
@@ -221,7 +222,7 @@ pub fn connect(address: SocketAddr) -> TcpStream {
 }
 
 /// Sends `bytes` and reads as many.
-pub fn echo(stream: &mut TcpStream, bytes: &[u8]) -> Vec<u8> {
+pub fn echo(stream: &mut (impl Read + Write), bytes: &[u8]) -> Vec<u8> {
     stream.write_all(bytes).unwrap();
     let mut echoed = vec![0; bytes.len()];
     stream.read_exact(&mut echoed).unwrap();

@@ -1,0 +1,64 @@
+//! `Echo` as a guest, in a loop of the test's own, at times that the test makes up.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use mio::event::Event;
+use mio::{Events, Poll, Token};
+use mio_echo::{ConfigBuilder, Echo};
+
+use super::LIMIT;
+
+pub const FIRST: Token = Token(10);
+
+/// A loop, with an echo in it, and a clock that the test moves. Each test file has it do what it
+/// wants of it.
+pub struct Host {
+    pub poll: Poll,
+    pub events: Events,
+    pub echo: Echo,
+    pub now: Instant,
+}
+
+impl Host {
+    pub fn new(config: ConfigBuilder) -> (Self, SocketAddr) {
+        let poll = Poll::new().unwrap();
+        let echo = Echo::new(config.build().unwrap(), poll.registry(), FIRST).unwrap();
+        let address = echo.endpoints()[0].address().unwrap();
+        let events = Events::with_capacity(16);
+        (
+            Host {
+                poll,
+                events,
+                echo,
+                now: Instant::now(),
+            },
+            address,
+        )
+    }
+
+    /// Waits for events and takes the echo's in. Gives those that are not the echo's.
+    pub fn handle(&mut self) -> Vec<Event> {
+        self.poll
+            .poll(&mut self.events, Some(Duration::from_millis(10)))
+            .unwrap();
+        let mut others = Vec::new();
+        for event in &self.events {
+            if self.echo.owns(event.token()) {
+                self.echo.handle(event);
+            } else {
+                others.push(event.clone());
+            }
+        }
+        others
+    }
+
+    pub fn run_until(&mut self, condition: impl Fn(&Echo) -> bool) {
+        let start = Instant::now();
+        while !condition(&self.echo) {
+            assert!(start.elapsed() < LIMIT, "in vain: {:?}", self.echo);
+            self.handle();
+            self.echo.run(self.now);
+        }
+    }
+}
