@@ -3,7 +3,7 @@
 usage: faults.py PROGRAM [--soak SECONDS]
 
 System calls fail, because strace(1) puts errors in their place; peers reset, stall and vanish;
-signals come; and all of it at once for a while, of 60 seconds if not told otherwise. Needs strace,
+signals come; and all of it at once for a while, of two minutes if not told otherwise. Needs strace,
 and the right to trace.
 """
 
@@ -96,7 +96,7 @@ def checks(program, totals, soak):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("program")
-    parser.add_argument("--soak", type=int, default=60, metavar="SECONDS")
+    parser.add_argument("--soak", type=int, default=120, metavar="SECONDS")
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 32))
     options = parser.parse_args()
     print(f"seed {options.seed}")

@@ -164,12 +164,8 @@ class Talk:
         return poll.poll(200)
 
     def move(self, client):
+        self.send(client)
         try:
-            if self.sent < self.allowed():
-                self.sent += client.send(self.data[self.sent : self.allowed()])
-            if self.sent == len(self.data) and not self.is_half_closed:
-                client.shutdown(socket.SHUT_WR)
-                self.is_half_closed = True
             chunk = client.recv(PIECE)
         except BlockingIOError:
             return
@@ -180,6 +176,16 @@ class Talk:
         if not chunk:
             require(self.received == len(self.data), f"the end after {self.received} bytes")
             self.is_complete = True
+
+    def send(self, client):
+        try:
+            if self.sent < self.allowed():
+                self.sent += client.send(self.data[self.sent : self.allowed()])
+        except BlockingIOError:
+            return
+        if self.sent == len(self.data) and not self.is_half_closed:
+            client.shutdown(socket.SHUT_WR)
+            self.is_half_closed = True
 
 
 def echo(place, data):
