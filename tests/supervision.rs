@@ -4,6 +4,7 @@
 
 mod common;
 
+use std::io::ErrorKind;
 use std::net::{TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt;
@@ -134,7 +135,14 @@ impl Manager {
 
     fn next(&self) -> String {
         let mut message = [0; 4096];
-        let count = self.0.recv(&mut message).unwrap();
+        let count = loop {
+            match self.0.recv(&mut message) {
+                // As a call with a timeout may be, by no more than a stop and a continuation; see
+                // signal(7).
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                received => break received.unwrap(),
+            }
+        };
         String::from_utf8(message[..count].to_vec()).unwrap()
     }
 
