@@ -11,7 +11,6 @@ import argparse
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import injected
 import ordeals
-from service import LIMIT, Service, echo, require
+from service import Service, connect, echo, require
 
 BULK = os.urandom(16_000_000)
 
@@ -44,7 +43,7 @@ def connections_are_lost_among_those_that_are_refused(program, error, when):
     fault = f"accept4:error={error}:when={when}"
     with Service(program, "--allow", "192.0.2.1", faults=[fault]) as service:
         service.signal(signal.SIGSTOP)
-        clients = [socket.create_connection(service.place, timeout=LIMIT) for _ in range(100)]
+        clients = [connect(service.place) for _ in range(100)]
         service.signal(signal.SIGCONT)
         for client in clients:
             try:

@@ -1,5 +1,6 @@
 """Every error that their manual pages name, in place of the system calls of the program."""
 
+import itertools
 import os
 import random
 import threading
@@ -52,7 +53,7 @@ def calls_of_the_start(program, call):
     """How many come before the first one that waits for events."""
     with Service(program, faults=[call, "epoll_wait"]) as service:
         service.stop()
-        with open(service.trace.name, encoding="ascii", errors="replace") as file:
+        with open(service.trace, encoding="ascii", errors="replace") as file:
             start = file.read().partition(" epoll_wait(")[0]
     return start.count(f" {call}(")
 
@@ -96,7 +97,7 @@ class Totals:
             self.unanswered += trial.unanswered
             for talk in trial.talks:
                 self.compared += talk.received
-                if talk.port not in trial.hit:
+                if talk.end not in trial.hit:
                     self.lost += len(talk.data) - talk.received
 
     def __str__(self):
@@ -125,42 +126,43 @@ class Trial:
         self.injected, self.hit = [], set()
 
     def run(self):
-        place = self.service.place
-        crowd = [Talk(place, BULK, len(BULK)) for _ in range(4)]
-        crowd += [Talk(place, TEXT, 100) for _ in range(6)]
+        places = itertools.cycle(self.service.places)
+        crowd = [Talk(next(places), BULK, len(BULK)) for _ in range(6)]
+        crowd += [Talk(next(places), TEXT, 100) for _ in range(9)]
         with ThreadPoolExecutor(40) as pool:
             done = [pool.submit(self.ask_all)]
             done += [self.start(talk, pool) for talk in crowd]
             # Somebody comes all the time. Where accept(2) said that nobody is there, and somebody
             # is, the next one's coming tells of both.
-            while len(done) < 25 or not all(future.done() for future in done):
-                done.append(self.start(Talk(place, NEWCOMER, len(NEWCOMER)), pool))
-                time.sleep(0.03)
+            while len(done) < 40 or not all(future.done() for future in done):
+                done.append(self.start(Talk(next(places), NEWCOMER, len(NEWCOMER)), pool))
+                time.sleep(0.02)
         for future in done:
             future.result()
-        self.injected, self.hit = self.service.injected(), self.service.hit()
+        ends = {talk.end for talk in self.talks}
+        self.injected, self.hit = self.service.injected(), self.service.hit() & ends
 
     def start(self, talk, pool):
         self.talks.append(talk)
         return pool.submit(talk.run, self.is_hit)
 
-    def is_hit(self, port):
-        return not self.is_alive() or port in self.service.hit()
+    def is_hit(self, end):
+        return not self.is_alive() or end in self.service.hit()
 
     def is_alive(self):
         return self.service.process.poll() is None
 
     def ask_all(self):
-        for number in range(40):
+        for number, place in zip(range(40), itertools.cycle(self.service.datagram_places)):
             try:
-                self.unanswered += ask(self.service.place, b"%d" % number) - 1
+                self.unanswered += ask(place, b"%d" % number) - 1
             except ConnectionRefusedError:
                 self.service.process.wait(LIMIT)
                 break
 
     def judge(self):
         require(self.injected, "no call has failed")
-        unhit = [talk for talk in self.talks if talk.port not in self.hit]
+        unhit = [talk for talk in self.talks if talk.end not in self.hit]
         problems = [talk.problem for talk in unhit if talk.problem]
         require(not problems, f"{problems} of those that were not hit; {self.injected}")
         # One is on its way at a time.

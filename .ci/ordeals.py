@@ -10,7 +10,7 @@ import struct
 import threading
 import time
 
-from service import LIMIT, Service, Talk, ask, echo, require
+from service import LIMIT, Service, Talk, ask, connect, echo, require
 
 DATA = os.urandom(16_000_000)
 CHURN = 10_000
@@ -54,15 +54,6 @@ class Steady(threading.Thread):
         require(not self.problem, f"{self.problem} of a connection that was left alone")
         require(self.compared, "nothing was echoed meanwhile")
         return self.compared
-
-
-def connect(place, buffer=None):
-    client = socket.socket()
-    client.settimeout(LIMIT)
-    if buffer:
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
-    client.connect(place)
-    return client
 
 
 def receive(client, size):
@@ -209,7 +200,7 @@ def churn(program):
         echo(service.place, DATA)  # One pipe is kept.
         descriptors, memory = service.descriptors(), service.memory()
         for _ in range(CHURN // AT_ONCE):
-            come_and_go(service.place, AT_ONCE)
+            come_and_go(service.places, AT_ONCE)
         require_as_before(service, descriptors, memory)
         service.require_idle(0.5)
         grown = service.memory() - memory
@@ -218,10 +209,11 @@ def churn(program):
     return f"ok, {descriptors} descriptors before and after, {grown} KiB more"
 
 
-def come_and_go(place, count):
+def come_and_go(places, count):
     # Who is in bulk or stalled moves megabytes: one in twenty is.
     weights = [4, 4, 4, 0.3, 0.3, 4, 0.3]
-    clients = [state(place) for state in random.choices(STATES, weights, k=count)]
+    states = random.choices(STATES, weights, k=count)
+    clients = [state(random.choice(places)) for state in states]
     random.shuffle(clients)
     for client in clients:
         random.choice((reset, socket.socket.close))(client)
@@ -242,7 +234,7 @@ def soak(program, seconds):
     with Service(program) as service:
         echo(service.place, DATA)
         descriptors = service.descriptors()
-        load = Load(service.place)
+        load = Load(service)
         samples = []
         end = time.monotonic() + seconds
         while time.monotonic() < end and not load.problems:
@@ -261,15 +253,15 @@ def soak(program, seconds):
 
 
 class Load:
-    """Clients of every kind, until they are stopped."""
+    """Clients of every kind, of every endpoint, until they are stopped."""
 
-    def __init__(self, place):
-        self.place = place
+    def __init__(self, service):
+        self.places, self.datagram_places = service.places, service.datagram_places
         self.stopped = threading.Event()
         self.problems = []
         self.compared = self.connections = self.datagrams = 0
         self.lock = threading.Lock()
-        self.steady = [Steady(place) for _ in range(2)]
+        self.steady = [Steady(place) for place in self.places]
         kinds = [self.bulk, self.small, self.churn, self.ask, self.stall, self.stall, self.reset]
         self.threads = [threading.Thread(target=self.repeat, args=[kind]) for kind in kinds]
         for thread in self.threads:
@@ -289,7 +281,7 @@ class Load:
             self.datagrams += datagrams
 
     def talk(self, data, window):
-        talk = Talk(self.place, data, window).run()
+        talk = Talk(random.choice(self.places), data, window).run()
         require(talk.is_complete, talk.problem)
         self.count(compared=talk.received, connections=1)
 
@@ -300,26 +292,26 @@ class Load:
         self.talk(DATA[: random.randrange(5_000)], 100)
 
     def churn(self):
-        come_and_go(self.place, 50)
+        come_and_go(self.places, 50)
         self.count(connections=50)
 
     def ask(self):
         for _ in range(100):
             size = random.choice((0, 1, 1_472, 8_000, 65_507))
-            ask(self.place, DATA[:size])
+            ask(random.choice(self.datagram_places), DATA[:size])
             self.count(compared=size, datagrams=1)
         time.sleep(0.1)
 
     def stall(self):
         """Reads nothing for a while, and then all of it."""
-        with connect(self.place) as client:
+        with connect(random.choice(self.places)) as client:
             sent = fill(client)
             self.stopped.wait(random.random() * 2)
             require(receive(client, sent) == DATA[:sent], "other bytes after a stall")
         self.count(compared=sent, connections=1)
 
     def reset(self):
-        reset(random.choice(STATES)(self.place))
+        reset(random.choice(STATES)(random.choice(self.places)))
         self.count(connections=1)
         time.sleep(0.01)
 
@@ -341,7 +333,7 @@ class Load:
 def stops_and_continues(program):
     """SIGSTOP and SIGCONT, in the middle of everything: only time passes."""
     with Service(program) as service:
-        load = Load(service.place)
+        load = Load(service)
         for _ in range(20):
             time.sleep(random.random() / 10)
             service.signal(signal.SIGSTOP)
@@ -354,7 +346,7 @@ def stops_and_continues(program):
 
 def sigpipe_changes_nothing(program):
     with Service(program) as service:
-        load = Load(service.place)
+        load = Load(service)
         for _ in range(20):
             service.signal(signal.SIGPIPE)
             time.sleep(0.05)

@@ -28,23 +28,60 @@ class Ended(AssertionError):
         self.status, self.log = status, log
 
 
+def connect(place, buffer=None):
+    """A client of a host and port, or of a Unix socket's path."""
+    is_unix = isinstance(place, str)
+    family = socket.AF_UNIX if is_unix else family_of(place)
+    client = socket.socket(family)
+    client.settimeout(LIMIT)
+    if buffer:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+    try:
+        client.connect(place)
+    except OSError:
+        client.close()
+        raise
+    return client
+
+
+def family_of(place):
+    return socket.AF_INET6 if ":" in place[0] else socket.AF_INET
+
+
+def end_of(client):
+    """What strace calls the client's end of a connection."""
+    if client.family == socket.AF_UNIX:
+        return str(os.fstat(client.fileno()).st_ino)
+    host, port = client.getsockname()[:2]
+    return f"[{host}]:{port}" if client.family == socket.AF_INET6 else f"{host}:{port}"
+
+
 class Service:
-    """The program, on a port for TCP and UDP; under strace, if there are `faults` to inject."""
+    """The program, with endpoints of every kind; under strace, if there are `faults` to inject."""
 
     def __init__(self, program, *arguments, faults=()):
-        self.trace = tempfile.NamedTemporaryFile(prefix="strace-") if faults else None
-        command = [program, "127.0.0.1:0", *arguments]
+        self.directory = tempfile.TemporaryDirectory(prefix="mio-echo-")
+        self.trace = f"{self.directory.name}/trace"
+        unix = f"{self.directory.name}/socket"
+        command = [program, "127.0.0.1:0", "[::1]:0", f"unix:{unix}", *arguments]
         if faults:
-            command = [*strace(faults, self.trace.name), *command]
+            command = [*strace(faults, self.trace), *command]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-        self.log = []
+        self.log, self.places = [], []
         for line in self.process.stderr:
             self.log.append(line)
-            if listening := re.search(r"listening on udp://(.*):(\d+)$", line):
-                self.place = listening[1], int(listening[2])
+            if listening := re.search(r"listening on udp://\[?(.*?)\]?:(\d+)$", line):
+                self.places.append((listening[1], int(listening[2])))
+            if "listening on unix:" in line:
                 break
         else:
-            raise Ended(self.process.wait(LIMIT), "".join(self.log))
+            status = self.process.wait(LIMIT)
+            self.directory.cleanup()
+            raise Ended(status, "".join(self.log))
+        # Over TCP or UDP, for whom one is enough.
+        self.place = self.places[0]
+        self.datagram_places = tuple(self.places)
+        self.places.append(unix)
         self.pid = self.child() if faults else self.process.pid
         self.reader = threading.Thread(target=lambda: self.log.extend(self.process.stderr))
         self.reader.start()
@@ -57,13 +94,12 @@ class Service:
 
     def injected(self):
         """The calls that failed because they were made to."""
-        with open(self.trace.name, encoding="ascii", errors="replace") as file:
+        with open(self.trace, encoding="ascii", errors="replace") as file:
             return [line for line in file if "(INJECTED)" in line]
 
     def hit(self):
-        """The ports of the peers whose calls these were."""
-        ends = re.findall(r"->127\.0\.0\.1:(\d+)\]", "".join(self.injected()))
-        return {int(port) for port in ends}
+        """The ends of the peers whose calls these were."""
+        return set(re.findall(r"->(\d+|\S+:\d+)[],]", "".join(self.injected())))
 
     def signal(self, number):
         os.kill(self.pid, number)
@@ -111,8 +147,7 @@ class Service:
             self.signal(signal.SIGKILL)
             self.process.wait(LIMIT)
         self.reader.join()
-        if self.trace:
-            self.trace.close()
+        self.directory.cleanup()
 
 
 def strace(faults, trace):
@@ -126,24 +161,24 @@ def strace(faults, trace):
 
 
 class Talk:
-    """A conversation over TCP: `data` is sent, `window` ahead of what comes back at the most."""
+    """A conversation in a stream: `data` is sent, `window` ahead of what comes back at the most."""
 
     def __init__(self, place, data, window):
         self.place, self.data, self.window = place, memoryview(data), window
-        self.port, self.sent, self.received = None, 0, 0
+        self.end, self.sent, self.received = None, 0, 0
         self.is_half_closed = self.is_complete = False
         self.problem = None
 
-    def run(self, is_hit=lambda port: False):
+    def run(self, is_hit=lambda end: False):
         """Talks to the end of the stream; or to an error; or until nothing moves, if it is hit."""
         deadline = time.monotonic() + LIMIT
         try:
-            with socket.create_connection(self.place, timeout=LIMIT) as client:
-                self.port = client.getsockname()[1]
+            with connect(self.place) as client:
+                self.end = end_of(client)
                 client.setblocking(False)
                 while not self.is_complete:
                     require(time.monotonic() < deadline, f"too slow: {self}")
-                    if not self.wait(client) and is_hit(self.port):
+                    if not self.wait(client) and is_hit(self.end):
                         self.problem = "nothing comes"
                         break
                     self.move(client)
@@ -196,7 +231,7 @@ def echo(place, data):
 
 def ask(place, data, patience=1):
     """Sends a datagram until it comes back. Gives how often that was."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+    with socket.socket(family_of(place), socket.SOCK_DGRAM) as client:
         client.settimeout(patience)
         client.connect(place)
         for attempt in range(1, 11):
