@@ -383,6 +383,10 @@ def link_local_over_ipv4(network):
     link_local(network, UDP4, "169.254.0.2/16", "169.254.0.1/16", f"0.0.0.0:{PORT}")
 
 
+def link_local_over_ipv4_at_one_address(network):
+    link_local(network, UDP4, "169.254.0.2/16", "169.254.0.1/16", f"169.254.0.1:{PORT}")
+
+
 def link_local_over_ipv4_with_dual_stack(network):
     arguments = "--dual-stack", f"[::]:{PORT}"
     link_local(network, UDP4, "169.254.0.2/16", "169.254.0.1/16", *arguments)
@@ -742,6 +746,7 @@ CHECKS = [
     two_addresses_with_dual_stack,
     link_local_over_ipv6,
     link_local_over_ipv4,
+    link_local_over_ipv4_at_one_address,
     link_local_over_ipv4_with_dual_stack,
     link_local_peers_over_ipv6,
     link_local_peers_over_ipv4,

@@ -3,7 +3,7 @@
 //! A UDP socket that is bound to a wildcard address has every address of the host, and the system
 //! would choose the one that an answer comes from. On Linux it can be told, in a control message
 //! beside each datagram; see `IP_PKTINFO` in ip(7) and `IPV6_RECVPKTINFO` in ipv6(7). A socket that
-//! has one address does without: the messages cost some time.
+//! has one address mostly does without: the messages cost some time.
 
 use std::net::IpAddr;
 
@@ -56,10 +56,12 @@ mod linux {
     }
 
     /// Whether it is not enough to know where a socket is bound: it may be one address of this
-    /// host, and nobody else's.
+    /// host, and nobody else's. A link-local one can be that of several interfaces; over IPv6 it is
+    /// bound with one of them.
     pub(crate) fn is_wanted(address: SocketAddr) -> bool {
         let ip = address.ip();
-        ip.is_unspecified() || ip.is_multicast() || is_broadcast(address)
+        let is_of_interfaces = address.is_ipv4() && is_link_local(ip);
+        ip.is_unspecified() || ip.is_multicast() || is_of_interfaces || is_broadcast(address)
     }
 
     /// Whether it may be the broadcast address of a network of this host: the system alone knows,
