@@ -15,7 +15,8 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
+
+from service import require, wait_until
 
 LIMIT = 30  # seconds, for each wait
 CONNECTIONS = 200  # each time that some are tried
@@ -46,18 +47,6 @@ backend instances
     server a 127.0.0.1:{a}
     server b 127.0.0.1:{b}
 """
-
-
-def require(condition, problem):
-    if not condition:
-        raise AssertionError(problem)
-
-
-def wait_until(ready, what):
-    limit = time.monotonic() + LIMIT
-    while not ready():
-        require(time.monotonic() < limit, f"waited for {LIMIT} s until {what}")
-        time.sleep(0.01)
 
 
 class Service:

@@ -16,6 +16,8 @@ import time
 import urllib.parse
 import urllib.request
 
+from service import require
+
 LIMIT = 60  # seconds, for whatever is waited for
 ECHOED = b"hello, Prometheus\n"
 
@@ -25,11 +27,6 @@ scrape_configs:
   - job_name: mio-echo
     static_configs: [targets: ["{place}"]]
 """
-
-
-def require(condition, message):
-    if not condition:
-        raise AssertionError(message)
 
 
 def get(url):

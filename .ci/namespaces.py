@@ -23,6 +23,8 @@ import tempfile
 import threading
 import time
 
+from service import require, wait_until
+
 LIMIT = 10  # seconds, for each wait
 LIMIT_OF_ALL = 240  # seconds, for everything together
 PORT = 7007
@@ -39,11 +41,6 @@ TCP4 = socket.AF_INET, socket.SOCK_STREAM
 TCP6 = socket.AF_INET6, socket.SOCK_STREAM
 
 
-def require(condition, problem):
-    if not condition:
-        raise AssertionError(problem)
-
-
 def run(*command, check=True):
     """The output of a command, in the namespace that this thread is in."""
     # In a session of its own: Ctrl-C is not to stop the removal of what was made.
@@ -58,13 +55,6 @@ def run(*command, check=True):
     )
     require(not check or done.returncode == 0, f"{' '.join(command)}: {done.stdout.strip()}")
     return done.stdout
-
-
-def wait_until(ready, what):
-    limit = time.monotonic() + LIMIT
-    while not ready():
-        require(time.monotonic() < limit, f"waited for {LIMIT} s until {what}")
-        time.sleep(0.002)
 
 
 # Hosts and links

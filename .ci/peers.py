@@ -12,6 +12,8 @@ import sys
 import tempfile
 import threading
 
+from service import connect, family_of
+
 LIMIT = 120  # seconds, for each conversation
 TEXT = b"hello, echo\nsecond line\n"
 BULK = os.urandom(50_000_000)
@@ -44,15 +46,6 @@ def socat_address(transport, place):
         return f"{kind}-CONNECT:{place.removeprefix('@')}"
     family, host = (6, f"[{place[0]}]") if ":" in place[0] else (4, place[0])
     return f"{transport}{family}:{host}:{place[1]}"
-
-
-def connect(place):
-    if not isinstance(place, str):
-        return socket.create_connection(place, timeout=LIMIT)
-    client = socket.socket(socket.AF_UNIX)
-    client.settimeout(LIMIT)
-    client.connect(place.replace("@", "\0", 1) if place.startswith("@") else place)
-    return client
 
 
 def python(place, data):
@@ -94,8 +87,7 @@ def socat_udp(place, data):
 
 
 def python_udp(place, data):
-    family = socket.AF_INET6 if ":" in place[0] else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM) as client:
+    with socket.socket(family_of(place), socket.SOCK_DGRAM) as client:
         client.settimeout(LIMIT)
         client.sendto(data, place)
         answer, source = client.recvfrom(65536)

@@ -28,11 +28,19 @@ class Ended(AssertionError):
         self.status, self.log = status, log
 
 
+def wait_until(ready, what):
+    limit = time.monotonic() + LIMIT
+    while not ready():
+        require(time.monotonic() < limit, f"waited for {LIMIT} s until {what}")
+        time.sleep(0.002)
+
+
 def connect(place, buffer=None):
-    """A client of a host and port, or of a Unix socket's path."""
+    """A client of a host and port, or of a Unix socket: its path, or @ and its name."""
     is_unix = isinstance(place, str)
-    family = socket.AF_UNIX if is_unix else family_of(place)
-    client = socket.socket(family)
+    if is_unix and place.startswith("@"):
+        place = "\0" + place[1:]
+    client = socket.socket(socket.AF_UNIX if is_unix else family_of(place))
     client.settimeout(LIMIT)
     if buffer:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)

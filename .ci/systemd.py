@@ -19,6 +19,8 @@ import sys
 import tempfile
 import threading
 
+from service import require
+
 UNITS = "examples/systemd"
 EXPOSURE = 1.0  # at most
 LIMIT = 60  # seconds, for each wait
@@ -31,11 +33,6 @@ SCMP_ACT_ERRNO = 0x00050000
 SCMP_CMP_NE = 1
 SCMP_CMP_EQ = 4
 SCMP_ERROR = -1
-
-
-def require(condition, problem):
-    if not condition:
-        raise AssertionError(problem)
 
 
 def analyze(*arguments):
