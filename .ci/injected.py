@@ -7,7 +7,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from service import LIMIT, Ended, Service, Talk, ask, require
+from service import LIMIT, Ended, Service, Talk, require
 
 SOCKET = "EBADF EFAULT EINTR EINVAL ENOTSOCK ENOMEM EAGAIN"
 SEND = f"""{SOCKET} EACCES EALREADY ECONNRESET EDESTADDRREQ EISCONN EMSGSIZE ENOBUFS ENOTCONN
@@ -155,7 +155,7 @@ class Trial:
     def ask_all(self):
         for number, place in zip(range(40), itertools.cycle(self.service.datagram_places)):
             try:
-                self.unanswered += ask(place, b"%d" % number) - 1
+                self.unanswered += self.service.ask(place, b"%d" % number) - 1
             except ConnectionRefusedError:
                 self.service.process.wait(LIMIT)
                 break

@@ -10,7 +10,7 @@ import struct
 import threading
 import time
 
-from service import LIMIT, Service, Talk, ask, connect, echo, require
+from service import LIMIT, Service, Talk, connect, echo, require
 
 DATA = os.urandom(16_000_000)
 CHURN = 10_000
@@ -256,7 +256,7 @@ class Load:
     """Clients of every kind, of every endpoint, until they are stopped."""
 
     def __init__(self, service):
-        self.places, self.datagram_places = service.places, service.datagram_places
+        self.service, self.places = service, service.places
         self.stopped = threading.Event()
         self.problems = []
         self.compared = self.connections = self.datagrams = 0
@@ -298,7 +298,7 @@ class Load:
     def ask(self):
         for _ in range(100):
             size = random.choice((0, 1, 1_472, 8_000, 65_507))
-            ask(random.choice(self.datagram_places), DATA[:size])
+            self.service.ask(random.choice(self.service.datagram_places), DATA[:size])
             self.count(compared=size, datagrams=1)
         time.sleep(0.1)
 

@@ -100,6 +100,29 @@ class Service:
         with open(children, encoding="ascii") as file:
             return int(file.read().split()[0])
 
+    def ask(self, place, data, patience=1):
+        """Sends a datagram until it comes back. Gives how often that was."""
+        with self.datagram_client(place) as client:
+            client.settimeout(patience)
+            for attempt in range(1, 11):
+                client.send(data)
+                try:
+                    require(client.recv(65536) == data, "another datagram")
+                    return attempt
+                except TimeoutError:
+                    pass
+        raise AssertionError("datagrams are not answered")
+
+    def datagram_client(self, place):
+        """One whose port is none of the service's: who asks from there gets no answer."""
+        ports = {port for _, port in self.datagram_places}
+        while True:
+            client = socket.socket(family_of(place), socket.SOCK_DGRAM)
+            client.connect(place)
+            if client.getsockname()[1] not in ports:
+                return client
+            client.close()
+
     def injected(self):
         """The calls that failed because they were made to."""
         with open(self.trace, encoding="ascii", errors="replace") as file:
@@ -235,18 +258,3 @@ def echo(place, data):
     """Sends `data` and half-closes, and meanwhile reads to the end of the stream."""
     talk = Talk(place, data, window=len(data)).run()
     require(talk.is_complete, talk.problem)
-
-
-def ask(place, data, patience=1):
-    """Sends a datagram until it comes back. Gives how often that was."""
-    with socket.socket(family_of(place), socket.SOCK_DGRAM) as client:
-        client.settimeout(patience)
-        client.connect(place)
-        for attempt in range(1, 11):
-            client.send(data)
-            try:
-                require(client.recv(65536) == data, "another datagram")
-                return attempt
-            except TimeoutError:
-                pass
-    raise AssertionError("datagrams are not answered")
