@@ -7,6 +7,7 @@ echo. Needs the package haproxy.
 """
 
 import contextlib
+import functools
 import os
 import re
 import signal
@@ -16,9 +17,11 @@ import sys
 import tempfile
 import threading
 
-from service import require, wait_until
+import service
+from service import require
 
 LIMIT = 30  # seconds, for each wait
+wait_until = functools.partial(service.wait_until, limit=LIMIT)
 CONNECTIONS = 200  # each time that some are tried
 
 HAPROXY = """\

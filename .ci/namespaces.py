@@ -11,6 +11,7 @@ no packet leaves these. All of it is removed at the end. Needs root, iproute2 an
 
 import contextlib
 import ctypes
+import functools
 import hashlib
 import json
 import os
@@ -23,9 +24,11 @@ import tempfile
 import threading
 import time
 
-from service import require, wait_until
+import service
+from service import require
 
 LIMIT = 10  # seconds, for each wait
+wait_until = functools.partial(service.wait_until, limit=LIMIT)
 LIMIT_OF_ALL = 240  # seconds, for everything together
 PORT = 7007
 PREFIX = f"mio-echo-{os.getpid()}-"

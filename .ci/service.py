@@ -28,10 +28,10 @@ class Ended(AssertionError):
         self.status, self.log = status, log
 
 
-def wait_until(ready, what):
-    limit = time.monotonic() + LIMIT
+def wait_until(ready, what, limit=LIMIT):
+    end = time.monotonic() + limit
     while not ready():
-        require(time.monotonic() < limit, f"waited for {LIMIT} s until {what}")
+        require(time.monotonic() < end, f"waited for {limit} s until {what}")
         time.sleep(0.002)
 
 

@@ -17,9 +17,8 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 
-from service import require
+from service import echo, require
 
 UNITS = "examples/systemd"
 EXPOSURE = 1.0  # at most
@@ -159,21 +158,6 @@ class Service:
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
 
-def echo(client):
-    def send():
-        # Where it breaks off, too little comes back.
-        with contextlib.suppress(OSError):
-            client.sendall(BULK)
-            client.shutdown(socket.SHUT_WR)
-
-    client.settimeout(LIMIT)
-    sender = threading.Thread(target=send)
-    sender.start()
-    echoed = b"".join(iter(lambda: client.recv(1 << 20), b""))
-    sender.join()
-    require(echoed == BULK, f"{len(echoed)} other bytes")
-
-
 def echo_datagrams(place):
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
         client.settimeout(LIMIT)
@@ -187,10 +171,8 @@ def runs_under_its_filter(program):
     with tempfile.TemporaryDirectory() as directory:
         service = Service(program, allowed(), directory)
         service.hears("READY=1\nSTATUS=0 connections")
-        echo(socket.create_connection(service.tcp.getsockname()))
-        with socket.socket(socket.AF_UNIX) as client:
-            client.connect(f"{directory}/echo")
-            echo(client)
+        echo(service.tcp.getsockname(), BULK)
+        echo(f"{directory}/echo", BULK)
         echo_datagrams(service.udp.getsockname())
         service.hears("WATCHDOG=1")
         # One that does not end by itself, so that the drain time passes.
@@ -208,8 +190,8 @@ def the_filter_kills(program):
     with tempfile.TemporaryDirectory() as directory:
         service = Service(program, allowed() - {"splice"}, directory)
         service.hears("READY=1\nSTATUS=0 connections")
-        with contextlib.suppress(OSError, AssertionError):
-            echo(socket.create_connection(service.tcp.getsockname()))
+        with contextlib.suppress(AssertionError):
+            echo(service.tcp.getsockname(), BULK)
         require(service.status() == -signal.SIGSYS, "it was not killed")
 
 
