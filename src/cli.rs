@@ -51,6 +51,17 @@ pub(crate) struct Options {
     #[arg(long, value_name = "N")]
     max_per_source: Option<usize>,
 
+    /// The most to hold for all peers together that do not take what is echoed; such as 256MiB
+    ///
+    /// When it is reached, the connection is closed whose last byte moved longest ago.
+    #[arg(long, value_name = "SIZE", value_parser = size, default_value = "256MiB")]
+    max_buffered: ByteSize,
+
+    /// The size of the system's send and receive buffer of each connection; such as 64KiB
+    /// [default: the system tunes them, to some megabytes for a peer that does not read]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    socket_buffer: Option<ByteSize>,
+
     /// A network whose peers are served, such as 10.0.0.0/8, or an address; nobody else is
     /// [default: everybody is]
     ///
@@ -266,7 +277,8 @@ impl Options {
     ) -> Result<Config, Failure> {
         let mut builder = Config::builder()
             .backlog(self.backlog)
-            .buffer_size(usize::try_from(self.buffer_size.as_u64()).unwrap_or(usize::MAX))
+            .buffer_size(bytes(self.buffer_size))
+            .max_buffered(bytes(self.max_buffered))
             .drain_timeout(self.drain_timeout)
             .idle_timeout(self.idle_timeout)
             .stall_timeout(self.stall_timeout)
@@ -277,6 +289,9 @@ impl Options {
             .udp_answer_any_port(self.udp_answer_any_port);
         if let Some(mode) = self.unix_mode {
             builder = builder.unix_mode(mode);
+        }
+        if let Some(size) = self.socket_buffer {
+            builder = builder.socket_buffer(bytes(size));
         }
         if let Some(connections) = self.max_per_source {
             builder = builder.max_per_source(connections);
@@ -330,6 +345,11 @@ fn most_connections(open_files: usize) -> usize {
 fn size(text: &str) -> Result<ByteSize, &'static str> {
     text.parse()
         .map_err(|_| "write a number of bytes, or one with a unit, such as 64KiB")
+}
+
+/// More than there can be is out of every range.
+fn bytes(size: ByteSize) -> usize {
+    usize::try_from(size.as_u64()).unwrap_or(usize::MAX)
 }
 
 fn mode(text: &str) -> Result<u32, &'static str> {
@@ -395,12 +415,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn without_arguments_it_is_the_default_configuration_but_for_idle_peers() {
+    fn without_arguments_only_idle_timeout_and_max_buffered_differ_from_the_library() {
         let options = Options::parse_from(["mio-echo"]);
         let config = options.config(None, &[]).unwrap();
         let expected = Config::builder()
             .endpoint(Endpoint::DEFAULT)
-            .idle_timeout(Duration::from_secs(300));
+            .idle_timeout(Duration::from_secs(300))
+            .max_buffered(256 * 1024 * 1024);
         assert_eq!(config, expected.build().unwrap());
     }
 
@@ -415,6 +436,8 @@ mod tests {
             "--buffer-size=4KiB",
             "--max-connections=5",
             "--max-per-source=4",
+            "--max-buffered=1MiB",
+            "--socket-buffer=64KiB",
             "--allow=10.0.0.0/8",
             "--allow=::1",
             "--drain-timeout=1m6s",
@@ -435,6 +458,8 @@ mod tests {
             .buffer_size(4096)
             .max_connections(5)
             .max_per_source(4)
+            .max_buffered(1024 * 1024)
+            .socket_buffer(64 * 1024)
             .allow("10.0.0.0/8".parse().unwrap())
             .allow("::1".parse().unwrap())
             .drain_timeout(Duration::from_secs(66))

@@ -36,6 +36,8 @@ pub struct Config {
     pub(crate) buffer_size: usize,
     pub(crate) max_connections: usize,
     pub(crate) max_per_source: Option<usize>,
+    pub(crate) max_buffered: usize,
+    pub(crate) socket_buffer: Option<usize>,
     pub(crate) allow: Vec<Network>,
     pub(crate) drain_timeout: Duration,
     pub(crate) dual_stack: bool,
@@ -68,6 +70,15 @@ impl Config {
     /// Range of [`ConfigBuilder::max_per_source`], which [`ConfigBuilder::max_connections`] is the
     /// end of as well.
     pub const MAX_PER_SOURCE_RANGE: RangeInclusive<usize> = Self::MAX_CONNECTIONS_RANGE;
+
+    /// The least that [`ConfigBuilder::max_buffered`] may be, in bytes: 256 KiB, which is one pipe of
+    /// [`ZeroCopy::Auto`]; and at least one [buffer](ConfigBuilder::buffer_size).
+    pub const MIN_MAX_BUFFERED: usize = 256 * 1024;
+    /// Default of [`ConfigBuilder::max_buffered`], in bytes: 64 MiB.
+    pub const DEFAULT_MAX_BUFFERED: usize = 64 * 1024 * 1024;
+
+    /// Range of [`ConfigBuilder::socket_buffer`], in bytes.
+    pub const SOCKET_BUFFER_RANGE: RangeInclusive<usize> = 4 * 1024..=1024 * 1024 * 1024;
 
     /// Range of [`ConfigBuilder::drain_timeout`]: up to a day.
     pub const DRAIN_TIMEOUT_RANGE: RangeInclusive<Duration> =
@@ -165,6 +176,8 @@ impl ConfigBuilder {
                 buffer_size: Config::DEFAULT_BUFFER_SIZE,
                 max_connections: Config::DEFAULT_MAX_CONNECTIONS,
                 max_per_source: None,
+                max_buffered: Config::DEFAULT_MAX_BUFFERED,
+                socket_buffer: None,
                 allow: Vec::new(),
                 drain_timeout: Config::DEFAULT_DRAIN_TIMEOUT,
                 dual_stack: false,
@@ -222,6 +235,31 @@ impl ConfigBuilder {
     /// for each source that has connections, which goes with the last of them.
     pub fn max_per_source(mut self, connections: usize) -> Self {
         self.config.max_per_source = Some(connections);
+        self
+    }
+
+    /// Limits the memory that is held for all peers together that do not take what is echoed, in
+    /// bytes: 256 KiB, or [`buffer_size`](ConfigBuilder::buffer_size) if that is larger, or more;
+    /// default 64 MiB. What is in the pipes of [`ZeroCopy::Auto`] counts as well.
+    ///
+    /// When it is reached, the connection is closed whose last byte moved longest ago, to the
+    /// hundredth of the [`stall_timeout`](ConfigBuilder::stall_timeout) (without one: to 6 s). The
+    /// system's own buffers are not counted: see [`socket_buffer`](ConfigBuilder::socket_buffer).
+    pub fn max_buffered(mut self, bytes: usize) -> Self {
+        self.config.max_buffered = bytes;
+        self
+    }
+
+    /// Fixes the size of the system's send and receive buffer of each connection (`SO_SNDBUF` and
+    /// `SO_RCVBUF`), in bytes: 4 KiB to 1 GiB. Default: the system tunes them.
+    ///
+    /// Linux doubles the value, to have room for its own bookkeeping, and cuts it at
+    /// `net.core.wmem_max` and `net.core.rmem_max`; see socket(7). Left to itself it lets the two
+    /// buffers of a peer that sends and does not read grow to some 5 to 8 MB; see `tcp_wmem` and
+    /// `tcp_rmem` in tcp(7). Small buffers bound that, and the throughput of one connection over a
+    /// long way: one buffer for each round trip.
+    pub fn socket_buffer(mut self, bytes: usize) -> Self {
+        self.config.socket_buffer = Some(bytes);
         self
     }
 
@@ -337,6 +375,7 @@ impl ConfigBuilder {
             return Err(ConfigError::MaxConnections(config.max_connections));
         }
         check_admission(&config)?;
+        check_memory(&config)?;
         if !Config::DRAIN_TIMEOUT_RANGE.contains(&config.drain_timeout) {
             return Err(ConfigError::DrainTimeout(config.drain_timeout));
         }
@@ -365,6 +404,20 @@ impl ConfigBuilder {
             Some(endpoint) => Err(ConfigError::RepeatedEndpoint(endpoint)),
             None => Ok(config),
         }
+    }
+}
+
+fn check_memory(config: &Config) -> Result<(), ConfigError> {
+    let least = Config::MIN_MAX_BUFFERED.max(config.buffer_size);
+    if config.max_buffered < least {
+        let bytes = config.max_buffered;
+        return Err(ConfigError::MaxBuffered { bytes, least });
+    }
+    match config.socket_buffer {
+        Some(bytes) if !Config::SOCKET_BUFFER_RANGE.contains(&bytes) => {
+            Err(ConfigError::SocketBuffer(bytes))
+        }
+        _ => Ok(()),
     }
 }
 

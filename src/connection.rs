@@ -19,13 +19,12 @@ use std::time::Instant;
 
 use log::{Level, log_enabled, trace};
 
-use crate::deadlines::Moment;
 use crate::readiness::{Readiness, SHORT_MEANS_EXHAUSTED, nonblocking};
 use crate::scratch::Scratch;
 use crate::send_buffer::{SendBuffer, Unsent};
 use crate::stats::{Reason, Stats};
 use crate::stream::{Peer, Stream};
-use crate::zero_copy::Pipes;
+use crate::timers::{Millis, Timeout};
 
 mod bulk;
 
@@ -50,7 +49,7 @@ pub(crate) struct Connection<S: Stream> {
     peer: Peer,
     opened: Instant,
     /// When a byte was read or written last.
-    moved: Moment,
+    last_progress: Millis,
     /// How many bytes were written back.
     echoed: u64,
     /// Empty unless Stalled or Ending.
@@ -82,12 +81,12 @@ impl State {
 }
 
 impl<S: Stream> Connection<S> {
-    pub(crate) fn new(stream: S, peer: Peer, now: Instant, moved: Moment) -> Self {
+    pub(crate) fn new(stream: S, peer: Peer, now: Instant, last_progress: Millis) -> Self {
         Connection {
             stream,
             peer,
             opened: now,
-            moved,
+            last_progress,
             echoed: 0,
             unsent: Unsent::default(),
             state: State::Echoing,
@@ -113,7 +112,7 @@ impl<S: Stream> Connection<S> {
             _ => self.other_turn(scratch, stats),
         };
         let next = other.unwrap_or_else(|| self.echo(scratch, stats));
-        next.unwrap_or_else(|error| Next::Close(Reason::Failed(error)))
+        next.unwrap_or_else(|error| Next::Close(error.into()))
     }
 
     /// Out of the way of what most turns are.
@@ -131,20 +130,6 @@ impl<S: Stream> Connection<S> {
         }
     }
 
-    /// Sends what is unsent, if there is room by now.
-    #[cold]
-    pub(crate) fn try_to_move(
-        &mut self,
-        scratch: &mut Scratch<S::Pipe>,
-        stats: &mut Stats,
-    ) -> Next {
-        if !self.is_stalled() {
-            return Next::Wait;
-        }
-        let next = self.flush(scratch, stats);
-        next.unwrap_or_else(|error| Next::Close(Reason::Failed(error)))
-    }
-
     /// Ends the connection from this side, so that all that was read still comes back: what is
     /// unsent is sent, the peer reads the end of the stream, and what it goes on sending is read
     /// and discarded, because closing a socket with unread input resets the connection (RFC 1122,
@@ -160,17 +145,43 @@ impl<S: Stream> Connection<S> {
     }
 
     /// When a byte was read or written last.
-    pub(crate) fn moved(&self) -> Moment {
-        self.moved
+    pub(crate) fn last_progress(&self) -> Millis {
+        self.last_progress
     }
 
-    /// Whether it waits until the system takes what is unsent.
-    pub(crate) fn is_stalled(&self) -> bool {
+    /// How many bytes were written back.
+    pub(crate) fn echoed(&self) -> u64 {
+        self.echoed
+    }
+
+    /// Whether bytes are pending that the system does not take.
+    pub(crate) fn is_write_blocked(&self) -> bool {
         !self.state.is_reading()
+    }
+
+    /// Whether the timeout applies in the present state. The end of a shutdown has a deadline of its
+    /// own and no other.
+    pub(crate) fn is_subject_to(&self, timeout: Timeout) -> bool {
+        match (timeout, self.state) {
+            (_, State::Ending | State::Lingering) => false,
+            (Timeout::Idle, _) => true,
+            (Timeout::Write, state) => state == State::Stalled,
+        }
+    }
+
+    pub(crate) fn stream(&self) -> &S {
+        &self.stream
     }
 
     pub(crate) fn stream_mut(&mut self) -> &mut S {
         &mut self.stream
+    }
+
+    /// Gives up what is pending. Every connection does this before it is dropped: the pipe belongs
+    /// to all, and the memory counts for the budget.
+    pub(crate) fn release(&mut self, scratch: &mut Scratch<S::Pipe>, stats: &mut Stats) {
+        stats.buffered -= self.unsent.held();
+        self.give_back(&mut scratch.pipes);
     }
 
     /// What a log says of a connection at its end.
@@ -188,7 +199,7 @@ impl<S: Stream> Connection<S> {
             Some(count) => count,
             None => return Ok(self.exhausted()),
         };
-        self.moved = scratch.now;
+        self.last_progress = scratch.now;
         stats.bytes_received += count as u64;
         self.trace("read", count, buffer.len());
         let bytes = &buffer[..count];
@@ -200,7 +211,8 @@ impl<S: Stream> Connection<S> {
             self.turn_to_bulk(&scratch.pipes, count);
         }
         if sent < count {
-            self.unsent = Unsent::Buffer(SendBuffer::keeping(&bytes[sent..]));
+            self.unsent = Unsent::Buffer(SendBuffer::copy_of(&bytes[sent..])?);
+            stats.buffered += self.unsent.held();
             self.state = State::Stalled;
             return Ok(self.stall(sent));
         }
@@ -216,7 +228,7 @@ impl<S: Stream> Connection<S> {
             Some(count) => count,
             None => return Ok(self.exhausted()),
         };
-        self.moved = scratch.now;
+        self.last_progress = scratch.now;
         self.trace("read", count, buffer.len());
         Ok(self.after_reading(count == buffer.len()))
     }
@@ -225,10 +237,12 @@ impl<S: Stream> Connection<S> {
     /// same, and nothing is written after it.
     fn flush(&mut self, scratch: &mut Scratch<S::Pipe>, stats: &mut Stats) -> io::Result<Next> {
         if self.unsent.len() > 0 {
-            let sent = self.send_unsent(&mut scratch.pipes)?;
+            let held = self.unsent.held();
+            let sent = self.send_unsent()?;
+            stats.buffered -= held - self.unsent.held();
             self.count_sent(sent, stats);
             if sent > 0 {
-                self.moved = scratch.now;
+                self.last_progress = scratch.now;
             }
             if self.unsent.len() > 0 {
                 return Ok(self.stall(sent));
@@ -245,9 +259,10 @@ impl<S: Stream> Connection<S> {
         Ok(Next::Again)
     }
 
-    fn send_unsent(&mut self, pipes: &mut Pipes<S::Pipe>) -> io::Result<usize> {
-        let Unsent::Buffer(buffer) = &mut self.unsent else {
-            return self.drain_pipe(pipes);
+    fn send_unsent(&mut self) -> io::Result<usize> {
+        let buffer = match &mut self.unsent {
+            Unsent::Buffer(buffer) => buffer,
+            Unsent::Pipe(_) => return self.drain_pipe(),
         };
         let unsent = buffer.unsent().len();
         let sent = nonblocking(|| self.stream.write(buffer.unsent()))?.unwrap_or(0);

@@ -23,7 +23,7 @@ use crate::bound_socket::BoundSocket;
 use crate::config::Config;
 use crate::connection::{Connection, Next};
 use crate::datagram::DatagramSocket;
-use crate::deadlines::Deadlines;
+use crate::digest::Digest;
 use crate::endpoint::Endpoint;
 use crate::gate::Gate;
 use crate::listener::Listener;
@@ -32,8 +32,13 @@ use crate::refusal::Refusals;
 use crate::scratch::Scratch;
 use crate::stats::{Reason, Stats};
 use crate::stream::StreamSocket;
+use crate::timers::{Timeout, Timers};
 use crate::zero_copy::SystemPipe;
 use stopping::Phase;
+
+/// How many bytes a connection has echoed before the system is told how long to keep the last of
+/// them after close(2).
+const UNACKNOWLEDGED_MIN: u64 = 64 * 1024;
 
 /// An echo service without a loop: a guest in yours.
 ///
@@ -90,13 +95,15 @@ pub struct Echo {
     /// The part of the run queue that has its turns now. Empty, but for its memory, between runs.
     round: Vec<usize>,
     scratch: Scratch<SystemPipe>,
-    deadlines: Deadlines,
+    timers: Timers,
     gate: Gate,
     admission: Admission,
     /// Keys of the listeners, in the order that they had their turns when the gate was last opened.
     listeners: Vec<usize>,
     /// When those are closed that a shutdown has left open for handshakes to be completed.
     parting_at: Option<Instant>,
+    /// Closed for the memory budget.
+    evictions: Digest,
     refusals: Refusals,
     /// When the datagram sockets get a turn, because the system was short of something.
     datagrams_at: Option<Instant>,
@@ -132,6 +139,13 @@ impl Slot {
         Slot {
             source,
             queued: false,
+        }
+    }
+
+    fn connection(&self) -> Option<&Connection<StreamSocket>> {
+        match &self.source {
+            Source::Connection(connection) => Some(connection),
+            Source::Endpoint(_) => None,
         }
     }
 
@@ -215,7 +229,8 @@ impl Echo {
             run_queue: Vec::new(),
             round: Vec::new(),
             scratch: Scratch::new(config.buffer_size, config.zero_copy),
-            deadlines: Deadlines::new(config.idle_timeout, config.stall_timeout),
+            timers: Timers::new(config.idle_timeout, config.stall_timeout),
+            evictions: Digest::default(),
             gate: Gate::default(),
             admission: Admission::new(allowed.clone(), config.max_per_source),
             listeners: Vec::new(),
@@ -276,7 +291,7 @@ impl Echo {
             self.datagrams_at,
             self.parting_at,
             self.phase_ends_at(),
-            self.deadlines.next_at(),
+            self.timers.next_at().filter(|_| self.stats.active > 0),
         ];
         let next = deadlines.into_iter().flatten().min()?;
         Some(next.saturating_duration_since(now))
@@ -313,6 +328,7 @@ impl Echo {
     pub fn run(&mut self, now: Instant) {
         self.stats.turns += 1;
         self.meet_deadlines(now);
+        let due = self.queue_expired();
         if !self.run_queue.is_empty() && !self.config.busy_poll.is_zero() {
             self.busy_until = Some(now + self.config.busy_poll);
         }
@@ -322,7 +338,7 @@ impl Echo {
             self.turn(key, now);
         }
         self.round = round;
-        self.close_overdue(now);
+        self.close_expired(due, now);
     }
 
     /// One turn of whoever was taken off the run queue.
@@ -349,11 +365,12 @@ impl Echo {
     #[cold]
     fn go_on(&mut self, key: usize, next: Next, now: Instant) {
         match next {
-            Next::Wait => {}
-            Next::WaitStalled => self.limit_stall(key),
+            Next::Wait | Next::WaitStalled => {}
             Next::Again => self.enqueue(key),
-            Next::Close(reason) => self.close(key, &reason, now),
+            Next::Close(reason) => return self.close(key, &reason, now),
         }
+        self.schedule(key, Timeout::Write);
+        self.enforce_budget(now);
     }
 
     /// Which is nobody's where the token is not of this echo.
@@ -394,7 +411,7 @@ impl Echo {
     fn socket(&self, bound: Bound) -> io::Result<EndpointSocket> {
         Ok(match bound.udp_address() {
             Some(address) => EndpointSocket::Datagrams(DatagramSocket::new(bound, address)?),
-            None => EndpointSocket::Listener(Listener::listen(bound, self.config.backlog)?),
+            None => EndpointSocket::Listener(Listener::listen(bound, self.config.backlog, self.config.socket_buffer)?),
         })
     }
 
@@ -439,16 +456,28 @@ impl Echo {
                 connection.peer(),
                 connection.summary(now)
             );
-            connection.give_back(&mut self.scratch.pipes);
+            self.limit_unacknowledged(&connection);
+            connection.release(&mut self.scratch, &mut self.stats);
             if !CLOSING_DEREGISTERS {
                 let _ = self.registry.deregister(connection.stream_mut());
             }
             self.admission.leave(connection.peer());
             self.stats.count_closed(reason);
-            self.deadlines.forget(key);
         }
         if !self.gate.is_open() {
             self.reopen(now);
+        }
+    }
+
+    /// After close(2) the system keeps what the peer has not acknowledged, and by default tries for
+    /// minutes to deliver it: megabytes for each peer that never reads, and in no count here.
+    ///
+    /// The limit is that of any other pending bytes. It is set for connections that can have much to
+    /// keep, and not on listeners: there it would also reset live peers that read slowly.
+    fn limit_unacknowledged(&self, connection: &Connection<StreamSocket>) {
+        let limit = self.config.stall_timeout;
+        if !limit.is_zero() && connection.echoed() >= UNACKNOWLEDGED_MIN {
+            connection.stream().set_user_timeout(limit);
         }
     }
 }

@@ -80,7 +80,6 @@ mod bound_socket;
 mod config;
 mod connection;
 mod datagram;
-mod deadlines;
 mod digest;
 mod echo;
 mod endpoint;
@@ -100,6 +99,7 @@ mod socket_file;
 mod sources;
 mod stats;
 mod stream;
+mod timers;
 mod turned_away;
 mod zero_copy;
 

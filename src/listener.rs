@@ -34,6 +34,16 @@ fn set_options(socket: &SockRef<'_>) -> io::Result<()> {
     socket.set_keepalive(true)
 }
 
+/// Fixes the size of both buffers; see `SO_RCVBUF` and `SO_SNDBUF` in socket(7). Without a size the
+/// system tunes them.
+fn set_buffers(socket: &SockRef<'_>, size: Option<usize>) -> io::Result<()> {
+    if let Some(size) = size {
+        socket.set_recv_buffer_size(size)?;
+        socket.set_send_buffer_size(size)?;
+    }
+    Ok(())
+}
+
 /// A listening socket.
 #[derive(Debug)]
 pub(crate) struct Listener {
@@ -44,6 +54,8 @@ pub(crate) struct Listener {
     is_shared: bool,
     /// Whether options have to be set on each connection.
     sets_options: bool,
+    /// For the sockets of connections, in bytes.
+    socket_buffer: Option<usize>,
     socket: ListeningSocket,
 }
 
@@ -70,13 +82,21 @@ pub(crate) enum Accepted<T> {
 
 impl Listener {
     /// listen(2).
-    pub(crate) fn listen(bound: Bound, backlog: u32) -> Result<Self, ListenError> {
+    pub(crate) fn listen(
+        bound: Bound,
+        backlog: u32,
+        socket_buffer: Option<usize>,
+    ) -> Result<Self, ListenError> {
         let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
         let socket = &bound.socket;
         let is_tcp = matches!(bound.endpoint, Endpoint::Tcp(_));
         let listen = || {
             if is_tcp && OPTIONS_ARE_INHERITED {
                 set_options(&SockRef::from(socket))?;
+            }
+            // On the listener, because the window scale is chosen during the handshake; see tcp(7).
+            if is_tcp {
+                set_buffers(&SockRef::from(socket), socket_buffer)?;
             }
             if bound.is_shared {
                 return Ok(());
@@ -91,6 +111,7 @@ impl Listener {
             is_shared: bound.is_shared,
             // Those who have come before the options were set do not have them.
             sets_options: is_tcp && (bound.is_shared || !OPTIONS_ARE_INHERITED),
+            socket_buffer,
             socket: if is_tcp {
                 ListeningSocket::Tcp(TcpListener::from_std(bound.socket.into()))
             } else {
@@ -147,9 +168,14 @@ impl Listener {
     pub(crate) fn accept(&mut self) -> Accepted<StreamSocket> {
         let accepted = accepted(nonblocking(|| self.socket.accept()));
         match &accepted {
+            Accepted::Connection(stream, Peer::Unix(_)) => {
+                // Never inherited. Fails where the system does not have it, which does no harm.
+                let _ = set_buffers(&SockRef::from(stream), self.socket_buffer);
+            }
             Accepted::Connection(stream, _) if self.sets_options => {
                 // Fails where the peer has gone already, which the first read will tell.
                 let _ = set_options(&SockRef::from(stream));
+                let _ = set_buffers(&SockRef::from(stream), self.socket_buffer);
             }
             // All who come from now on inherit them.
             Accepted::Nobody => self.sets_options &= !OPTIONS_ARE_INHERITED,
@@ -255,7 +281,7 @@ mod tests {
     fn listener(text: &str) -> Listener {
         let config = Config::builder().endpoint(text.parse().unwrap());
         let mut bound = Bound::bind_all(&config.build().unwrap()).unwrap();
-        Listener::listen(bound.remove(0), 16).unwrap()
+        Listener::listen(bound.remove(0), 16, None).unwrap()
     }
 
     #[cfg(unix)]

@@ -1,7 +1,7 @@
 //! What all connections use in their turns, one after the other.
 
 use crate::config::ZeroCopy;
-use crate::deadlines::Moment;
+use crate::timers::Millis;
 use crate::zero_copy::{Pipe, Pipes};
 
 /// It holds no bytes between two turns.
@@ -13,7 +13,7 @@ pub(crate) struct Scratch<P> {
     /// For streams in bulk.
     pub(crate) pipes: Pipes<P>,
     /// When these turns are.
-    pub(crate) now: Moment,
+    pub(crate) now: Millis,
 }
 
 impl<P: Pipe> Scratch<P> {

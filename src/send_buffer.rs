@@ -1,5 +1,7 @@
 //! Bytes that were read from a peer and that the system would not yet take back.
 
+use std::collections::TryReserveError;
+
 use crate::zero_copy::Pipe;
 
 /// Unsent bytes of one connection, and where they are.
@@ -15,6 +17,14 @@ impl<P: Pipe> Unsent<P> {
     pub(crate) fn len(&self) -> usize {
         match self {
             Unsent::Buffer(buffer) => buffer.unsent().len(),
+            Unsent::Pipe(pipe) => pipe.len(),
+        }
+    }
+
+    /// What counts for the memory budget: a buffer is as large as ever until its last byte is sent.
+    pub(crate) fn held(&self) -> usize {
+        match self {
+            Unsent::Buffer(buffer) => buffer.bytes.len(),
             Unsent::Pipe(pipe) => pipe.len(),
         }
     }
@@ -34,16 +44,17 @@ pub(crate) struct SendBuffer {
     sent: usize,
 }
 
-impl From<Box<[u8]>> for SendBuffer {
-    fn from(bytes: Box<[u8]>) -> Self {
-        SendBuffer { bytes, sent: 0 }
-    }
-}
-
 impl SendBuffer {
-    /// Keeps a copy of `bytes`, in memory of just that size.
-    pub(crate) fn keeping(bytes: &[u8]) -> Self {
-        Box::<[u8]>::from(bytes).into()
+    /// Keeps a copy of `bytes`, in memory of just that size. Fails where there is no memory: peers
+    /// decide how many such buffers there are, and must not be able to end the process.
+    pub(crate) fn copy_of(bytes: &[u8]) -> Result<Self, TryReserveError> {
+        let mut copy = Vec::new();
+        copy.try_reserve_exact(bytes.len())?;
+        copy.extend_from_slice(bytes);
+        Ok(SendBuffer {
+            bytes: copy.into(),
+            sent: 0,
+        })
     }
 
     #[cfg(test)]
@@ -71,7 +82,7 @@ mod tests {
 
     #[test]
     fn bytes_leave_in_order_and_the_memory_with_the_last() {
-        let mut buffer = SendBuffer::keeping(b"abcdef");
+        let mut buffer = SendBuffer::copy_of(b"abcdef").unwrap();
         assert!(!buffer.is_empty());
         buffer.consume(4);
         assert_eq!(buffer.unsent(), b"ef");

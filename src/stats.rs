@@ -4,11 +4,11 @@ use std::fmt;
 use std::io;
 
 use crate::admission::Denial;
-use crate::deadlines::Limit;
 use crate::refusal::Refusal;
+use crate::timers::Timeout;
 
-/// What an [`Echo`](crate::Echo) has done since it was made. Counts only grow; `active` and
-/// `run_queue` go both ways.
+/// What an [`Echo`](crate::Echo) has done since it was made. Counts only grow; `active`,
+/// `buffered` and `run_queue` go both ways.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
@@ -27,12 +27,17 @@ pub struct Stats {
     pub accept_pauses: u64,
     /// Connections closed because the peer had finished and everything was written back.
     pub finished: u64,
-    /// Connections closed by an error, such as the peer's reset.
+    /// Connections closed because the peer reset them, as health checks of balancers do.
+    pub reset: u64,
+    /// Connections closed by another error, such as a peer that vanished.
     pub failed: u64,
     /// Connections closed because nothing moved in them for the idle timeout.
     pub idle: u64,
     /// Connections closed because the peer took none of what was unsent, for the stall timeout.
     pub stalled: u64,
+    /// Connections closed because the pending bytes of all reached
+    /// [`max_buffered`](crate::ConfigBuilder::max_buffered), and in these a byte had moved longest ago.
+    pub evicted: u64,
     /// Connections closed by a shutdown whose drain time was over.
     pub cut: u64,
     /// Datagrams received. Each is sent back, unanswered, or one of `datagram_errors`.
@@ -51,6 +56,9 @@ pub struct Stats {
     pub bytes_zero_copied: u64,
     /// Bytes written back to them.
     pub bytes_sent: u64,
+    /// Bytes of memory and pipes that are held now for peers that do not take what is echoed; at
+    /// most [`max_buffered`](crate::ConfigBuilder::max_buffered).
+    pub buffered: usize,
     /// Calls of [`Echo::run`](crate::Echo::run).
     pub turns: u64,
     /// How many were on the run queue in the last of these calls, and had their turn.
@@ -144,7 +152,9 @@ impl Stats {
         self.active -= 1;
         match reason {
             Reason::Finished => self.finished += 1,
+            Reason::Reset => self.reset += 1,
             Reason::Failed(_) => self.failed += 1,
+            Reason::Evicted => self.evicted += 1,
             Reason::Idle => self.idle += 1,
             Reason::Stalled => self.stalled += 1,
             Reason::Cut => self.cut += 1,
@@ -157,20 +167,37 @@ impl Stats {
 pub(crate) enum Reason {
     /// The peer half-closed, and everything was written back.
     Finished,
-    /// A read, a write or a shutdown failed.
+    /// The peer reset the connection.
+    Reset,
+    /// A read, a write or a shutdown failed otherwise.
     Failed(io::Error),
+    /// The pending bytes of all connections reached their limit.
+    Evicted,
     Cut,
     /// Nothing moved for the idle timeout.
     Idle,
-    /// The peer took nothing for the stall timeout.
+    /// The peer took nothing for the write timeout.
     Stalled,
 }
 
-impl From<Limit> for Reason {
-    fn from(limit: Limit) -> Self {
-        match limit {
-            Limit::Idle => Reason::Idle,
-            Limit::Stall => Reason::Stalled,
+impl From<io::Error> for Reason {
+    fn from(error: io::Error) -> Self {
+        use io::ErrorKind::{BrokenPipe, ConnectionReset, NotConnected};
+
+        // Which of them it is depends on the call that meets the reset: recv(2), send(2) or
+        // shutdown(2).
+        match error.kind() {
+            ConnectionReset | BrokenPipe | NotConnected => Reason::Reset,
+            _ => Reason::Failed(error),
+        }
+    }
+}
+
+impl From<Timeout> for Reason {
+    fn from(timeout: Timeout) -> Self {
+        match timeout {
+            Timeout::Idle => Reason::Idle,
+            Timeout::Write => Reason::Stalled,
         }
     }
 }
@@ -179,7 +206,9 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Reason::Finished => f.write_str("the peer finished"),
+            Reason::Reset => f.write_str("reset by the peer"),
             Reason::Failed(error) => write!(f, "{error}"),
+            Reason::Evicted => f.write_str("evicted: the limit of buffered bytes was reached"),
             Reason::Idle => f.write_str("idle for too long"),
             Reason::Stalled => f.write_str("the peer did not take what was sent"),
             Reason::Cut => f.write_str("the drain time was over"),

@@ -13,6 +13,10 @@ use socket2::SockRef;
 use self::calls::{recv, send};
 use crate::zero_copy::{Pipe, SystemPipe};
 
+/// The unit of `TCP_USER_TIMEOUT`.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const MILLISECOND: Duration = Duration::from_millis(1);
+
 /// What a connection needs of its socket. The tests have scripted ones.
 pub(crate) trait Stream: Read + Write {
     type Pipe: Pipe;
@@ -57,6 +61,17 @@ impl StreamSocket {
     pub(crate) fn reset(self) {
         // Where this fails it is closed in order.
         let _ = SockRef::from(&self.0).set_linger(Some(Duration::ZERO));
+    }
+
+    /// Limits how long sent bytes stay unacknowledged before the system gives the connection up, also
+    /// after close(2); see `TCP_USER_TIMEOUT` in tcp(7). Sockets other than TCP's do not have it, and
+    /// keep nothing after close(2).
+    pub(crate) fn set_user_timeout(&self, limit: Duration) {
+        // A value of 0 ms is the system's default of minutes.
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        let _ = SockRef::from(&self.0).set_tcp_user_timeout(Some(limit.max(MILLISECOND)));
+        #[cfg(not(any(target_os = "linux", target_os = "android")))]
+        let _ = limit;
     }
 }
 

@@ -40,15 +40,17 @@ impl Summary {
         let age = humantime::format_duration(rounded(self.started.elapsed()));
         info!(
             "{phase} {age}: {} bytes echoed, {} datagrams, {} unanswered; {} connections, \
-             {} finished, {} failed, {} timed out, {} cut, {} active; {} refused; \
+             {} finished, {} reset, {} failed, {} timed out, {} evicted, {} cut, {} active; {} refused; \
              {} accept pauses, {} turns",
             stats.bytes_sent,
             stats.datagrams_sent,
             stats.unanswered.total(),
             stats.accepted,
             stats.finished,
+            stats.reset,
             stats.failed,
             stats.idle + stats.stalled,
+            stats.evicted,
             stats.cut,
             stats.active,
             stats.refused.total(),

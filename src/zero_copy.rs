@@ -4,7 +4,7 @@
 use std::fmt;
 use std::io;
 
-use log::{debug, warn};
+use log::debug;
 
 use crate::config::ZeroCopy;
 
@@ -29,25 +29,15 @@ pub(crate) const MOST_PIPES: usize = 32;
 
 /// What zero copy asks of a pipe. The tests have some that are none of the system's.
 pub(crate) trait Pipe: Sized + fmt::Debug {
-    /// Whether it is safe to, as far as can be told without a try.
-    fn can_be_used() -> bool;
+    /// Whether splice(2) works here, found out by a trial. Later errors are errors of a connection:
+    /// splice(2) also returns what is pending on the socket, such as `EACCES` after an ICMP message.
+    fn is_usable() -> bool;
 
     /// See pipe(2).
     fn open() -> io::Result<Self>;
 
     /// How many bytes are in it.
     fn len(&self) -> usize;
-
-    /// Copies all that is in it out of it.
-    fn take_out(&mut self) -> io::Result<Box<[u8]>>;
-}
-
-/// Whether an error of splice(2) says that the system cannot or must not do it, as under a seccomp
-/// filter: `EPERM` or `EACCES`, `ENOSYS` or `EOPNOTSUPP`, `EINVAL`.
-pub(crate) fn is_refusal(error: &io::Error) -> bool {
-    use io::ErrorKind::{InvalidInput, PermissionDenied, Unsupported};
-
-    matches!(error.kind(), PermissionDenied | Unsupported | InvalidInput)
 }
 
 /// The pipes of an engine. One is enough for all connections that keep up, as it holds nothing
@@ -65,7 +55,7 @@ pub(crate) struct Pipes<P> {
 
 impl<P: Pipe> Pipes<P> {
     pub(crate) fn new(zero_copy: ZeroCopy) -> Self {
-        let is_on = zero_copy == ZeroCopy::Auto && P::can_be_used();
+        let is_on = zero_copy == ZeroCopy::Auto && P::is_usable();
         Pipes::for_moves_of(if is_on { WORTH_IT } else { usize::MAX })
     }
 
@@ -104,20 +94,11 @@ impl<P: Pipe> Pipes<P> {
 
     /// Takes a pipe back. What is in it is lost.
     pub(crate) fn give_back(&mut self, pipe: P) {
-        if self.is_on() && self.spare.is_none() && pipe.len() == 0 {
+        if self.spare.is_none() && pipe.len() == 0 {
             self.spare = Some(pipe);
         } else {
             self.open -= 1;
         }
-    }
-
-    /// Does without from now on, because the system says that it cannot or must not do it.
-    pub(crate) fn give_up(&mut self, error: &io::Error) {
-        if self.is_on() {
-            warn!("no zero copy: splice(2) says {error}; from now on bytes are read and written");
-        }
-        self.worth_it = usize::MAX;
-        self.open -= usize::from(self.spare.take().is_some());
     }
 
     fn is_on(&self) -> bool {

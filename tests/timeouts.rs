@@ -5,6 +5,8 @@ mod common;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::sync::mpsc::channel;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use common::host::Host;
@@ -246,6 +248,128 @@ fn limits_hold_while_draining() {
     host.go_on(late(STALL));
     assert!(host.echo.is_finished());
     assert_eq!((host.echo.stats().idle, host.echo.stats().cut), (1, 0));
+}
+
+/// The connection goes from one state of the shutdown to the next in the turn in which its idle
+/// timeout passes.
+#[test]
+fn idle_timeout_at_the_end_of_the_drain_time_ends_the_shutdown() {
+    let (sender, receiver) = channel();
+    // In a thread that is left behind if the engine never returns.
+    thread::spawn(move || {
+        let timeouts = config().idle_timeout(STALL).drain_timeout(STALL);
+        let mut host = host(timeouts);
+        let mut clients: Vec<_> = (0..20).map(|_| host.connect()).collect();
+        host.echo.shutdown(host.now);
+        host.go_on(STALL * 2);
+        host.go_on(STALL);
+        assert!(host.echo.is_finished());
+        for client in &mut clients {
+            assert_eq!(read_to_the_end(client), b"");
+        }
+        sender.send(()).unwrap();
+    });
+    receiver.recv_timeout(common::LIMIT).expect("it hangs");
+}
+
+/// As after a pause of the process, or a poll that reported some of the events only.
+#[test]
+fn waiting_data_is_echoed_before_a_timeout_is_judged() {
+    let mut host = host(config().idle_timeout(IDLE));
+    let mut silent = host.connect();
+    let mut clients: Vec<_> = (0..40).map(|_| host.connect()).collect();
+    for client in &mut clients {
+        client.write_all(b"hello").unwrap();
+    }
+    host.now += IDLE * 3;
+    host.echo.run(host.now);
+    let stats = host.echo.stats();
+    assert_eq!((stats.active, stats.idle), (40, 1), "{stats:?}");
+    assert_eq!(stats.bytes_sent, 5 * 40);
+    assert_eq!(read_to_the_end(&mut silent), b"");
+    for client in &mut clients {
+        let mut echoed = [0; 5];
+        client.read_exact(&mut echoed).unwrap();
+    }
+    host.go_on(just_before(IDLE));
+    assert_eq!(host.active(), 40, "the echo was no progress");
+}
+
+/// The peer reads again while the process is paused.
+#[test]
+fn pending_bytes_are_sent_before_a_write_timeout_is_judged() {
+    let mut host = host(config().stall_timeout(STALL));
+    let (mut client, _) = host.stalled();
+    let mut buffer = vec![0; 16 * 1024 * 1024];
+    assert!(client.read(&mut buffer).unwrap() > 0);
+    host.now += STALL * 3;
+    host.echo.run(host.now);
+    let stats = host.echo.stats();
+    assert_eq!((stats.active, stats.stalled), (1, 0), "{stats:?}");
+}
+
+/// A read at 41.7 ms of the engine's clock, a check at 50 ms.
+#[test]
+fn timeouts_are_not_cut_to_whole_milliseconds() {
+    let limit = Duration::from_millis(9);
+    let mut host = host(config().idle_timeout(limit));
+    host.echo.run(host.now);
+    let mut client = host.connect();
+    host.now += Duration::from_micros(41_700);
+    host.echo(&mut client);
+    host.go_on(Duration::from_micros(8_300));
+    assert_eq!(host.active(), 1, "closed after 8.3 ms");
+    host.go_on(slack(limit));
+    assert_eq!(host.active(), 0);
+}
+
+/// The write timeout begins with the last byte that moved, and one that was read has moved.
+#[cfg(unix)]
+#[test]
+fn write_timeout_of_a_spliced_stream_begins_with_its_last_read() {
+    use std::os::unix::net::UnixStream;
+
+    const LIMIT: Duration = Duration::from_secs(5);
+
+    let directory = common::Directory::new();
+    let path = directory.file("socket");
+    let endpoint = common::config_at(&format!("unix:{}", path.display()));
+    let mut host = Host::at(endpoint.stall_timeout(LIMIT));
+    let mut client = UnixStream::connect(&path).unwrap();
+    client.set_nonblocking(true).unwrap();
+    host.run_until(|echo| echo.stats().active == 1);
+
+    // Enough at once to be spliced from then on, all of which is read back.
+    let (mut sent, mut read, mut buffer) = (0, 0, vec![0; 1024 * 1024]);
+    let start = Instant::now();
+    while host.echo.stats().bytes_zero_copied == 0 {
+        assert!(start.elapsed() < common::LIMIT, "never spliced");
+        sent += client.write(&buffer).unwrap_or(0);
+        host.settle();
+        read += client.read(&mut buffer).unwrap_or(0);
+    }
+    while read < sent {
+        host.settle();
+        read += client.read(&mut buffer).unwrap_or(0);
+    }
+
+    // From now on the client does not read. Some time there is no room for what was spliced in.
+    let piece = noise(20_000);
+    loop {
+        assert!(start.elapsed() < common::LIMIT, "never blocked");
+        host.now += Duration::from_secs(4);
+        client.write_all(&piece).unwrap();
+        host.settle();
+        let stats = host.echo.stats();
+        assert_eq!(stats.active, 1, "closed in the turn that read");
+        if stats.bytes_received > stats.bytes_sent {
+            break;
+        }
+    }
+    host.go_on(just_before(LIMIT));
+    assert_eq!(host.active(), 1, "closed too early");
+    host.go_on(slack(LIMIT));
+    assert_eq!((host.active(), host.echo.stats().stalled), (0, 1));
 }
 
 #[test]

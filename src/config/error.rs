@@ -24,6 +24,15 @@ pub enum ConfigError {
         /// How many connections there may be.
         most: usize,
     },
+    /// Less than one peer may need.
+    MaxBuffered {
+        /// How many bytes were to be held at most.
+        bytes: usize,
+        /// How many bytes one peer may need.
+        least: usize,
+    },
+    /// Outside [`Config::SOCKET_BUFFER_RANGE`].
+    SocketBuffer(usize),
     /// Networks are allowed, and none that peers of an endpoint could be in: these are of the other
     /// address family, or of Unix sockets alone.
     AllowedFamily,
@@ -70,6 +79,17 @@ impl fmt::Display for ConfigError {
                 f,
                 "a limit of {count} connections per source is out of range: choose 1 to {most}, \
                  the limit of all connections"
+            ),
+            ConfigError::MaxBuffered { bytes, least } => write!(
+                f,
+                "a limit of {bytes} buffered bytes is out of range: choose at least {least}, \
+                 what one peer may need"
+            ),
+            ConfigError::SocketBuffer(value) => write!(
+                f,
+                "a socket buffer of {value} is out of range: choose {} to {} bytes",
+                Config::SOCKET_BUFFER_RANGE.start(),
+                Config::SOCKET_BUFFER_RANGE.end()
             ),
             ConfigError::AllowedFamily => f.write_str(
                 "the allowed networks are of no endpoint's address family: allow networks of IPv4 \

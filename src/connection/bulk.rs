@@ -8,10 +8,10 @@ use log::trace;
 use super::{Connection, Next, State};
 use crate::readiness::nonblocking;
 use crate::scratch::Scratch;
-use crate::send_buffer::{SendBuffer, Unsent};
+use crate::send_buffer::Unsent;
 use crate::stats::Stats;
 use crate::stream::Stream;
-use crate::zero_copy::{Pipe, Pipes, is_refusal};
+use crate::zero_copy::Pipes;
 
 impl<S: Stream> Connection<S> {
     /// A read has filled the buffer: the next bytes may go through a pipe.
@@ -36,6 +36,8 @@ impl<S: Stream> Connection<S> {
             self.give_back(&mut scratch.pipes);
             return Ok(None);
         }
+        self.last_progress = scratch.now;
+        stats.buffered += count;
         stats.bytes_received += count as u64;
         stats.bytes_zero_copied += count as u64;
         if !scratch.pipes.are_for(count) {
@@ -52,42 +54,23 @@ impl<S: Stream> Connection<S> {
         };
         let filled = nonblocking(|| self.stream.splice_in(&mut pipe));
         self.unsent = Unsent::Pipe(pipe);
-        match filled {
-            Err(error) if is_refusal(&error) => {
-                pipes.give_up(&error);
-                Ok(0)
-            }
-            filled => {
-                let count = filled?.unwrap_or(0);
-                trace!("{}: splice {count} bytes in", self.peer);
-                Ok(count)
-            }
-        }
+        let count = filled?.unwrap_or(0);
+        trace!("{}: splice {count} bytes in", self.peer);
+        Ok(count)
     }
 
     /// Sends what is in the pipe, as far as it goes.
-    pub(super) fn drain_pipe(&mut self, pipes: &mut Pipes<S::Pipe>) -> io::Result<usize> {
+    pub(super) fn drain_pipe(&mut self) -> io::Result<usize> {
         let Unsent::Pipe(pipe) = &mut self.unsent else {
             return Ok(0);
         };
-        match nonblocking(|| self.stream.splice_out(pipe)) {
-            Err(error) if is_refusal(&error) => {
-                let bytes = pipe.take_out()?;
-                pipes.give_up(&error);
-                self.give_back(pipes);
-                self.unsent = Unsent::Buffer(SendBuffer::from(bytes));
-                self.send_unsent(pipes)
-            }
-            drained => {
-                let sent = drained?.unwrap_or(0);
-                trace!("{}: splice {sent} bytes out", self.peer);
-                Ok(sent)
-            }
-        }
+        let sent = nonblocking(|| self.stream.splice_out(pipe))?.unwrap_or(0);
+        trace!("{}: splice {sent} bytes out", self.peer);
+        Ok(sent)
     }
 
     /// Lets go of the pipe, if there is one.
-    pub(crate) fn give_back(&mut self, pipes: &mut Pipes<S::Pipe>) {
+    pub(super) fn give_back(&mut self, pipes: &mut Pipes<S::Pipe>) {
         if let Unsent::Pipe(pipe) = mem::take(&mut self.unsent) {
             pipes.give_back(pipe);
         }

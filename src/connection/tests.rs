@@ -5,7 +5,6 @@ mod model;
 mod scripted;
 
 use std::io;
-use std::mem;
 use std::net::Ipv4Addr;
 use std::time::Instant;
 
@@ -29,7 +28,7 @@ fn connect<S: Stream>(stream: S) -> Connection<S> {
 struct List(Vec<u8>);
 
 impl Pipe for List {
-    fn can_be_used() -> bool {
+    fn is_usable() -> bool {
         true
     }
 
@@ -39,10 +38,6 @@ impl Pipe for List {
 
     fn len(&self) -> usize {
         self.0.len()
-    }
-
-    fn take_out(&mut self) -> io::Result<Box<[u8]>> {
-        Ok(mem::take(&mut self.0).into())
     }
 }
 

@@ -7,10 +7,10 @@ use log::{debug, warn};
 
 use super::{Echo, Slot, Source};
 use crate::connection::Connection;
-use crate::deadlines::Limit;
 use crate::listener::Accepted;
 use crate::readiness;
 use crate::stream::{Peer, StreamSocket};
+use crate::timers::Timeout;
 
 /// How many connections a listener accepts in a turn, before others have theirs.
 const ACCEPTS_A_TURN: usize = 32;
@@ -83,10 +83,9 @@ impl Echo {
         let token = self.token_of(key);
         self.registry
             .register(&mut stream, token, readiness::interest())?;
-        let moved = self.deadlines.now();
-        let connection = Connection::new(stream, peer, now, moved);
+        let connection = Connection::new(stream, peer, now, self.timers.now());
         self.slots.insert(Slot::new(Source::Connection(connection)));
-        self.deadlines.watch(key, Limit::Idle, moved);
+        self.schedule(key, Timeout::Idle);
         self.stats.count_opened();
         debug!("{peer}: opened as {token:?}");
         Ok(())

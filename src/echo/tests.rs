@@ -132,7 +132,7 @@ fn a_connection_that_is_closed_is_none_of_its_source_s_any_more() {
     let mut echo = echo_for_one_per_source(&poll);
     for reason in [
         Reason::Finished,
-        Reason::Failed(io::ErrorKind::ConnectionReset.into()),
+        Reason::Reset,
         Reason::Cut,
     ] {
         let [(_client, stream, peer), (_other, other_stream, other_peer)] = clients();

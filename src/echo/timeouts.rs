@@ -1,70 +1,91 @@
-//! Timeouts: connections in which nothing moves.
+//! Timeouts, and the memory budget: both close connections in which no byte moves.
 
 use std::time::Instant;
 
-use super::{Echo, Source};
+use log::warn;
+
+use super::Echo;
 use crate::connection::Connection;
-use crate::deadlines::Limit;
+use crate::stats::Reason;
 use crate::stream::StreamSocket;
+use crate::timers::Timeout;
 
 impl Echo {
     pub(super) fn set_now(&mut self, now: Instant) {
-        self.deadlines.set_now(now);
-        self.scratch.now = self.deadlines.now();
+        self.timers.set_now(now);
+        self.scratch.now = self.timers.now();
     }
 
-    /// A connection has bytes that its peer does not take.
-    pub(super) fn limit_stall(&mut self, key: usize) {
-        if self.deadlines.is_watched(key, Limit::Stall) {
-            return;
+    /// Takes the connections out whose timeout may have passed, and queues those for which it has.
+    ///
+    /// They get a turn before they are judged: bytes can wait of which no event was seen yet. The
+    /// process was stopped for a while, a signal interrupted the poll, or there were more events
+    /// than it returns at once.
+    pub(super) fn queue_expired(&mut self) -> Vec<(usize, Timeout)> {
+        if !self.timers.is_due() {
+            return Vec::new();
         }
-        if let Some(connection) = self.connection(key) {
-            let moved = connection.moved();
-            self.deadlines.watch(key, Limit::Stall, moved);
-        }
-    }
-
-    /// Closes those whose limits are over. The others are looked at again when theirs may be.
-    pub(super) fn close_overdue(&mut self, now: Instant) {
-        while let Some((key, limit)) = self.deadlines.due() {
-            if self.is_over(key, limit) {
-                self.try_to_move(key, now);
-            }
-            let over = self.is_over(key, limit);
-            match self.connection(key) {
-                Some(_) if over => self.close(key, &limit.into(), now),
-                Some(connection) if limit == Limit::Idle || connection.is_stalled() => {
-                    let moved = connection.moved();
-                    self.deadlines.watch(key, limit, moved);
-                }
-                _ => {}
+        let due = self.timers.take_due();
+        for &(key, timeout) in &due {
+            if self.has_expired(key, timeout) {
+                self.enqueue(key);
             }
         }
+        due
     }
 
-    /// Of those on the run queue it will be seen.
-    fn is_over(&self, key: usize, limit: Limit) -> bool {
-        let is_queued = self.slots.get(key).is_some_and(|slot| slot.queued);
+    /// After their turns: closes the connections in which still nothing has moved, and schedules the
+    /// others again.
+    pub(super) fn close_expired(&mut self, due: Vec<(usize, Timeout)>, now: Instant) {
+        for (key, timeout) in due {
+            if self.has_expired(key, timeout) {
+                self.close(key, &timeout.into(), now);
+            } else {
+                self.schedule(key, timeout);
+            }
+        }
+    }
+
+    fn has_expired(&self, key: usize, timeout: Timeout) -> bool {
         self.connection(key).is_some_and(|connection| {
-            let counts = limit == Limit::Idle || connection.is_stalled();
-            counts && !is_queued && self.deadlines.is_over(limit, connection.moved())
+            connection.is_subject_to(timeout)
+                && self.timers.has_expired(timeout, connection.last_progress())
         })
     }
 
-    /// There may be room for what is unsent, and no event of it: Linux announces none before it is a
-    /// third of the buffer, and a slow peer may take longer for that than the limit.
-    fn try_to_move(&mut self, key: usize, now: Instant) {
-        let Source::Connection(connection) = &mut self.slots[key].source else {
-            return;
-        };
-        let next = connection.try_to_move(&mut self.scratch, &mut self.stats);
-        self.go_on(key, next, now);
+    /// Has the connection checked when the timeout passes, if it applies.
+    pub(super) fn schedule(&mut self, key: usize, timeout: Timeout) {
+        let connection = self.connection(key);
+        if let Some(connection) = connection.filter(|it| it.is_subject_to(timeout)) {
+            let last_progress = connection.last_progress();
+            self.timers.schedule(key, timeout, last_progress);
+        }
+    }
+
+    /// Closes connections until what is held fits the budget, those first whose last byte moved
+    /// longest ago. So a peer that goes on reading is closed only if all others do so too.
+    pub(super) fn enforce_budget(&mut self, now: Instant) {
+        while self.stats.buffered > self.config.max_buffered {
+            let blocked_since = |key| {
+                let connection = self.slots.get(key)?.connection()?;
+                let is_blocked = connection.is_write_blocked();
+                is_blocked.then(|| connection.last_progress())
+            };
+            let Some(key) = self.timers.take_longest_blocked(blocked_since) else {
+                return;
+            };
+            self.close(key, &Reason::Evicted, now);
+            if let Some(count) = self.evictions.count(now) {
+                let most = self.config.max_buffered;
+                warn!(
+                    "{count} connections evicted: peers that do not read reached the limit of \
+                     {most} buffered bytes"
+                );
+            }
+        }
     }
 
     fn connection(&self, key: usize) -> Option<&Connection<StreamSocket>> {
-        match &self.slots.get(key)?.source {
-            Source::Connection(connection) => Some(connection),
-            Source::Endpoint(_) => None,
-        }
+        self.slots.get(key)?.connection()
     }
 }

@@ -94,9 +94,11 @@ fn by_reason(
 fn connections(stats: &Stats) -> Vec<Family> {
     let closed = [
         ("finished", stats.finished),
-        ("failed", stats.failed),
+        ("reset", stats.reset),
+        ("error", stats.failed),
         ("idle", stats.idle),
         ("stalled", stats.stalled),
+        ("evicted", stats.evicted),
         ("cut", stats.cut),
     ];
     vec![
@@ -147,6 +149,11 @@ fn bytes(stats: &Stats) -> Vec<Family> {
             "sent_bytes_total",
             "Bytes sent back to peers.",
             stats.bytes_sent,
+        ),
+        gauge(
+            "buffered_bytes",
+            "Bytes held now for peers that do not take them.",
+            stats.buffered,
         ),
         counter(
             "zero_copied_bytes_total",
@@ -243,7 +250,8 @@ mod tests {
             "# TYPE mio_echo_sent_bytes_total counter\n\
              mio_echo_sent_bytes_total 18446744073709551615\n",
             "mio_echo_connections_closed_total{reason=\"finished\"} 0\n\
-             mio_echo_connections_closed_total{reason=\"failed\"} 7\n",
+             mio_echo_connections_closed_total{reason=\"reset\"} 0\n\
+             mio_echo_connections_closed_total{reason=\"error\"} 7\n",
         ] {
             assert!(text.contains(part), "no {part:?} in {text}");
         }

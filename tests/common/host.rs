@@ -22,19 +22,21 @@ pub struct Host {
 
 impl Host {
     pub fn new(config: ConfigBuilder) -> (Self, SocketAddr) {
+        let host = Host::at(config);
+        let address = host.echo.endpoints()[0].address().unwrap();
+        (host, address)
+    }
+
+    /// Also where the endpoint has no IP address.
+    pub fn at(config: ConfigBuilder) -> Self {
         let poll = Poll::new().unwrap();
         let echo = Echo::new(config.build().unwrap(), poll.registry(), FIRST).unwrap();
-        let address = echo.endpoints()[0].address().unwrap();
-        let events = Events::with_capacity(16);
-        (
-            Host {
-                poll,
-                events,
-                echo,
-                now: Instant::now(),
-            },
-            address,
-        )
+        Host {
+            poll,
+            events: Events::with_capacity(16),
+            echo,
+            now: Instant::now(),
+        }
     }
 
     /// Waits for events and takes the echo's in. Gives those that are not the echo's.

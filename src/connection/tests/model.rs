@@ -38,8 +38,6 @@ struct Socket {
     wants_room: bool,
     /// This side shut its writing half down.
     is_shut: bool,
-    /// A seccomp filter came, say.
-    refuses_splice: bool,
     /// Something changed that the selector has not reported yet.
     has_changed: bool,
     sent: u8,
@@ -106,9 +104,6 @@ impl Stream for Socket {
     /// As Linux has it: it does not go beyond an urgent mark, and where there is nothing for it, it
     /// says that this is the end as soon as the peer has shut down.
     fn splice_in(&mut self, pipe: &mut List) -> io::Result<usize> {
-        if self.refuses_splice {
-            return Err(ErrorKind::Unsupported.into());
-        }
         if self.mark == Some(0) {
             return if self.is_finished {
                 Ok(0)
@@ -123,9 +118,6 @@ impl Stream for Socket {
     }
 
     fn splice_out(&mut self, pipe: &mut List) -> io::Result<usize> {
-        if self.refuses_splice {
-            return Err(ErrorKind::Unsupported.into());
-        }
         let count = self.write(&pipe.0)?;
         pipe.0.drain(..count);
         Ok(count)
@@ -186,8 +178,6 @@ enum Move {
     Reset,
     /// The peer reads so many bytes.
     Take(usize),
-    /// The system refuses to splice from now on.
-    RefuseSplice,
     /// The selector reports a change.
     Report,
     /// The connection has its turn on the run queue.
@@ -196,7 +186,7 @@ enum Move {
     End,
 }
 
-const MOVES: [Move; 11] = [
+const MOVES: [Move; 10] = [
     Move::Send(1),
     Move::Send(2),
     Move::SendUrgent,
@@ -204,7 +194,6 @@ const MOVES: [Move; 11] = [
     Move::Reset,
     Move::Take(1),
     Move::Take(2),
-    Move::RefuseSplice,
     Move::Report,
     Move::Turn,
     Move::End,
@@ -248,15 +237,10 @@ impl World {
             Move::Finish => may_send,
             Move::Reset => !socket.is_reset,
             Move::Take(count) => count <= socket.outbound.len(),
-            Move::RefuseSplice => self.has_pipes() && !socket.refuses_splice,
             Move::Report => socket.has_changed && self.closed.is_none(),
             Move::Turn => self.is_queued && self.closed.is_none(),
             Move::End => self.closed.is_none() && !self.is_ended(),
         }
-    }
-
-    fn has_pipes(&self) -> bool {
-        self.scratch.pipes.are_for(self.scratch.buffer.len())
     }
 
     fn is_ended(&self) -> bool {
@@ -283,7 +267,6 @@ impl World {
                 socket.outbound.clear();
             }
             Move::Take(count) => self.socket().take(count),
-            Move::RefuseSplice => self.socket().refuses_splice = true,
             Move::Report => {
                 let readiness = self.socket().report();
                 self.is_queued |= self.connection.wake(readiness);
@@ -309,9 +292,9 @@ impl World {
                 self.socket().is_shut = true;
                 self.closed = Some("finished");
             }
-            Next::Close(Reason::Failed(_)) => self.closed = Some("failed"),
+            Next::Close(Reason::Reset) => self.closed = Some("reset"),
             Next::Close(Reason::Cut) => self.closed = Some("cut"),
-            Next::Close(Reason::Idle | Reason::Stalled) => panic!("it has no clock"),
+            Next::Close(other) => panic!("{other}: there is neither a clock nor another error"),
         }
     }
 
@@ -320,6 +303,7 @@ impl World {
         let connection = &self.connection;
         let socket = &connection.stream;
         let unsent = connection.unsent.len();
+        assert_eq!(self.stats.buffered, connection.unsent.held(), "not counted");
         let most = self.scratch.buffer.len().max(PIPE_SIZE);
         assert!(unsent <= most, "more is held than one buffer or pipe");
         match connection.state {
@@ -332,8 +316,8 @@ impl World {
         if self.closed == Some("finished") {
             assert!(socket.is_shut && socket.is_finished && socket.inbound.is_empty());
         }
-        if self.closed == Some("failed") {
-            assert!(socket.is_reset, "closed by an error that did not happen");
+        if self.closed == Some("reset") {
+            assert!(socket.is_reset, "closed by a reset that did not happen");
         }
         // A connection that has work has a place on the run queue, or an edge to come.
         if self.closed.is_none() && !self.is_queued && !socket.has_changed {

@@ -1,0 +1,303 @@
+//! Idle and write timeouts: which connections to check, and when.
+//!
+//! A timer for each connection would have to be moved with each byte. Instead a connection records
+//! the time of its last progress, and a timer wheel holds its key in the slot in which the timeout
+//! would expire without any further progress. When that slot is over, the connection has either
+//! timed out, or its key goes into the slot of its new deadline. So a read costs one store, and a
+//! connection costs one check per timeout (G. Varghese and T. Lauck, "Hashed and Hierarchical
+//! Timing Wheels", 1987).
+
+use std::array;
+use std::mem;
+use std::time::{Duration, Instant};
+
+/// Milliseconds since the first turn of the engine. The value wraps after 49 days, which is harmless:
+/// only differences of at most a day are used.
+pub(crate) type Millis = u32;
+
+/// The limits on the time without progress.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Timeout {
+    /// No byte moves in either direction.
+    Idle,
+    /// The peer takes none of the pending bytes.
+    Write,
+}
+
+/// The range that the write wheel sorts by age when there is no write timeout.
+const WITHOUT_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// The clock of the engine, and the connections that can time out.
+#[derive(Debug)]
+pub(crate) struct Timers {
+    start: Option<Instant>,
+    /// Milliseconds since `start`.
+    now: u64,
+    idle: Wheel,
+    /// Also the order in which write-blocked connections are evicted, so that it is kept even
+    /// without a write timeout.
+    write: Wheel,
+}
+
+impl Timers {
+    /// A timeout of zero never expires.
+    pub(crate) fn new(idle: Duration, write: Duration) -> Self {
+        Timers {
+            start: None,
+            now: 0,
+            idle: Wheel::new(idle),
+            write: Wheel::new(write),
+        }
+    }
+
+    /// Updates the clock; never moves it backwards.
+    pub(crate) fn set_now(&mut self, now: Instant) {
+        let start = *self.start.get_or_insert(now);
+        let elapsed = now.saturating_duration_since(start);
+        self.now = self.now.max(whole_milliseconds(elapsed));
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "see Millis")]
+    pub(crate) fn now(&self) -> Millis {
+        self.now as Millis
+    }
+
+    /// When the next timeout can expire.
+    pub(crate) fn next_at(&self) -> Option<Instant> {
+        let wheels = [&self.idle, &self.write].into_iter();
+        let next = wheels.filter_map(Wheel::wakes_at).min()?;
+        Some(self.start? + Duration::from_millis(next))
+    }
+
+    /// Whether [`take_due`](Timers::take_due) has something to give.
+    pub(crate) fn is_due(&self) -> bool {
+        self.now >= self.idle.due_at.min(self.write.due_at)
+    }
+
+    /// Puts a key into the slot of its deadline, unless it is in the wheel already: an earlier entry
+    /// is checked in time, also one of a former connection with this key.
+    pub(crate) fn schedule(&mut self, key: usize, timeout: Timeout, last_progress: Millis) {
+        let now = self.now;
+        let last_progress = now.saturating_sub(self.elapsed_since(last_progress));
+        match timeout {
+            Timeout::Idle if self.idle.timeout.is_none() => {}
+            Timeout::Idle => self.idle.schedule(key, last_progress, now),
+            Timeout::Write => self.write.schedule(key, last_progress, now),
+        }
+    }
+
+    /// Takes all keys out whose slot is over. Which of them have timed out is to be
+    /// [checked](Timers::has_expired); the others are to be scheduled again.
+    pub(crate) fn take_due(&mut self) -> Vec<(usize, Timeout)> {
+        let idle = self.idle.take_due(self.now);
+        let write = self.write.take_due(self.now);
+        let idle = idle.into_iter().map(|key| (key as usize, Timeout::Idle));
+        let write = write.into_iter().map(|key| (key as usize, Timeout::Write));
+        idle.chain(write).collect()
+    }
+
+    /// Whether the timeout has passed since the last progress.
+    ///
+    /// Both times are whole milliseconds, rounded down. Their difference can be almost 1 ms more than
+    /// the time between them, so it has to be greater than the timeout.
+    pub(crate) fn has_expired(&self, timeout: Timeout, last_progress: Millis) -> bool {
+        let wheel = match timeout {
+            Timeout::Idle => &self.idle,
+            Timeout::Write => &self.write,
+        };
+        let elapsed = self.elapsed_since(last_progress);
+        wheel.timeout.is_some_and(|timeout| elapsed > timeout)
+    }
+
+    /// The write-blocked connection whose last progress is longest ago, to the length of a slot.
+    ///
+    /// Takes keys out of the write wheel, the earliest first. `last_progress` gives the time of a
+    /// key's last progress, or `None` if it is not write-blocked (any more).
+    pub(crate) fn take_longest_blocked(
+        &mut self,
+        last_progress: impl Fn(usize) -> Option<Millis>,
+    ) -> Option<usize> {
+        loop {
+            let (key, slot) = self.write.take_first()?;
+            let Some(since) = last_progress(key) else {
+                continue;
+            };
+            let since = self.now.saturating_sub(self.elapsed_since(since));
+            if self.write.slot_of(since) <= slot {
+                return Some(key);
+            }
+            self.write.schedule(key, since, self.now);
+        }
+    }
+
+    fn elapsed_since(&self, time: Millis) -> u64 {
+        self.now().wrapping_sub(time).into()
+    }
+}
+
+/// How many slots a wheel has. The deadline of a timeout is at most 102 slots ahead.
+const SLOTS: usize = 128;
+
+/// The keys of one timeout. Slot numbers count from the start of the clock; a number modulo
+/// [`SLOTS`] is its place.
+#[derive(Debug)]
+struct Wheel {
+    /// In milliseconds; `None` if it never expires.
+    timeout: Option<u64>,
+    /// How far ahead keys are scheduled, in milliseconds.
+    range: u64,
+    /// Milliseconds of one slot, and so how late a connection is checked at most.
+    slot_length: u64,
+    slots: Box<[Vec<u32>; SLOTS]>,
+    /// The slots that have keys, a bit for each place.
+    occupied: u128,
+    /// The keys that are in a slot.
+    scheduled: KeySet,
+    /// The number of the first slot that has not been taken out.
+    first: u64,
+    /// When the first slot that has keys is over, in milliseconds; `u64::MAX` if none has.
+    due_at: u64,
+}
+
+impl Wheel {
+    fn new(timeout: Duration) -> Self {
+        let expires = !timeout.is_zero();
+        let range = milliseconds_rounded_up(if expires { timeout } else { WITHOUT_TIMEOUT });
+        Wheel {
+            timeout: expires.then_some(range),
+            range,
+            slot_length: (range / 100).max(50),
+            slots: Box::new(array::from_fn(|_| Vec::new())),
+            occupied: 0,
+            scheduled: KeySet::default(),
+            first: 0,
+            due_at: u64::MAX,
+        }
+    }
+
+    /// When the loop has to run for this wheel.
+    fn wakes_at(&self) -> Option<u64> {
+        (self.timeout.is_some() && self.occupied != 0).then_some(self.due_at)
+    }
+
+    /// The slot in which the timeout has expired for certain.
+    fn slot_of(&self, last_progress: u64) -> u64 {
+        (last_progress + self.range + 1) / self.slot_length
+    }
+
+    fn schedule(&mut self, key: usize, last_progress: u64, now: u64) {
+        if !self.scheduled.insert(key) {
+            return;
+        }
+        let present = self.present(now);
+        self.first = self.first_occupied().unwrap_or(present).min(present);
+        // The last slot is early for a deadline behind it, and late for none.
+        let last = self.first + SLOTS as u64 - 1;
+        let slot = self.slot_of(last_progress).max(present).min(last);
+        self.slots[place(slot)].push(short(key));
+        self.occupied |= 1 << place(slot);
+        self.due_at = self.due_at.min(self.end_of(slot));
+    }
+
+    /// Takes out all slots that are over. Keys that are scheduled after this go into slots that are
+    /// not over yet, so that no key is due twice at one time.
+    fn take_due(&mut self, now: u64) -> Vec<u32> {
+        let mut due = Vec::new();
+        if now < self.due_at {
+            return due;
+        }
+        let present = self.present(now);
+        while let Some(slot) = self.first_occupied().filter(|slot| *slot < present) {
+            self.occupied &= !(1 << place(slot));
+            due.append(&mut mem::take(&mut self.slots[place(slot)]));
+        }
+        for &key in &due {
+            self.scheduled.remove(key as usize);
+        }
+        self.first = present;
+        self.update_due_at();
+        due
+    }
+
+    /// Takes one key out of the first slot that has any, and tells the slot.
+    fn take_first(&mut self) -> Option<(usize, u64)> {
+        let slot = self.first_occupied()?;
+        let keys = &mut self.slots[place(slot)];
+        let key = keys.pop()? as usize;
+        if keys.is_empty() {
+            self.occupied &= !(1 << place(slot));
+            self.update_due_at();
+        }
+        self.scheduled.remove(key);
+        Some((key, slot))
+    }
+
+    fn update_due_at(&mut self) {
+        let first = self.first_occupied();
+        self.due_at = first.map_or(u64::MAX, |slot| self.end_of(slot));
+    }
+
+    fn first_occupied(&self) -> Option<u64> {
+        let ahead = self.occupied.rotate_right(place_bits(self.first));
+        (ahead != 0).then(|| self.first + u64::from(ahead.trailing_zeros()))
+    }
+
+    fn present(&self, now: u64) -> u64 {
+        now / self.slot_length
+    }
+
+    fn end_of(&self, slot: u64) -> u64 {
+        (slot + 1) * self.slot_length
+    }
+}
+
+/// A set of keys, which are small numbers: a bit for each.
+#[derive(Debug, Default)]
+struct KeySet(Vec<u64>);
+
+impl KeySet {
+    /// Says whether the key was not in the set.
+    fn insert(&mut self, key: usize) -> bool {
+        let (word, bit) = (key / 64, 1 << (key % 64));
+        if word >= self.0.len() {
+            self.0.resize(word + 1, 0);
+        }
+        let is_new = self.0[word] & bit == 0;
+        self.0[word] |= bit;
+        is_new
+    }
+
+    fn remove(&mut self, key: usize) {
+        if let Some(word) = self.0.get_mut(key / 64) {
+            *word &= !(1 << (key % 64));
+        }
+    }
+}
+
+fn whole_milliseconds(time: Duration) -> u64 {
+    time.as_secs() * 1000 + u64::from(time.subsec_millis())
+}
+
+fn milliseconds_rounded_up(time: Duration) -> u64 {
+    whole_milliseconds(time + Duration::from_nanos(999_999))
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "the remainder is small")]
+fn place_bits(slot: u64) -> u32 {
+    (slot % SLOTS as u64) as u32
+}
+
+fn place(slot: u64) -> usize {
+    place_bits(slot) as usize
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "there are a billion connections at most, see Config::MAX_CONNECTIONS_RANGE"
+)]
+fn short(key: usize) -> u32 {
+    key as u32
+}
+
+#[cfg(test)]
+mod tests;
