@@ -255,8 +255,8 @@ impl ConfigBuilder {
     ///
     /// Linux doubles the value, to have room for its own bookkeeping, and cuts it at
     /// `net.core.wmem_max` and `net.core.rmem_max`; see socket(7). Left to itself it lets the two
-    /// buffers of a peer that sends and does not read grow to some 5 to 8 MB; see `tcp_wmem` and
-    /// `tcp_rmem` in tcp(7). Small buffers bound that, and the throughput of one connection over a
+    /// buffers of a peer that sends and does not read grow to the last numbers of `tcp_wmem` and
+    /// `tcp_rmem` (see tcp(7)), 10 MiB by default. Small buffers bound that, and the throughput of one connection over a
     /// long way: one buffer for each round trip.
     pub fn socket_buffer(mut self, bytes: usize) -> Self {
         self.config.socket_buffer = Some(bytes);

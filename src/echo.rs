@@ -411,7 +411,11 @@ impl Echo {
     fn socket(&self, bound: Bound) -> io::Result<EndpointSocket> {
         Ok(match bound.udp_address() {
             Some(address) => EndpointSocket::Datagrams(DatagramSocket::new(bound, address)?),
-            None => EndpointSocket::Listener(Listener::listen(bound, self.config.backlog, self.config.socket_buffer)?),
+            None => EndpointSocket::Listener(Listener::listen(
+                bound,
+                self.config.backlog,
+                self.config.socket_buffer,
+            )?),
         })
     }
 

@@ -44,13 +44,18 @@ pub(crate) struct SendBuffer {
     sent: usize,
 }
 
+/// Bytes of memory that pending bytes leave to allocations that must not fail, such as those of a
+/// line of the log.
+const HEADROOM: usize = 16 * 1024;
+
 impl SendBuffer {
     /// Keeps a copy of `bytes`, in memory of just that size. Fails where there is no memory: peers
     /// decide how many such buffers there are, and must not be able to end the process.
     pub(crate) fn copy_of(bytes: &[u8]) -> Result<Self, TryReserveError> {
         let mut copy = Vec::new();
-        copy.try_reserve_exact(bytes.len())?;
+        copy.try_reserve_exact(bytes.len() + HEADROOM)?;
         copy.extend_from_slice(bytes);
+        // The headroom is given back here.
         Ok(SendBuffer {
             bytes: copy.into(),
             sent: 0,

@@ -74,9 +74,17 @@ fn is_closed(client: &mut TcpStream) -> bool {
 fn at_the_limit_the_connection_blocked_longest_is_evicted() {
     // Apart by more than a slot of the timer wheel: a hundredth of the timeout.
     for (zero_copy, timeout, apart) in [
-        (ZeroCopy::Off, Duration::from_secs(300), Duration::from_secs(4)),
+        (
+            ZeroCopy::Off,
+            Duration::from_secs(300),
+            Duration::from_secs(4),
+        ),
         (ZeroCopy::Off, Duration::ZERO, Duration::from_secs(7)),
-        (ZeroCopy::Auto, Duration::from_secs(300), Duration::from_secs(4)),
+        (
+            ZeroCopy::Auto,
+            Duration::from_secs(300),
+            Duration::from_secs(4),
+        ),
     ] {
         let config = limited().zero_copy(zero_copy).stall_timeout(timeout);
         let mut host = Host::at(config);
@@ -126,7 +134,10 @@ fn memory_is_given_back_with_the_last_pending_byte_and_at_a_close() {
         let reader = std::thread::spawn(move || read_to_the_end(&mut client));
         host.run_until(|echo| echo.stats().active == 0);
         assert_eq!(host.echo.stats().buffered, 0);
-        assert_eq!(reader.join().unwrap().len() as u64, host.echo.stats().bytes_sent);
+        assert_eq!(
+            reader.join().unwrap().len() as u64,
+            host.echo.stats().bytes_sent
+        );
 
         let client = host.blocked();
         assert!(host.echo.stats().buffered > 0);

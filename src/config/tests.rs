@@ -78,9 +78,32 @@ fn what_is_out_of_range_is_named() {
         ConfigError::BusyPoll(forever)
     );
     assert_eq!(
+        error(Config::builder().socket_buffer(4095)),
+        ConfigError::SocketBuffer(4095)
+    );
+    assert_eq!(
+        error(Config::builder().socket_buffer(max)),
+        ConfigError::SocketBuffer(max)
+    );
+    assert_eq!(
         error(Config::builder().unix_mode(0o1000)),
         ConfigError::UnixMode(0o1000)
     );
+}
+
+#[test]
+fn max_buffered_has_room_for_what_one_peer_may_need() {
+    for (buffer_size, least) in [(1, 262_144), (1024 * 1024, 1_048_576)] {
+        let builder = |bytes| {
+            let builder = Config::builder().buffer_size(buffer_size);
+            builder.max_buffered(bytes)
+        };
+        builder(least).build().unwrap();
+        let bytes = least - 1;
+        let error = error(builder(bytes));
+        assert_eq!(error, ConfigError::MaxBuffered { bytes, least });
+        assert!(error.to_string().contains(&least.to_string()), "{error}");
+    }
 }
 
 #[test]

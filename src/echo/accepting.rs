@@ -77,8 +77,9 @@ impl Echo {
         opened
     }
 
-    /// Takes a connection in. Fails where the selector has no room for it.
+    /// Takes a connection in. Fails where there is no memory for it, or no room in the selector.
     fn open(&mut self, mut stream: StreamSocket, peer: Peer, now: Instant) -> io::Result<()> {
+        self.reserve_slot()?;
         let key = self.slots.vacant_key();
         let token = self.token_of(key);
         self.registry
@@ -88,6 +89,17 @@ impl Echo {
         self.schedule(key, Timeout::Idle);
         self.stats.count_opened();
         debug!("{peer}: opened as {token:?}");
+        Ok(())
+    }
+
+    /// Makes sure that the slab can grow. Its own way to grow ends the process where there is no
+    /// memory; so the allocator is asked first, and a shortage pauses accepting like any other.
+    fn reserve_slot(&self) -> io::Result<()> {
+        if self.slots.len() < self.slots.capacity() {
+            return Ok(());
+        }
+        let doubled = (2 * self.slots.capacity()).max(4);
+        Vec::<Slot>::new().try_reserve_exact(doubled)?;
         Ok(())
     }
 

@@ -130,11 +130,7 @@ fn whoever_is_not_taken_in_is_none_of_the_source_s_connections() {
 fn a_connection_that_is_closed_is_none_of_its_source_s_any_more() {
     let poll = Poll::new().unwrap();
     let mut echo = echo_for_one_per_source(&poll);
-    for reason in [
-        Reason::Finished,
-        Reason::Reset,
-        Reason::Cut,
-    ] {
+    for reason in [Reason::Finished, Reason::Reset, Reason::Cut] {
         let [(_client, stream, peer), (_other, other_stream, other_peer)] = clients();
         let now = Instant::now();
         let key = echo.slots.vacant_key();

@@ -75,7 +75,10 @@ impl World {
                 continue;
             };
             let is_over = self.now > progress + self.timeouts[index];
-            assert_eq!(self.timers.has_expired(timeout, progress as Millis), is_over);
+            assert_eq!(
+                self.timers.has_expired(timeout, progress as Millis),
+                is_over
+            );
             if is_over {
                 self.progress.remove(&(key, index));
             } else {
@@ -181,7 +184,10 @@ fn entry_of_a_closed_connection_serves_the_next_one() {
     world.progress.clear();
     world.advance(900);
     world.schedule(3, 0, 900);
-    assert_eq!(world.timers.idle.slots.iter().map(Vec::len).sum::<usize>(), 1);
+    assert_eq!(
+        world.timers.idle.slots.iter().map(Vec::len).sum::<usize>(),
+        1
+    );
     world.advance(1_051);
     world.check();
     assert!(world.progress.is_empty());
