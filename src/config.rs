@@ -6,8 +6,8 @@ use std::time::Duration;
 
 mod error;
 
-use crate::endpoint::Endpoint;
-use crate::network::Network;
+use crate::net::endpoint::Endpoint;
+use crate::policy::cidr::Network;
 
 pub use error::ConfigError;
 

@@ -73,41 +73,18 @@
 
 #![forbid(unsafe_code)]
 
-mod admission;
-mod allow_list;
-mod bind;
-mod bound_socket;
 mod config;
-mod connection;
-mod datagram;
-mod digest;
 mod echo;
-mod endpoint;
-mod gate;
-mod listener;
-#[cfg(test)]
-mod log_lines;
-mod network;
-mod packet_info;
-mod readiness;
-mod refusal;
-mod scratch;
-mod send_buffer;
+mod net;
+mod policy;
 mod server;
-#[cfg(unix)]
-mod socket_file;
-mod sources;
 mod stats;
-mod stream;
-mod timers;
-mod turned_away;
-mod zero_copy;
 
-pub use bound_socket::BoundSocket;
 pub use config::{Config, ConfigBuilder, ConfigError, ZeroCopy};
 pub use echo::Echo;
-pub use endpoint::{Endpoint, EndpointError, EndpointErrorKind};
-pub use network::{Network, NetworkError};
+pub use net::bound_socket::BoundSocket;
+pub use net::endpoint::{Endpoint, EndpointError, EndpointErrorKind};
+pub use policy::cidr::{Network, NetworkError};
 pub use server::{Server, ShutdownHandle};
 pub use stats::{Refused, Stats, Unanswered};
 

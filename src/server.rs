@@ -11,10 +11,10 @@ use log::trace;
 use mio::event::Event;
 use mio::{Events, Poll, Registry, Token, Waker};
 
-use crate::bound_socket::BoundSocket;
 use crate::config::Config;
 use crate::echo::Echo;
-use crate::endpoint::Endpoint;
+use crate::net::bound_socket::BoundSocket;
+use crate::net::endpoint::Endpoint;
 use crate::stats::Stats;
 
 /// The token of the waker: a shutdown was asked for elsewhere.

@@ -3,9 +3,9 @@
 use std::fmt;
 use std::io;
 
-use crate::admission::Denial;
-use crate::refusal::Refusal;
-use crate::timers::Timeout;
+use crate::echo::timers::Timeout;
+use crate::policy::admission::Denial;
+use crate::policy::reply_filter::Refusal;
 
 /// What an [`Echo`](crate::Echo) has done since it was made. Counts only grow; `active`,
 /// `buffered` and `run_queue` go both ways.

@@ -5,7 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::Config;
-use crate::endpoint::Endpoint;
+use crate::net::endpoint::Endpoint;
 
 /// A setting that cannot work, with its value.
 #[derive(Debug, Clone, PartialEq, Eq)]

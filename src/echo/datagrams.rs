@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use log::debug;
 
 use super::{Echo, Slot};
-use crate::datagram::Next;
+use crate::echo::udp::Next;
 
 /// After how long to try again when the system was short of memory, which nobody tells.
 const RETRY: Duration = Duration::from_millis(100);

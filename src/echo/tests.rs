@@ -8,8 +8,8 @@ use mio::Poll;
 use mio::unix::SourceFd;
 use socket2::{Domain, Socket, Type};
 
-use crate::stream::Peer;
-use crate::turned_away::HANDSHAKE;
+use crate::net::stream::Peer;
+use crate::net::syn_filter::HANDSHAKE;
 
 const RETRY: Duration = Duration::from_millis(100);
 

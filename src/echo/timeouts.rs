@@ -5,10 +5,10 @@ use std::time::Instant;
 use log::warn;
 
 use super::Echo;
-use crate::connection::Connection;
+use crate::echo::connection::Connection;
+use crate::echo::timers::Timeout;
+use crate::net::stream::StreamSocket;
 use crate::stats::Reason;
-use crate::stream::StreamSocket;
-use crate::timers::Timeout;
 
 impl Echo {
     pub(super) fn set_now(&mut self, now: Instant) {

@@ -1,0 +1,354 @@
+//! A datagram socket over a system that plays a script, call by call.
+
+use std::collections::VecDeque;
+use std::io;
+use std::mem;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Instant;
+
+use super::*;
+
+use crate::policy::allow_list::AllowList;
+
+/// What the system answers to a call.
+#[derive(Debug)]
+enum Answer {
+    /// Receives that many datagrams, or sends them.
+    Count(usize),
+    Fails(io::ErrorKind),
+    #[cfg(unix)]
+    NoBuffers,
+}
+
+impl Answer {
+    fn result(self) -> io::Result<usize> {
+        match self {
+            Answer::Count(count) => Ok(count),
+            Answer::Fails(kind) => Err(kind.into()),
+            #[cfg(unix)]
+            Answer::NoBuffers => Err(nix::errno::Errno::ENOBUFS.into()),
+        }
+    }
+}
+
+use Answer::{Count, Fails};
+use io::ErrorKind::{
+    ConnectionRefused, HostUnreachable, Interrupted, OutOfMemory, PermissionDenied, WouldBlock,
+};
+
+/// A system with numbered datagrams, each from a port of that number.
+#[derive(Debug, Default)]
+struct Script {
+    receive: VecDeque<Answer>,
+    send: VecDeque<Answer>,
+    received: u16,
+    /// The numbers of those that were sent, by where they were sent to.
+    sent: Vec<u16>,
+}
+
+impl Packets for Script {
+    fn receive(&mut self, buffers: &mut [u8], datagrams: &mut Vec<Datagram>) -> io::Result<usize> {
+        assert!(datagrams.is_empty(), "received with answers unsent");
+        let count = self
+            .receive
+            .pop_front()
+            .expect("a receive too many")
+            .result()?;
+        for slot in 0..count {
+            let number = FIRST + self.received;
+            self.received += 1;
+            buffers[slot * SLOT..][..2].copy_from_slice(&number.to_be_bytes());
+            datagrams.push(Datagram {
+                slot,
+                size: 2,
+                peer: SocketAddr::from((Ipv4Addr::LOCALHOST, number)),
+                asked: None,
+            });
+        }
+        Ok(count)
+    }
+
+    fn send(&mut self, buffers: &[u8], datagrams: &[Datagram]) -> io::Result<usize> {
+        let count = self.send.pop_front().expect("a send too many").result()?;
+        for datagram in &datagrams[..count] {
+            let number = datagram.peer.port();
+            assert_eq!(datagram.bytes(buffers), number.to_be_bytes());
+            self.sent.push(number);
+        }
+        Ok(count)
+    }
+}
+
+/// The port of the first datagram; a port that is answered.
+const FIRST: u16 = 10_000;
+
+struct Played {
+    socket: DatagramSocket<Script>,
+    refusals: Refusals,
+    stats: Stats,
+}
+
+impl Played {
+    fn new(receive: Vec<Answer>, send: Vec<Answer>) -> Self {
+        let script = Script {
+            receive: receive.into(),
+            send: send.into(),
+            ..Script::default()
+        };
+        Played {
+            socket: DatagramSocket::over(script, "udp://127.0.0.1:7007".parse().unwrap()),
+            refusals: Refusals::new(AllowList::default(), vec![7007], false),
+            stats: Stats::default(),
+        }
+    }
+
+    fn turn(&mut self) -> Next {
+        self.socket
+            .turn(&mut self.refusals, &mut self.stats, Instant::now())
+    }
+
+    /// What was sent since it was asked last, as numbers from 0 on.
+    fn sent(&mut self) -> Vec<u16> {
+        let sent = mem::take(&mut self.socket.socket.sent);
+        sent.into_iter().map(|number| number - FIRST).collect()
+    }
+
+    fn wake(&mut self, readable: bool, writable: bool) -> bool {
+        self.socket.wake(Readiness {
+            readable,
+            writable,
+            more_behind: false,
+        })
+    }
+
+    /// Every call was made, and everything that came has been accounted for.
+    fn check(&self) {
+        let script = &self.socket.socket;
+        assert!(
+            script.receive.is_empty() && script.send.is_empty(),
+            "{script:?}"
+        );
+        let stats = &self.stats;
+        assert_eq!(stats.datagrams_received, u64::from(script.received));
+        assert_eq!(
+            stats.datagrams_received,
+            stats.datagrams_sent + stats.unanswered.total() + stats.datagram_errors
+        );
+    }
+}
+
+#[test]
+fn a_few_datagrams_were_all() {
+    let mut played = Played::new(vec![Count(BUSY - 1)], vec![Count(BUSY - 1)]);
+    assert_eq!(played.turn(), Next::Wait);
+    assert_eq!(played.sent().len(), BUSY - 1);
+    played.check();
+}
+
+/// Without a registration no event can be lost: there is one when it is made, if there is need.
+#[test]
+fn while_datagrams_keep_coming_events_are_neither_needed_nor_had() {
+    let mut played = Played::new(
+        vec![Count(BUSY), Count(1), Fails(WouldBlock), Count(1)],
+        vec![Count(BUSY), Count(1), Count(1)],
+    );
+    let interest = |played: &Played| played.socket.state.interest();
+    assert_eq!(interest(&played), Some(Interest::READABLE));
+    assert_eq!(played.turn(), Next::Again);
+    assert_eq!(interest(&played), None);
+    assert_eq!(played.turn(), Next::Again, "one may have come meanwhile");
+    assert_eq!(interest(&played), None);
+    assert_eq!(played.turn(), Next::Wait);
+    assert_eq!(interest(&played), Some(Interest::READABLE));
+    assert_eq!(played.turn(), Next::Wait);
+    assert_eq!(interest(&played), Some(Interest::READABLE));
+    played.check();
+}
+
+#[test]
+fn behind_a_full_batch_there_may_be_more() {
+    let mut played = Played::new(vec![Count(BATCH), Fails(WouldBlock)], vec![Count(BATCH)]);
+    assert_eq!(played.turn(), Next::Again);
+    assert_eq!(played.turn(), Next::Wait);
+    assert_eq!(played.sent().len(), BATCH);
+    played.check();
+}
+
+#[test]
+fn interrupted_calls_are_made_again() {
+    let mut played = Played::new(
+        vec![Fails(Interrupted), Count(1)],
+        vec![Fails(Interrupted), Count(1)],
+    );
+    assert_eq!(played.turn(), Next::Wait);
+    assert_eq!(played.sent(), [0]);
+    played.check();
+}
+
+#[test]
+fn what_is_sent_in_parts_is_sent_in_order() {
+    let mut played = Played::new(vec![Count(5)], vec![Count(2), Count(1), Count(2)]);
+    assert_eq!(played.turn(), Next::Again);
+    assert_eq!(played.sent(), [0, 1, 2, 3, 4]);
+    played.check();
+}
+
+#[test]
+fn while_sending_would_block_the_rest_waits_and_nothing_is_received() {
+    let mut played = Played::new(
+        vec![Count(4), Fails(WouldBlock)],
+        vec![
+            Count(1),
+            Fails(WouldBlock),
+            Count(2),
+            Fails(WouldBlock),
+            Count(1),
+        ],
+    );
+    assert_eq!(played.turn(), Next::Wait);
+    assert_eq!(played.sent(), [0]);
+    assert_eq!(played.socket.state.interest(), Some(Interest::WRITABLE));
+    assert!(
+        !played.wake(true, false),
+        "a turn for what cannot be received"
+    );
+    assert!(played.wake(true, true));
+    assert_eq!(played.turn(), Next::Wait);
+    assert_eq!(played.sent(), [1, 2]);
+    assert!(played.wake(false, true));
+    // What came meanwhile was not announced: it has to be asked for.
+    assert_eq!(played.turn(), Next::Again);
+    assert_eq!(played.sent(), [3]);
+    assert_eq!(played.turn(), Next::Wait);
+    assert!(played.wake(true, false) && !played.wake(false, true));
+    played.check();
+}
+
+#[test]
+fn an_error_of_one_peer_costs_its_datagram_alone() {
+    for kind in [
+        ConnectionRefused,
+        HostUnreachable,
+        PermissionDenied,
+        io::ErrorKind::Other,
+    ] {
+        let mut played = Played::new(vec![Count(3)], vec![Count(1), Fails(kind), Count(1)]);
+        assert_eq!(played.turn(), Next::Wait);
+        assert_eq!(played.sent(), [0, 2]);
+        assert_eq!(played.stats.datagram_errors, 1, "{kind}");
+        played.check();
+    }
+}
+
+#[test]
+fn short_of_memory_the_datagrams_wait() {
+    let shortages = [
+        Fails(OutOfMemory),
+        #[cfg(unix)]
+        Answer::NoBuffers,
+    ];
+    for shortage in shortages {
+        let mut played = Played::new(vec![Count(2)], vec![shortage, Count(2)]);
+        assert_eq!(played.turn(), Next::Later);
+        assert_eq!(played.turn(), Next::Wait);
+        assert_eq!(played.sent(), [0, 1]);
+        played.check();
+    }
+}
+
+#[test]
+fn one_that_memory_never_suffices_for_is_given_up() {
+    let shortages = (0..=SHORTAGES).map(|_| Fails(OutOfMemory));
+    let mut played = Played::new(vec![Count(2)], shortages.chain([Count(1)]).collect());
+    for _ in 0..SHORTAGES {
+        assert_eq!(played.turn(), Next::Later);
+    }
+    assert_eq!(played.turn(), Next::Wait);
+    assert_eq!(played.sent(), [1]);
+    assert_eq!(played.stats.datagram_errors, 1);
+    played.check();
+}
+
+#[test]
+fn an_error_in_place_of_a_datagram_is_counted() {
+    for (kind, next) in [
+        (ConnectionRefused, Next::Again),
+        (io::ErrorKind::ConnectionReset, Next::Again),
+        (HostUnreachable, Next::Again),
+        (io::ErrorKind::NetworkUnreachable, Next::Again),
+        (OutOfMemory, Next::Later),
+        // Whatever it is, it may go on for ever, which is not to be spun on.
+        (io::ErrorKind::Other, Next::Later),
+    ] {
+        let mut played = Played::new(vec![Fails(kind), Count(1)], vec![Count(1)]);
+        assert_eq!(played.turn(), next, "{kind}");
+        assert_eq!(played.stats.receive_errors, 1);
+        assert_eq!(played.turn(), Next::Wait);
+        assert_eq!(played.sent(), [0]);
+        played.check();
+    }
+}
+
+#[test]
+fn those_without_an_answer_are_left_out() {
+    let mut played = Played::new(vec![Count(3), Count(1)], vec![Count(2)]);
+    played.refusals = Refusals::new(AllowList::default(), vec![FIRST + 1, FIRST + 3], false);
+    assert_eq!(played.turn(), Next::Wait);
+    assert_eq!(played.sent(), [0, 2]);
+    assert_eq!(played.turn(), Next::Wait);
+    assert_eq!(played.stats.unanswered.own_port, 2);
+    played.check();
+}
+
+#[test]
+fn one_that_finishes_answers_what_has_come_whatever_it_waits_for() {
+    let mut played = Played::new(
+        vec![Count(2), Count(BATCH), Count(1)],
+        vec![
+            Fails(WouldBlock),
+            Count(2),
+            Count(BATCH),
+            Fails(WouldBlock),
+            Count(1),
+        ],
+    );
+    assert_eq!(played.turn(), Next::Wait);
+    played.socket.finish();
+    assert_eq!(played.turn(), Next::Again);
+    assert_eq!(played.turn(), Next::Again);
+    assert_eq!(played.turn(), Next::Wait, "blocked, with one unsent");
+    assert_eq!(played.socket.unsent(), 1);
+    played.socket.socket.receive.push_back(Fails(WouldBlock));
+    assert_eq!(played.turn(), Next::Again);
+    assert_eq!(played.turn(), Next::Close);
+    assert_eq!(played.sent().len(), BATCH + 3);
+    played.check();
+}
+
+#[test]
+fn one_that_finishes_does_so_even_if_somebody_goes_on_sending() {
+    let batches = || (0..LAST_BATCHES).map(|_| Count(BATCH)).collect::<Vec<_>>();
+    let mut played = Played::new(batches(), batches());
+    played.socket.finish();
+    for _ in 0..LAST_BATCHES {
+        assert_eq!(played.turn(), Next::Again);
+    }
+    assert_eq!(played.turn(), Next::Close);
+    played.check();
+}
+
+/// For tests of the engine.
+impl DatagramSocket {
+    /// As if so many datagrams had been received and could not be sent back.
+    pub(crate) fn hold_back(&mut self, count: usize) {
+        self.state = State::Blocked;
+        self.unsent = (0..count)
+            .map(|slot| Datagram {
+                slot,
+                size: 2,
+                peer: SocketAddr::from((Ipv4Addr::LOCALHOST, FIRST)),
+                asked: None,
+            })
+            .collect();
+    }
+}
