@@ -1,83 +1,151 @@
-//! Accepting: how many at once, when not, and when again.
+//! Accepting connections: how many in a turn, when to pause, and when to resume.
 
 use std::io;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use log::{debug, warn};
 
-use super::{Echo, Slot, Source};
-use crate::echo::connection::Connection;
-use crate::echo::timers::Timeout;
+use super::timers::Timeout;
+use super::{Connection, Echo, Slot, Source};
 use crate::net;
 use crate::net::listener::Accepted;
 use crate::net::stream::{Peer, StreamSocket};
+use crate::policy::admission::{Admission, RejectReason};
+use crate::policy::log_throttle::LogThrottle;
 
-/// How many connections a listener accepts in a turn, before others have theirs.
-const ACCEPTS_A_TURN: usize = 32;
+/// The budget of one turn of a listener. A flood of new connections then delays the others by no more
+/// than this.
+const MAX_ACCEPTS_PER_TURN: usize = 32;
+
+/// After how long accept(2) is tried again when the system was out of descriptors or memory. Other
+/// processes can free them, which no event announces.
+const RETRY_INTERVAL: Duration = Duration::from_millis(100);
+
+/// The listeners, and whether connections are accepted or wait in the backlog.
+#[derive(Debug)]
+pub(super) struct Acceptor {
+    pub(super) admission: Admission,
+    gate: AcceptGate,
+    /// Keys of the listeners, in the order of their turns when accepting last resumed.
+    pub(super) listeners: Vec<usize>,
+    /// When a shutdown closes the listeners that it left open for pending handshakes.
+    pub(super) listeners_close_at: Option<Instant>,
+    at_limit: LogThrottle,
+    out_of_resources: LogThrottle,
+    not_allowed: LogThrottle,
+    too_many_from_source: LogThrottle,
+}
+
+impl Acceptor {
+    pub(super) fn new(admission: Admission) -> Self {
+        Acceptor {
+            admission,
+            gate: AcceptGate::Open,
+            listeners: Vec::new(),
+            listeners_close_at: None,
+            at_limit: LogThrottle::default(),
+            out_of_resources: LogThrottle::default(),
+            not_allowed: LogThrottle::default(),
+            too_many_from_source: LogThrottle::default(),
+        }
+    }
+
+    pub(super) fn is_accepting(&self) -> bool {
+        matches!(self.gate, AcceptGate::Open)
+    }
+
+    /// When accepting resumes, unless a connection closes before.
+    pub(super) fn retry_at(&self) -> Option<Instant> {
+        match self.gate {
+            AcceptGate::OutOfResources { retry_at } => Some(retry_at),
+            AcceptGate::Open | AcceptGate::AtLimit => None,
+        }
+    }
+}
+
+/// While it is not open, no call is made on the listeners. An edge-triggered selector does not announce
+/// the waiting connections again, so a connection that closes, or a timer, has to resume accepting.
+#[derive(Debug, Clone, Copy)]
+enum AcceptGate {
+    Open,
+    /// At the connection limit.
+    AtLimit,
+    /// Out of descriptors or memory.
+    OutOfResources {
+        retry_at: Instant,
+    },
+}
 
 impl Echo {
     /// A turn of a listener.
-    pub(super) fn accept_some(&mut self, key: usize, now: Instant) {
-        self.accept(key, now, ACCEPTS_A_TURN);
+    pub(super) fn accept_turn(&mut self, key: usize, now: Instant) {
+        self.accept(key, now, MAX_ACCEPTS_PER_TURN);
     }
 
-    /// Accepts until nobody waits, the budget is spent, or there is no room.
+    /// Accepts up to `budget` connections from one listener.
+    ///
+    /// Pauses at the connection limit and when the system is out of descriptors or memory. When the
+    /// budget is spent the listener goes back to the run queue: accept(2) has not yet said that its
+    /// queue is empty, and an edge-triggered selector does not announce the rest again.
     pub(super) fn accept(&mut self, key: usize, now: Instant, budget: usize) {
-        let mut has_peers = false;
-        let mut lost = None;
+        let mut accepted = 0;
+        let mut last_error = None;
         for _ in 0..budget {
-            if !self.gate.is_open() {
+            if !self.acceptor.is_accepting() {
                 return;
             }
             if self.stats.active >= self.config.max_connections {
-                return self.pause_when_full(now);
+                return self.pause_at_limit(now);
             }
-            let Some(listener) = self.slots[key].listener() else {
+            let Some(listener) = self.slots[key].listener_mut() else {
                 return;
             };
             match listener.accept() {
                 Accepted::Connection(stream, peer) => {
-                    has_peers = true;
+                    accepted += 1;
                     if let Err(error) = self.admit(stream, peer, now) {
-                        self.count_lost(&error);
-                        return self.pause_for_want(&error, now);
+                        self.count_accept_error(&error);
+                        return self.back_off(&error, now);
                     }
                 }
-                Accepted::Nobody => return,
-                Accepted::Lost(error) => {
-                    self.count_lost(&error);
-                    lost = Some(error);
+                Accepted::WouldBlock => return,
+                Accepted::ConnectionError(error) => {
+                    self.count_accept_error(&error);
+                    last_error = Some(error);
                 }
-                Accepted::Shortage(error) => return self.pause_for_want(&error, now),
+                Accepted::OutOfResources(error) => return self.back_off(&error, now),
             }
         }
-        match lost {
-            // Nothing but errors: they may go on for ever, which is not to be spun on.
-            Some(error) if !has_peers => self.pause_for_want(&error, now),
+        match last_error {
+            // Every call failed with an error of the pending connection itself. Such errors can
+            // repeat without end (a firewall that rejects each handshake), so wait, and do not spin.
+            Some(error) if accepted == 0 => self.back_off(&error, now),
             _ => self.enqueue(key),
         }
     }
 
-    /// Takes a connection in, or refuses it.
+    /// Opens or rejects an accepted connection.
     pub(super) fn admit(
         &mut self,
         stream: StreamSocket,
         peer: Peer,
         now: Instant,
     ) -> io::Result<()> {
-        if let Err(denial) = self.admission.enter(peer) {
-            self.admission.note(denial, peer, &mut self.stats, now);
+        if let Some(address) = peer.address()
+            && let Err(reason) = self.acceptor.admission.acquire(address)
+        {
             stream.reset();
+            self.count_rejected(reason, address, now);
             return Ok(());
         }
         let opened = self.open(stream, peer, now);
         if opened.is_err() {
-            self.admission.leave(peer);
+            self.release_admission(peer);
         }
         opened
     }
 
-    /// Takes a connection in. Fails where there is no memory for it, or no room in the selector.
+    /// Fails without memory for a connection, or room for it in the selector.
     fn open(&mut self, mut stream: StreamSocket, peer: Peer, now: Instant) -> io::Result<()> {
         self.reserve_slot()?;
         let key = self.slots.vacant_key();
@@ -87,13 +155,14 @@ impl Echo {
         let connection = Connection::new(stream, peer, now, self.timers.now());
         self.slots.insert(Slot::new(Source::Connection(connection)));
         self.schedule(key, Timeout::Idle);
-        self.stats.count_opened();
+        self.stats.active += 1;
+        self.stats.accepted += 1;
         debug!("{peer}: opened as {token:?}");
         Ok(())
     }
 
-    /// Makes sure that the slab can grow. Its own way to grow ends the process where there is no
-    /// memory; so the allocator is asked first, and a shortage pauses accepting like any other.
+    /// Makes sure that the slab can grow. Growing aborts the process without memory, so the allocator
+    /// is asked first: a shortage pauses accepting like any other.
     fn reserve_slot(&self) -> io::Result<()> {
         if self.slots.len() < self.slots.capacity() {
             return Ok(());
@@ -103,41 +172,82 @@ impl Echo {
         Ok(())
     }
 
-    fn count_lost(&mut self, error: &io::Error) {
+    pub(super) fn release_admission(&mut self, peer: Peer) {
+        if let Some(address) = peer.address() {
+            self.acceptor.admission.release(address);
+        }
+    }
+
+    fn count_rejected(&mut self, reason: RejectReason, peer: std::net::SocketAddr, now: Instant) {
+        let rejected = &mut self.stats.rejected;
+        let (counter, throttle) = match reason {
+            RejectReason::NotAllowed => {
+                (&mut rejected.not_allowed, &mut self.acceptor.not_allowed)
+            }
+            RejectReason::TooManyFromSource => (
+                &mut rejected.too_many_from_source,
+                &mut self.acceptor.too_many_from_source,
+            ),
+        };
+        *counter += 1;
+        debug!("{peer}: rejected: {reason}");
+        if let Some(count) = throttle.count(now) {
+            warn!("{count} connections rejected, the last one from {peer}: {reason}");
+        }
+    }
+
+    fn count_accept_error(&mut self, error: &io::Error) {
         self.stats.accept_errors += 1;
         debug!("a connection was lost before it was accepted: {error}");
     }
 
-    fn pause_when_full(&mut self, now: Instant) {
+    fn pause_at_limit(&mut self, now: Instant) {
         self.stats.accept_pauses += 1;
-        if self.gate.close_when_full(now) && self.is_serving() {
+        self.acceptor.gate = AcceptGate::AtLimit;
+        // During a shutdown the remaining connections are reset in any case.
+        if self.is_serving() && self.acceptor.at_limit.count(now).is_some() {
             warn!(
-                "at the limit of {} connections: others wait until one of them ends",
+                "at the limit of {} connections: others wait until one closes",
                 self.config.max_connections
             );
         }
     }
 
-    fn pause_for_want(&mut self, error: &io::Error, now: Instant) {
+    fn back_off(&mut self, error: &io::Error, now: Instant) {
         self.stats.accept_pauses += 1;
-        if self.gate.close_for_a_while(now) {
+        let retry_at = now + RETRY_INTERVAL;
+        self.acceptor.gate = AcceptGate::OutOfResources { retry_at };
+        if self.acceptor.out_of_resources.count(now).is_some() {
             warn!(
-                "cannot accept ({error}): connections wait until one of the {} ends, or more can \
-                 be had; raise the limit on open files if this happens often",
+                "cannot accept ({error}): connections wait until one of the {} closes or resources \
+                 are free again; raise the limit on open files if this happens often",
                 self.stats.active
             );
         }
     }
 
-    /// Accepts again. Each listener has a turn, because what came meanwhile is not announced; and
-    /// another one goes first each time, because there may be room for one connection only.
-    pub(super) fn reopen(&mut self, now: Instant) {
-        self.gate.reopen(now);
-        if !self.listeners.is_empty() {
-            self.listeners.rotate_left(1);
+    /// Resumes accepting, if it paused.
+    pub(super) fn resume_accepting(&mut self, _now: Instant) {
+        if self.acceptor.is_accepting() {
+            return;
         }
-        for index in 0..self.listeners.len() {
-            self.enqueue(self.listeners[index]);
+        self.acceptor.gate = AcceptGate::Open;
+        // Each listener gets a turn, because nothing announces what came meanwhile. Another one is
+        // first each time, as there may be room for one connection only.
+        let listeners = &mut self.acceptor.listeners;
+        if !listeners.is_empty() {
+            listeners.rotate_left(1);
         }
+        for index in 0..self.acceptor.listeners.len() {
+            self.enqueue(self.acceptor.listeners[index]);
+        }
+    }
+
+    /// Accepts what is in the backlog of a listener that closes, even while paused: this is the last
+    /// chance of these connections.
+    pub(super) fn accept_last(&mut self, key: usize, now: Instant) {
+        self.acceptor.gate = AcceptGate::Open;
+        // Systems keep more than the backlog: Linux one, the BSDs half as many again.
+        self.accept(key, now, self.config.backlog as usize * 2);
     }
 }

@@ -1,42 +1,79 @@
-//! One peer's bytes, from read to write to half-close.
-//!
-//! A connection is always in one of these states, and each names what moves it on:
+//! The echo state machine of one connection.
 //!
 //! ```text
-//!             readable edge              there may be more to read
-//!   Waiting ───────────────► Echoing ──────────────────────────────► on the run queue ─► Echoing
-//!      ▲                        │ │ write would block                       (next turn)
-//!      │ nothing more to read   │ └───────────► Stalled: unsent bytes kept, not reading
-//!      └────────────────────────┘                  │ writable edge ─► flush ─► Echoing
-//!   peer half-closed and nothing unsent ─► Finished, and closed
-//!   drain time over ─► Ending: what is unsent is flushed ─► shutdown(Write)
-//!                      ─► Lingering: what the peer still sends is read and discarded
-//!   any error                           ─► Closed
+//!             readable                    buffer full
+//!   Reading ───────────────► echo ─────────────────────► run queue ─► echo (next turn)
+//!      ▲                       │ write would block
+//!      │ read would block      └──────► WriteBlocked: pending bytes kept, not reading ─ writable ─► flush ─► Reading
+//!   end of stream, nothing pending ─► close          error, reset, timeout, limit ─► close with that reason
+//!   end of drain time ─► Flushing ─► shutdown(Write) ─► Lingering (read and discard) ─► close
 //! ```
+//!
+//! `Splicing` is `Reading` without a copy: see [`splice`](super::splice).
 
+use std::collections::TryReserveError;
 use std::io;
 use std::time::Instant;
 
 use log::{Level, log_enabled, trace};
 
-use crate::echo::scratch::Scratch;
-use crate::echo::send_buffer::{SendBuffer, Unsent};
-use crate::echo::timers::{Millis, Timeout};
-use crate::net::stream::{Peer, Stream};
-use crate::net::{Readiness, SHORT_MEANS_EXHAUSTED, nonblocking};
+use super::splice::Pipes;
+use super::timers::{Millis, Timeout};
+use crate::config::ZeroCopy;
+use crate::net::stream::Peer;
+use crate::net::{Pipe, Readiness, SHORT_READ_DRAINS_SOCKET, Stream, nonblocking};
 use crate::stats::{Reason, Stats};
+
+/// Read buffer and pipes, shared by all connections. Neither holds a byte between two turns.
+#[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
+pub(crate) struct Shared<P> {
+    pub(crate) read_buffer: Box<[u8]>,
+    pub(crate) pipes: Pipes<P>,
+    /// The time of this turn.
+    pub(crate) now: Millis,
+}
+
+impl<P: Pipe> Shared<P> {
+    pub(crate) fn new(buffer_size: usize, zero_copy: ZeroCopy) -> Self {
+        Shared {
+            read_buffer: vec![0; buffer_size].into(),
+            pipes: Pipes::new(zero_copy),
+            now: 0,
+        }
+    }
+}
 
 /// What a connection asks for at the end of a turn.
 #[derive(Debug)]
 pub(crate) enum Next {
-    /// Nothing until an event: the system has been read or written as far as it goes.
-    Wait,
-    /// The same, and bytes are unsent.
-    WaitStalled,
-    /// Another turn: there may be more to do, and no event will say so.
+    /// Wait for an event: a read would block.
+    WaitReadable,
+    /// Wait for an event: a write would block, and bytes are pending.
+    WaitWritable,
+    /// Another turn: there may be more to do, and no event will announce it.
     Again,
-    /// To be closed.
+    /// Close the connection.
     Close(Reason),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum State {
+    Reading,
+    Splicing,
+    /// Reads and discards.
+    Lingering,
+    /// Bytes are pending, and nothing is read.
+    WriteBlocked,
+    /// As `WriteBlocked`; lingers as soon as nothing is pending.
+    Flushing,
+}
+
+impl State {
+    // The states that read come first, so that this is one comparison.
+    fn reads(self) -> bool {
+        matches!(self, State::Reading | State::Splicing | State::Lingering)
+    }
 }
 
 /// A connected peer.
@@ -46,36 +83,18 @@ pub(crate) struct Connection<S: Stream> {
     pub(super) stream: S,
     pub(super) peer: Peer,
     opened: Instant,
-    /// When a byte was read or written last.
+    /// When a byte was last read or written.
     pub(super) last_progress: Millis,
     /// How many bytes were written back.
     echoed: u64,
-    /// Empty unless Stalled or Ending.
-    pub(super) unsent: Unsent<S::Pipe>,
+    /// Empty unless `WriteBlocked` or `Flushing`.
+    pub(super) pending: Pending<S::Pipe>,
     pub(super) state: State,
-    /// See [`Readiness::more_behind`] and [`Peer::cuts_reads_short`]; until a read would block.
-    more_behind: bool,
-    /// What comes after Stalled: Echoing, or Bulk.
-    pub(super) resumes_as: State,
-}
-
-/// The part of the state that a connection knows; see the top of this page.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum State {
-    /// Or Waiting, where it is not on the run queue.
-    Echoing,
-    /// The same, through a pipe.
-    Bulk,
-    Lingering,
-    Stalled,
-    /// To linger as soon as nothing is unsent.
-    Ending,
-}
-
-impl State {
-    fn is_reading(self) -> bool {
-        matches!(self, State::Echoing | State::Bulk | State::Lingering)
-    }
+    /// What follows `WriteBlocked`: `Reading` or `Splicing`.
+    pub(super) resume: State,
+    /// A short read does not mean that the socket is drained; see [`Readiness::read_until_would_block`]
+    /// and [`Peer::may_read_short`].
+    read_until_would_block: bool,
 }
 
 impl<S: Stream> Connection<S> {
@@ -86,63 +105,64 @@ impl<S: Stream> Connection<S> {
             opened: now,
             last_progress,
             echoed: 0,
-            unsent: Unsent::default(),
-            state: State::Echoing,
-            more_behind: peer.cuts_reads_short(),
-            resumes_as: State::Echoing,
+            pending: Pending::default(),
+            state: State::Reading,
+            resume: State::Reading,
+            read_until_would_block: peer.may_read_short(),
         }
     }
 
-    /// Takes an event in, and says whether it is worth a turn.
+    /// Notes an event. Returns whether the connection needs a turn.
     ///
-    /// A stalled connection has no use for readable edges: it will read anyway once it has
-    /// flushed. Were it to take them, a peer that sends and does not read would cost CPU.
+    /// While bytes are pending, a readable event is ignored: the connection reads anyway once it has
+    /// flushed. Otherwise a peer that sends without reading would cost a turn for each segment.
     pub(crate) fn wake(&mut self, readiness: Readiness) -> bool {
-        self.more_behind |= readiness.more_behind;
-        (readiness.readable && self.state.is_reading())
-            || (readiness.writable && !self.state.is_reading())
+        self.read_until_would_block |= readiness.read_until_would_block;
+        (readiness.readable && self.state.reads()) || (readiness.writable && !self.state.reads())
     }
 
-    /// At most one read and one write, so that others get their turn however much there is.
-    pub(crate) fn turn(&mut self, scratch: &mut Scratch<S::Pipe>, stats: &mut Stats) -> Next {
-        let other = match self.state {
-            State::Echoing => None,
-            _ => self.other_turn(scratch, stats),
+    /// Makes at most one read and one write, so that no peer keeps the others waiting.
+    pub(crate) fn turn(&mut self, shared: &mut Shared<S::Pipe>, stats: &mut Stats) -> Next {
+        let next = match self.state {
+            State::Reading => self.echo(shared, stats),
+            _ => self.turn_in_other_state(shared, stats),
         };
-        let next = other.unwrap_or_else(|| self.echo(scratch, stats));
         next.unwrap_or_else(|error| Next::Close(error.into()))
     }
 
-    /// Out of the way of what most turns are.
+    /// Kept out of `turn`, whose code is then that of the usual case.
     #[cold]
-    fn other_turn(
+    fn turn_in_other_state(
         &mut self,
-        scratch: &mut Scratch<S::Pipe>,
+        shared: &mut Shared<S::Pipe>,
         stats: &mut Stats,
-    ) -> Option<io::Result<Next>> {
+    ) -> io::Result<Next> {
         match self.state {
-            State::Echoing => None,
-            State::Bulk => self.forward(scratch, stats).transpose(),
-            State::Lingering => Some(self.discard(scratch)),
-            State::Stalled | State::Ending => Some(self.flush(scratch, stats)),
+            State::Reading => self.echo(shared, stats),
+            // Nothing was spliced: read(2) tells why.
+            State::Splicing => match self.splice_echo(shared, stats)? {
+                Some(next) => Ok(next),
+                None => self.echo(shared, stats),
+            },
+            State::Lingering => self.discard(shared),
+            State::WriteBlocked | State::Flushing => self.flush(shared, stats),
         }
     }
 
-    /// Ends the connection from this side, so that all that was read still comes back: what is
-    /// unsent is sent, the peer reads the end of the stream, and what it goes on sending is read
-    /// and discarded, because closing a socket with unread input resets the connection (RFC 1122,
-    /// section 4.2.2.13), which would destroy what is on its way.
+    /// Ends the connection from this side, without losing a byte that was read.
     ///
-    /// What there is to do is done in turns. The first is due now.
+    /// Pending bytes are sent and the peer reads the end of the stream. What it goes on sending is
+    /// read and discarded, because closing a socket with unread input resets the connection (RFC
+    /// 1122, section 4.2.2.13), which can destroy the bytes on their way. The first turn is due now.
     pub(crate) fn end(&mut self) {
-        self.state = State::Ending;
+        self.state = State::Flushing;
     }
 
     pub(crate) fn peer(&self) -> Peer {
         self.peer
     }
 
-    /// When a byte was read or written last.
+    /// When a byte was last read or written.
     pub(crate) fn last_progress(&self) -> Millis {
         self.last_progress
     }
@@ -152,18 +172,17 @@ impl<S: Stream> Connection<S> {
         self.echoed
     }
 
-    /// Whether bytes are pending that the system does not take.
     pub(crate) fn is_write_blocked(&self) -> bool {
-        !self.state.is_reading()
+        !self.state.reads()
     }
 
-    /// Whether the timeout applies in the present state. The end of a shutdown has a deadline of its
-    /// own and no other.
+    /// Whether the timeout applies in the present state. `Flushing` and `Lingering` have the deadline
+    /// of the shutdown phase, and no other.
     pub(crate) fn is_subject_to(&self, timeout: Timeout) -> bool {
         match (timeout, self.state) {
-            (_, State::Ending | State::Lingering) => false,
+            (_, State::Flushing | State::Lingering) => false,
             (Timeout::Idle, _) => true,
-            (Timeout::Write, state) => state == State::Stalled,
+            (Timeout::Write, state) => state == State::WriteBlocked,
         }
     }
 
@@ -175,29 +194,29 @@ impl<S: Stream> Connection<S> {
         &mut self.stream
     }
 
-    /// Gives up what is pending. Every connection does this before it is dropped: the pipe belongs
-    /// to all, and the memory counts for the budget.
-    pub(crate) fn release(&mut self, scratch: &mut Scratch<S::Pipe>, stats: &mut Stats) {
-        stats.buffered -= self.unsent.held();
-        self.give_back(&mut scratch.pipes);
+    /// Gives up pending bytes. Every connection does this before it is dropped: the pipe is shared,
+    /// and the memory counts for the budget.
+    pub(crate) fn release(&mut self, shared: &mut Shared<S::Pipe>, stats: &mut Stats) {
+        stats.buffered -= self.pending.held();
+        self.release_pipe(&mut shared.pipes);
     }
 
-    /// What a log says of a connection at its end.
+    /// What the log says of a connection at its end.
     pub(crate) fn summary(&self, now: Instant) -> String {
-        let (echoed, unsent) = (self.echoed, self.unsent.len());
+        let (echoed, pending) = (self.echoed, self.pending.len());
         let age = now.saturating_duration_since(self.opened);
-        format!("{echoed} bytes echoed, {unsent} unsent, after {age:.3?}")
+        format!("{echoed} bytes echoed, {pending} pending, after {age:.3?}")
     }
 
-    /// Echoing: what is read is written back.
-    fn echo(&mut self, scratch: &mut Scratch<S::Pipe>, stats: &mut Stats) -> io::Result<Next> {
-        let buffer = &mut scratch.buffer[..];
+    /// Writes back what it reads.
+    fn echo(&mut self, shared: &mut Shared<S::Pipe>, stats: &mut Stats) -> io::Result<Next> {
+        let buffer = &mut shared.read_buffer[..];
         let count = match nonblocking(|| self.stream.read(buffer))? {
-            Some(0) => return Ok(self.finish(Reason::Finished)),
+            Some(0) => return Ok(self.end_of_stream(Reason::Finished)),
             Some(count) => count,
-            None => return Ok(self.exhausted()),
+            None => return Ok(self.read_would_block()),
         };
-        self.last_progress = scratch.now;
+        self.last_progress = shared.now;
         stats.bytes_received += count as u64;
         self.trace("read", count, buffer.len());
         let bytes = &buffer[..count];
@@ -205,109 +224,106 @@ impl<S: Stream> Connection<S> {
         self.count_sent(sent, stats);
         self.trace("write", sent, count);
         let is_full = count == buffer.len();
-        if is_full {
-            self.turn_to_bulk(&scratch.pipes, count);
+        if is_full && shared.pipes.worth_splicing(count) {
+            self.state = State::Splicing;
+            self.resume = State::Splicing;
         }
         if sent < count {
-            self.unsent = Unsent::Buffer(SendBuffer::copy_of(&bytes[sent..])?);
-            stats.buffered += self.unsent.held();
-            self.state = State::Stalled;
-            return Ok(self.stall(sent));
+            // Only now does the connection own memory: its peer does not take what was echoed.
+            self.pending = Pending::copy_of(&bytes[sent..])?;
+            stats.buffered += self.pending.held();
+            self.state = State::WriteBlocked;
+            return Ok(self.write_would_block(sent));
         }
-        Ok(self.after_reading(is_full))
+        Ok(self.after_read(is_full))
     }
 
-    /// Lingering: what is read is discarded.
+    /// Reads and discards.
     #[cold]
-    fn discard(&mut self, scratch: &mut Scratch<S::Pipe>) -> io::Result<Next> {
-        let buffer = &mut scratch.buffer[..];
+    fn discard(&mut self, shared: &mut Shared<S::Pipe>) -> io::Result<Next> {
+        let buffer = &mut shared.read_buffer[..];
         let count = match nonblocking(|| self.stream.read(buffer))? {
-            Some(0) => return Ok(self.finish(Reason::Cut)),
+            Some(0) => return Ok(self.end_of_stream(Reason::Cut)),
             Some(count) => count,
-            None => return Ok(self.exhausted()),
+            None => return Ok(self.read_would_block()),
         };
-        self.last_progress = scratch.now;
+        self.last_progress = shared.now;
         self.trace("read", count, buffer.len());
-        Ok(self.after_reading(count == buffer.len()))
+        Ok(self.after_read(count == buffer.len()))
     }
 
-    /// Stalled: what was kept is written, and nothing is read before all of it is. Ending: the
-    /// same, and nothing is written after it.
+    /// Sends pending bytes. After the last of them the connection reads again, or lingers if it is
+    /// ending.
     pub(super) fn flush(
         &mut self,
-        scratch: &mut Scratch<S::Pipe>,
+        shared: &mut Shared<S::Pipe>,
         stats: &mut Stats,
     ) -> io::Result<Next> {
-        if self.unsent.len() > 0 {
-            let held = self.unsent.held();
-            let sent = self.send_unsent()?;
-            stats.buffered -= held - self.unsent.held();
+        if self.pending.len() > 0 {
+            let held = self.pending.held();
+            let sent = self.send_pending()?;
+            stats.buffered -= held - self.pending.held();
             self.count_sent(sent, stats);
             if sent > 0 {
-                self.last_progress = scratch.now;
+                self.last_progress = shared.now;
             }
-            if self.unsent.len() > 0 {
-                return Ok(self.stall(sent));
+            if self.pending.len() > 0 {
+                return Ok(self.write_would_block(sent));
             }
-            self.give_back(&mut scratch.pipes);
+            self.release_pipe(&mut shared.pipes);
         }
-        if self.state == State::Ending {
-            trace!("{}: shutdown of the writing half", self.peer);
+        if self.state == State::Flushing {
+            trace!("{}: shutdown of the write half", self.peer);
             self.stream.shutdown_write()?;
             self.state = State::Lingering;
         } else {
-            self.state = self.resumes_as;
+            self.state = self.resume;
         }
+        // While it was blocked, readable events were ignored, so read without one.
         Ok(Next::Again)
     }
 
-    fn send_unsent(&mut self) -> io::Result<usize> {
-        let buffer = match &mut self.unsent {
-            Unsent::Buffer(buffer) => buffer,
-            Unsent::Pipe(_) => return self.drain_pipe(),
+    fn send_pending(&mut self) -> io::Result<usize> {
+        let buffer = match &mut self.pending {
+            Pending::Buffer(buffer) => buffer,
+            Pending::Pipe(_) => return self.splice_out(),
         };
-        let unsent = buffer.unsent().len();
+        let pending = buffer.unsent().len();
         let sent = nonblocking(|| self.stream.write(buffer.unsent()))?.unwrap_or(0);
         buffer.consume(sent);
-        self.trace("write", sent, unsent);
+        self.trace("write", sent, pending);
         Ok(sent)
     }
 
-    fn after_reading(&self, is_full: bool) -> Next {
-        let is_exhausted = SHORT_MEANS_EXHAUSTED && !is_full && !self.more_behind;
-        if is_exhausted {
-            Next::Wait
+    fn after_read(&self, is_full: bool) -> Next {
+        if SHORT_READ_DRAINS_SOCKET && !is_full && !self.read_until_would_block {
+            Next::WaitReadable
         } else {
             Next::Again
         }
     }
 
-    /// A read would block.
-    fn exhausted(&mut self) -> Next {
-        trace!("{}: a read would block", self.peer);
-        self.more_behind = self.peer.cuts_reads_short();
-        Next::Wait
+    fn read_would_block(&mut self) -> Next {
+        trace!("{}: read would block", self.peer);
+        self.read_until_would_block = self.peer.may_read_short();
+        Next::WaitReadable
     }
 
-    /// A write took only some of the bytes, or none because it would block.
-    fn stall(&mut self, sent: usize) -> Next {
-        trace!(
-            "{}: stalled with {} bytes unsent",
-            self.peer,
-            self.unsent.len()
-        );
-        // Of a short splice(2), epoll(7) does not say what it means.
-        let is_short_write = matches!(self.unsent, Unsent::Buffer(_)) && SHORT_MEANS_EXHAUSTED;
-        let is_exhausted = is_short_write || sent == 0;
-        if is_exhausted {
-            Next::WaitStalled
+    /// A write took some of the bytes, or none.
+    fn write_would_block(&mut self, sent: usize) -> Next {
+        let pending = self.pending.len();
+        trace!("{}: write-blocked with {pending} bytes pending", self.peer);
+        // epoll(7) promises an event after a short write(2), but says nothing of a short splice(2).
+        let is_short_write = matches!(self.pending, Pending::Buffer(_)) && SHORT_READ_DRAINS_SOCKET;
+        if is_short_write || sent == 0 {
+            Next::WaitWritable
         } else {
             Next::Again
         }
     }
 
-    /// The peer will send no more. To close the socket is to tell it that this side will not either.
-    fn finish(&mut self, reason: Reason) -> Next {
+    /// The peer sends no more, and nothing is pending. Closing the socket passes the end on.
+    fn end_of_stream(&mut self, reason: Reason) -> Next {
         trace!("{}: end of stream", self.peer);
         Next::Close(reason)
     }
@@ -324,10 +340,88 @@ impl<S: Stream> Connection<S> {
     }
 }
 
-/// Out of the way of the calls that it is about.
+/// Kept out of the calls that it is about.
 #[cold]
 fn trace_call(peer: Peer, call: &str, count: usize, size: usize) {
     trace!("{peer}: {call} {count} of {size} bytes");
+}
+
+/// Bytes that were read from a peer and that its socket does not take yet.
+#[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
+pub(crate) enum Pending<P> {
+    Buffer(WriteBuffer),
+    /// Bytes that were [spliced](super::splice).
+    Pipe(P),
+}
+
+impl<P: Pipe> Pending<P> {
+    /// Fails where there is no memory.
+    fn copy_of(bytes: &[u8]) -> Result<Self, TryReserveError> {
+        WriteBuffer::copy_of(bytes).map(Pending::Buffer)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Pending::Buffer(buffer) => buffer.unsent().len(),
+            Pending::Pipe(pipe) => pipe.len(),
+        }
+    }
+
+    /// The bytes of memory that count for the budget. A buffer keeps its size until its last byte is
+    /// sent.
+    pub(super) fn held(&self) -> usize {
+        match self {
+            Pending::Buffer(buffer) => buffer.bytes.len(),
+            Pending::Pipe(pipe) => pipe.len(),
+        }
+    }
+}
+
+impl<P> Default for Pending<P> {
+    fn default() -> Self {
+        Pending::Buffer(WriteBuffer::default())
+    }
+}
+
+/// Pending bytes in memory of their own.
+#[derive(Debug, Default)]
+#[cfg_attr(test, derive(Clone))]
+pub(crate) struct WriteBuffer {
+    bytes: Box<[u8]>,
+    sent: usize,
+}
+
+/// Bytes of free memory that pending bytes leave to allocations that must not fail, such as those of
+/// a log line.
+const HEADROOM: usize = 16 * 1024;
+
+impl WriteBuffer {
+    /// Copies `bytes` into memory of just that size. Fails where there is no memory: peers decide how
+    /// many such buffers there are, and must not be able to abort the process.
+    fn copy_of(bytes: &[u8]) -> Result<Self, TryReserveError> {
+        let mut copy = Vec::new();
+        copy.try_reserve_exact(bytes.len() + HEADROOM)?;
+        copy.extend_from_slice(bytes);
+        // The conversion frees the headroom.
+        Ok(WriteBuffer {
+            bytes: copy.into(),
+            sent: 0,
+        })
+    }
+
+    fn unsent(&self) -> &[u8] {
+        &self.bytes[self.sent..]
+    }
+
+    /// Removes the first `count` unsent bytes. Frees the memory after the last.
+    fn consume(&mut self, count: usize) {
+        self.sent += count;
+        debug_assert!(self.sent <= self.bytes.len(), "sent more than was pending");
+        if self.sent == self.bytes.len() {
+            *self = WriteBuffer::default();
+        }
+    }
 }
 
 #[cfg(test)]

@@ -1,4 +1,8 @@
-//! The engine: listeners, datagram sockets, the slab of connections, and the run queue.
+//! The engine: it runs in the loop of its caller, and never blocks, sleeps or reads the clock.
+//!
+//! Events give sockets a place on the run queue. Each call of `run` gives each socket on it one turn.
+//! A socket with more to do goes to the back of the queue, because an edge-triggered selector does not
+//! announce the rest again.
 
 use std::fmt;
 use std::io;
@@ -13,40 +17,31 @@ use slab::Slab;
 
 mod accept;
 mod connection;
-mod datagrams;
-mod gate;
-pub(crate) mod pipes;
-mod scratch;
-mod send_buffer;
 mod shutdown;
 mod splice;
 mod timeouts;
-pub(crate) mod timers;
-pub(crate) mod udp;
+mod timers;
+mod udp;
+
+use accept::Acceptor;
+use connection::{Connection, Next, Shared};
+use shutdown::Phase;
+use timers::{Timeout, Timers};
+use udp::{DatagramSocket, Udp};
 
 use crate::config::Config;
-use crate::echo::connection::{Connection, Next};
-use crate::echo::gate::Gate;
-use crate::echo::scratch::Scratch;
-use crate::echo::timers::{Timeout, Timers};
-use crate::echo::udp::DatagramSocket;
 use crate::net::bind::{Bound, ListenError};
 use crate::net::bound_socket::BoundSocket;
 use crate::net::endpoint::Endpoint;
 use crate::net::listener::Listener;
 use crate::net::pipe::SystemPipe;
 use crate::net::stream::StreamSocket;
-use crate::net::{CLOSING_DEREGISTERS, Readiness};
+use crate::net::{CLOSE_DEREGISTERS, Readiness};
 use crate::policy::admission::Admission;
-use crate::policy::allow_list::AllowList;
-use crate::policy::log_throttle::Digest;
-use crate::policy::reply_filter::Refusals;
+use crate::policy::cidr::AllowList;
+use crate::policy::log_throttle::LogThrottle;
+use crate::policy::reply_filter::ReplyFilter;
 use crate::stats::{Reason, Stats};
-use shutdown::Phase;
-
-/// How many bytes a connection has echoed before the system is told how long to keep the last of
-/// them after close(2).
-const UNACKNOWLEDGED_MIN: u64 = 64 * 1024;
 
 /// An echo service without a loop: a guest in yours.
 ///
@@ -91,34 +86,37 @@ const UNACKNOWLEDGED_MIN: u64 = 64 * 1024;
 /// To stop, call [`shutdown`](Echo::shutdown). To drop an `Echo` closes every socket at once.
 pub struct Echo {
     registry: Registry,
-    first_token: usize,
-    token_count: usize,
+    tokens: Range<usize>,
     config: Config,
     /// One for each socket, with its real port. Their keys are the first.
     endpoints: Vec<Endpoint>,
-    /// Sockets of endpoints, and connections; the key is the token less the first one.
+    /// All sockets. A token is the key plus the first token.
     slots: Slab<Slot>,
-    /// Keys of those that have something to do, each at most once, first come first.
-    run_queue: Vec<usize>,
-    /// The part of the run queue that has its turns now. Empty, but for its memory, between runs.
-    round: Vec<usize>,
-    scratch: Scratch<SystemPipe>,
+    run_queue: RunQueue,
+    shared: Shared<SystemPipe>,
     timers: Timers,
-    gate: Gate,
-    admission: Admission,
-    /// Keys of the listeners, in the order that they had their turns when the gate was last opened.
-    listeners: Vec<usize>,
-    /// When those are closed that a shutdown has left open for handshakes to be completed.
-    parting_at: Option<Instant>,
-    /// Closed for the memory budget.
-    evictions: Digest,
-    refusals: Refusals,
-    /// When the datagram sockets get a turn, because the system was short of something.
-    datagrams_at: Option<Instant>,
+    acceptor: Acceptor,
+    udp: Udp,
     phase: Phase,
-    /// Until when to ask for events without sleeping.
+    /// Until when the loop polls without sleeping.
     busy_until: Option<Instant>,
+    evictions: LogThrottle,
     stats: Stats,
+}
+
+/// Keys of the sockets that have something to do: each at most once, in the order of arrival.
+#[derive(Debug, Default)]
+struct RunQueue {
+    keys: Vec<usize>,
+    /// The keys that have their turns now. Empty between runs; kept for its memory.
+    batch: Vec<usize>,
+}
+
+impl RunQueue {
+    /// Takes the keys out. Keys that are queued meanwhile are in the next batch.
+    fn take_batch(&mut self) -> Vec<usize> {
+        mem::replace(&mut self.keys, mem::take(&mut self.batch))
+    }
 }
 
 #[derive(Debug)]
@@ -128,18 +126,13 @@ struct Slot {
     queued: bool,
 }
 
+/// A socket of the engine. The few that are not connections are boxed, or their size would be that of
+/// every connection.
 #[derive(Debug)]
 enum Source {
     Connection(Connection<StreamSocket>),
-    /// In a box: there are few, and their size would be every connection's.
-    Endpoint(Box<EndpointSocket>),
-}
-
-/// What serves at an endpoint.
-#[derive(Debug)]
-enum EndpointSocket {
-    Listener(Listener),
-    Datagrams(DatagramSocket),
+    Listener(Box<Listener>),
+    Udp(Box<DatagramSocket>),
 }
 
 impl Slot {
@@ -153,54 +146,47 @@ impl Slot {
     fn connection(&self) -> Option<&Connection<StreamSocket>> {
         match &self.source {
             Source::Connection(connection) => Some(connection),
-            Source::Endpoint(_) => None,
+            _ => None,
         }
     }
 
-    fn listener(&mut self) -> Option<&mut Listener> {
+    fn listener_mut(&mut self) -> Option<&mut Listener> {
         match &mut self.source {
-            Source::Endpoint(socket) => match &mut **socket {
-                EndpointSocket::Listener(listener) => Some(listener),
-                EndpointSocket::Datagrams(_) => None,
-            },
-            Source::Connection(_) => None,
+            Source::Listener(listener) => Some(listener),
+            _ => None,
         }
     }
 
-    fn datagrams(&mut self) -> Option<&mut DatagramSocket> {
+    fn udp_mut(&mut self) -> Option<&mut DatagramSocket> {
         match &mut self.source {
-            Source::Endpoint(socket) => match &mut **socket {
-                EndpointSocket::Datagrams(socket) => Some(socket),
-                EndpointSocket::Listener(_) => None,
-            },
-            Source::Connection(_) => None,
+            Source::Udp(socket) => Some(socket),
+            _ => None,
         }
     }
 }
 
 impl Echo {
-    /// Binds every endpoint of `config`, listens there and registers with `registry`, under
-    /// `first_token` and the tokens above it.
+    /// Binds every endpoint of `config`, listens, and registers with `registry` under `first_token`
+    /// and the tokens above it.
     ///
     /// # Errors
     ///
-    /// Where an endpoint cannot be had, the error names it and says what to do; its kind is the
-    /// system's, such as [`AddrInUse`](io::ErrorKind::AddrInUse),
+    /// If an endpoint cannot be used, the error names it and says what to do. Its kind is that of the
+    /// system's error, such as [`AddrInUse`](io::ErrorKind::AddrInUse),
     /// [`AddrNotAvailable`](io::ErrorKind::AddrNotAvailable) or
-    /// [`PermissionDenied`](io::ErrorKind::PermissionDenied); see bind(2) and listen(2). No
-    /// endpoint is listened on before all are bound, and after an error none is.
+    /// [`PermissionDenied`](io::ErrorKind::PermissionDenied); see bind(2) and listen(2). No endpoint
+    /// listens before all are bound, and none does after an error.
     ///
-    /// [`InvalidInput`](io::ErrorKind::InvalidInput) where there are not enough tokens from
-    /// `first_token` on for every connection that the limit allows.
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if there are too few tokens from `first_token` on
+    /// for all connections that the limit allows.
     pub fn new(config: Config, registry: &Registry, first_token: Token) -> io::Result<Self> {
         Self::with_sockets(config, Vec::new(), registry, first_token)
     }
 
-    /// Serves at sockets that are bound already as well, or at these alone where `config` names no
-    /// endpoint. They come behind those of the configuration in
-    /// [`endpoints`](Echo::endpoints).
+    /// As [`new`](Echo::new), and serves at sockets that are bound already; at these alone if `config`
+    /// has no endpoint. In [`endpoints`](Echo::endpoints) they follow those of the configuration.
     ///
-    /// Whoever opened them may have copies of them, and does not lose what comes to these; see
+    /// Other processes may have copies of these sockets, and lose nothing to this one; see
     /// [`BoundSocket`].
     ///
     /// # Errors
@@ -217,139 +203,135 @@ impl Echo {
         } else {
             config
         };
-        let first = first_token.0;
-        let count = config.sockets().flatten().count() + sockets.len() + config.max_connections;
-        if first.checked_add(count).is_none() {
-            let message = format!("no {count} tokens from {first} on: choose a lower first token");
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
-        }
+        let tokens = token_range(&config, sockets.len(), first_token.0)?;
         let mut bound = Bound::bind_all(&config)?;
         bound.extend(sockets.into_iter().map(Bound::from));
         let udp_addresses = bound.iter().filter_map(Bound::udp_address);
         let udp_ports = udp_addresses.map(|address| address.port()).collect();
         let allowed = AllowList::new(&config.allow);
+        let filter = ReplyFilter::new(allowed.clone(), udp_ports, config.udp_answer_any_port);
         let mut echo = Echo {
             registry: registry.try_clone()?,
-            first_token: first,
-            token_count: count,
+            tokens,
             endpoints: Vec::new(),
             slots: Slab::new(),
-            run_queue: Vec::new(),
-            round: Vec::new(),
-            scratch: Scratch::new(config.buffer_size, config.zero_copy),
+            run_queue: RunQueue::default(),
+            shared: Shared::new(config.buffer_size, config.zero_copy),
             timers: Timers::new(config.idle_timeout, config.stall_timeout),
-            evictions: Digest::default(),
-            gate: Gate::default(),
-            admission: Admission::new(allowed.clone(), config.max_per_source),
-            listeners: Vec::new(),
-            parting_at: None,
-            refusals: Refusals::new(allowed, udp_ports, config.udp_answer_any_port),
-            datagrams_at: None,
+            acceptor: Acceptor::new(Admission::new(allowed, config.max_per_source)),
+            udp: Udp::new(filter),
             phase: Phase::Serving,
             busy_until: None,
+            evictions: LogThrottle::default(),
             stats: Stats::default(),
             config,
         };
-        let sockets = bound.into_iter().map(|it| echo.socket(it));
-        for socket in sockets.collect::<io::Result<Vec<_>>>()? {
-            echo.add(socket)?;
+        let sources = bound.into_iter().map(|it| echo.source(it));
+        for source in sources.collect::<io::Result<Vec<_>>>()? {
+            echo.add(source)?;
         }
         Ok(echo)
     }
 
-    /// Where it serves, in the order of the configuration: an endpoint for each socket, so two for
-    /// one of TCP and UDP, and with the real port where 0 was asked for; then that of each socket
-    /// that was bound already. Stays the same after a shutdown.
+    /// The bound endpoints: one for each socket, in the order of the configuration, with the real
+    /// port instead of 0; then those of inherited sockets. Does not change at a shutdown.
     #[must_use]
     pub fn endpoints(&self) -> &[Endpoint] {
         &self.endpoints
     }
 
-    /// What it has done so far.
+    /// The counters.
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.stats
     }
 
-    /// Whether events under this token are for [`handle`](Echo::handle): one of
+    /// Whether events with this token are for [`handle`](Echo::handle): it is one of
     /// [`tokens`](Echo::tokens).
     #[must_use]
     pub fn owns(&self, token: Token) -> bool {
-        self.key_of(token) < self.token_count
+        self.tokens.contains(&token.0)
     }
 
-    /// The tokens that are this echo's: from the first token on, one for each socket of its
-    /// endpoints and for each connection that the limit allows. All others are yours.
+    /// The tokens of this echo: from the first token on, one for each socket of its endpoints and for
+    /// each connection that the limit allows. All others are yours.
     #[must_use]
     pub fn tokens(&self) -> Range<usize> {
-        self.first_token..self.first_token + self.token_count
+        self.tokens.clone()
     }
 
-    /// For how long a loop may sleep if no event wakes it: not at all while there is work on the
-    /// run queue or it is [polling busily](crate::ConfigBuilder::busy_poll), until the next deadline
-    /// if there is one, and else for ever (`None`).
+    /// How long the loop may sleep if no event wakes it: zero while sockets are on the run queue or the
+    /// loop is [busy polling](crate::ConfigBuilder::busy_poll), else until the next deadline; `None` if
+    /// there is none.
     #[must_use]
     pub fn timeout(&self, now: Instant) -> Option<Duration> {
         let is_busy = self.busy_until.is_some_and(|until| now < until);
-        if is_busy || !self.run_queue.is_empty() {
+        if is_busy || !self.run_queue.keys.is_empty() {
             return Some(Duration::ZERO);
         }
-        let deadlines = [
-            self.gate.retry_at(),
-            self.datagrams_at,
-            self.parting_at,
-            self.phase_ends_at(),
-            self.timers.next_at().filter(|_| self.stats.active > 0),
-        ];
-        let next = deadlines.into_iter().flatten().min()?;
+        let next = self.deadlines().into_iter().filter_map(|(at, _)| at).min()?;
         Some(next.saturating_duration_since(now))
     }
 
-    /// Takes in an event. No system call is made here: whoever has something to do because of it
-    /// gets a place on the run queue.
+    /// All deadlines, and what is done when they have passed: `timeout` announces the first, `run` acts
+    /// on those that are due.
+    fn deadlines(&self) -> [(Option<Instant>, fn(&mut Echo, Instant)); 5] {
+        let timers = self.timers.next_at();
+        [
+            (self.acceptor.retry_at(), Echo::resume_accepting),
+            (self.udp.retry_at, Echo::retry_udp),
+            (self.acceptor.listeners_close_at, Echo::close_remaining_listeners),
+            (self.phase_ends_at(), Echo::advance_phase),
+            // Entries of closed connections wake nobody up.
+            (timers.filter(|_| self.stats.active > 0), Echo::queue_expired),
+        ]
+    }
+
+    /// Notes an event, and makes no system call: a socket with something to do goes to the run queue.
     ///
-    /// Events of tokens that nobody has (any more) are ignored.
+    /// Events without a socket are ignored: it was closed after the selector reported them.
     pub fn handle(&mut self, event: &Event) {
         let key = self.key_of(event.token());
         let Some(slot) = self.slots.get_mut(key) else {
-            trace!("{:?}: event for nobody, ignored", event.token());
+            trace!("{:?}: event without a socket, ignored", event.token());
             return;
         };
         trace!("{:?}: event: {}", event.token(), Readiness::from(event));
         let has_work = match &mut slot.source {
             Source::Connection(connection) => connection.wake(Readiness::from(event)),
-            Source::Endpoint(socket) => match &mut **socket {
-                EndpointSocket::Listener(_) => self.gate.is_open(),
-                EndpointSocket::Datagrams(socket) => socket.wake(Readiness::from(event)),
-            },
+            Source::Listener(_) => self.acceptor.is_accepting(),
+            Source::Udp(_) => true,
         };
         if has_work && !mem::replace(&mut slot.queued, true) {
-            self.run_queue.push(key);
+            self.run_queue.keys.push(key);
         }
     }
 
-    /// Does what is due at `now`, and gives each of those on the run queue one turn. Those that
-    /// have more to do queue up again behind the others, for the next call.
-    // Apart from whoever calls it: inlined there it has fewer registers, and a twentieth more
-    // instructions for each echo.
+    /// Does what is due at `now`, and gives each socket on the run queue one turn. Those with more to do
+    /// queue again, for the next call.
+    // Inlined into its caller it has fewer registers, and takes 5 % more instructions per echo.
     #[inline(never)]
     pub fn run(&mut self, now: Instant) {
         self.stats.turns += 1;
-        self.meet_deadlines(now);
-        let due = self.queue_expired();
-        if !self.run_queue.is_empty() && !self.config.busy_poll.is_zero() {
+        self.set_now(now);
+        for (at, act) in self.deadlines() {
+            if at.is_some_and(|at| at <= now) {
+                act(self, now);
+            }
+        }
+        if !self.run_queue.keys.is_empty() && !self.config.busy_poll.is_zero() {
             self.busy_until = Some(now + self.config.busy_poll);
         }
-        let mut round = mem::replace(&mut self.run_queue, mem::take(&mut self.round));
-        self.stats.run_queue = round.len();
-        for key in round.drain(..) {
+        let mut batch = self.run_queue.take_batch();
+        self.stats.run_queue = batch.len();
+        for key in batch.drain(..) {
             self.turn(key, now);
         }
-        self.round = round;
-        self.close_expired(due, now);
+        self.run_queue.batch = batch;
+        self.close_expired(now);
     }
 
-    /// One turn of whoever was taken off the run queue.
+    /// One turn of a socket that was taken off the run queue.
     fn turn(&mut self, key: usize, now: Instant) {
         let Some(slot) = self.slots.get_mut(key) else {
             return;
@@ -357,23 +339,21 @@ impl Echo {
         slot.queued = false;
         match &mut slot.source {
             Source::Connection(connection) => {
-                match connection.turn(&mut self.scratch, &mut self.stats) {
-                    Next::Wait => {}
-                    next => self.go_on(key, next, now),
+                match connection.turn(&mut self.shared, &mut self.stats) {
+                    Next::WaitReadable => {}
+                    next => self.apply(key, next, now),
                 }
             }
-            Source::Endpoint(socket) => match &**socket {
-                EndpointSocket::Listener(_) => self.accept_some(key, now),
-                EndpointSocket::Datagrams(_) => self.turn_of_datagrams(key, now),
-            },
+            Source::Listener(_) => self.accept_turn(key, now),
+            Source::Udp(_) => self.udp_turn(key, now),
         }
     }
 
-    /// What follows a turn of a connection, where it is not just the next event.
+    /// What follows a turn of a connection, except the usual wait for the next event.
     #[cold]
-    fn go_on(&mut self, key: usize, next: Next, now: Instant) {
+    fn apply(&mut self, key: usize, next: Next, now: Instant) {
         match next {
-            Next::Wait | Next::WaitStalled => {}
+            Next::WaitReadable | Next::WaitWritable => {}
             Next::Again => self.enqueue(key),
             Next::Close(reason) => return self.close(key, &reason, now),
         }
@@ -381,86 +361,70 @@ impl Echo {
         self.enforce_budget(now);
     }
 
-    /// Which is nobody's where the token is not of this echo.
+    /// A key out of range if the token belongs to another source.
     fn key_of(&self, token: Token) -> usize {
-        token.0.wrapping_sub(self.first_token)
+        token.0.wrapping_sub(self.tokens.start)
+    }
+
+    fn token_of(&self, key: usize) -> Token {
+        Token(self.tokens.start + key)
     }
 
     fn enqueue(&mut self, key: usize) {
         if !mem::replace(&mut self.slots[key].queued, true) {
-            self.run_queue.push(key);
+            self.run_queue.keys.push(key);
         }
     }
 
-    fn token_of(&self, key: usize) -> Token {
-        Token(self.first_token + key)
-    }
-
-    /// Keys of the endpoints' sockets, those that are closed among them.
+    /// Keys of listeners and UDP sockets, also of those that are closed.
     fn endpoint_keys(&self) -> Range<usize> {
         0..self.endpoints.len()
     }
 
-    fn meet_deadlines(&mut self, now: Instant) {
-        self.set_now(now);
-        if self.gate.retry_at().is_some_and(|at| at <= now) {
-            self.reopen(now);
-        }
-        if self.datagrams_at.is_some_and(|at| at <= now) {
-            self.retry_datagrams();
-        }
-        if self.parting_at.is_some_and(|at| at <= now) {
-            self.part_with_the_last(now);
-        }
-        self.leave_phase(now);
-    }
-
-    /// What serves at a bound socket.
-    fn socket(&self, bound: Bound) -> io::Result<EndpointSocket> {
+    fn source(&self, bound: Bound) -> io::Result<Source> {
+        let config = &self.config;
         Ok(match bound.udp_address() {
-            Some(address) => EndpointSocket::Datagrams(DatagramSocket::new(bound, address)?),
-            None => EndpointSocket::Listener(Listener::listen(
-                bound,
-                self.config.backlog,
-                self.config.socket_buffer,
-            )?),
+            Some(address) => Source::Udp(Box::new(DatagramSocket::new(bound, address)?)),
+            None => {
+                let listener = Listener::listen(bound, config.backlog, config.socket_buffer)?;
+                Source::Listener(Box::new(listener))
+            }
         })
     }
 
-    fn add(&mut self, mut socket: EndpointSocket) -> io::Result<()> {
+    /// Registers a listener or UDP socket.
+    fn add(&mut self, mut source: Source) -> io::Result<()> {
         let key = self.slots.vacant_key();
         let token = self.token_of(key);
-        let (registered, endpoint) = match &mut socket {
-            EndpointSocket::Listener(listener) => {
-                self.listeners.push(key);
+        let (registered, endpoint) = match &mut source {
+            Source::Listener(listener) => {
+                self.acceptor.listeners.push(key);
                 let source = listener.source_mut();
                 let registered = self.registry.register(source, token, Interest::READABLE);
                 (registered, listener.endpoint())
             }
-            EndpointSocket::Datagrams(socket) => {
-                (socket.watch(&self.registry, token), socket.endpoint())
-            }
+            Source::Udp(socket) => (socket.watch(&self.registry, token), socket.endpoint()),
+            Source::Connection(_) => return Ok(()),
         };
         registered.map_err(|error| ListenError::new(endpoint, error))?;
         info!("listening on {endpoint}");
         trace!("{endpoint} is {token:?}");
         self.endpoints.push(endpoint.clone());
-        self.slots
-            .insert(Slot::new(Source::Endpoint(Box::new(socket))));
+        self.slots.insert(Slot::new(source));
         Ok(())
     }
 
-    /// Closes the socket of an endpoint.
+    /// Closes a listener or UDP socket.
     fn remove(&mut self, key: usize) {
-        if let Source::Endpoint(mut socket) = self.slots.remove(key).source {
-            // Closing takes it out of the selector too, where this fails.
-            let _ = match &mut *socket {
-                EndpointSocket::Listener(it) => self.registry.deregister(it.source_mut()),
-                EndpointSocket::Datagrams(socket) => socket.leave(&self.registry),
-            };
-        }
+        // Closing deregisters as well if this fails.
+        let _ = match &mut self.slots.remove(key).source {
+            Source::Listener(listener) => self.registry.deregister(listener.source_mut()),
+            Source::Udp(socket) => socket.leave(&self.registry),
+            Source::Connection(_) => Ok(()),
+        };
     }
 
+    /// Closes a connection. No other place does.
     fn close(&mut self, key: usize, reason: &Reason, now: Instant) {
         if let Source::Connection(mut connection) = self.slots.remove(key).source {
             debug!(
@@ -469,33 +433,29 @@ impl Echo {
                 connection.summary(now)
             );
             self.limit_unacknowledged(&connection);
-            connection.release(&mut self.scratch, &mut self.stats);
-            if !CLOSING_DEREGISTERS {
+            connection.release(&mut self.shared, &mut self.stats);
+            if !CLOSE_DEREGISTERS {
                 let _ = self.registry.deregister(connection.stream_mut());
             }
-            self.admission.leave(connection.peer());
+            self.release_admission(connection.peer());
             self.stats.count_closed(reason);
         }
-        if !self.gate.is_open() {
-            self.reopen(now);
-        }
-    }
-
-    /// After close(2) the system keeps what the peer has not acknowledged, and by default tries for
-    /// minutes to deliver it: megabytes for each peer that never reads, and in no count here.
-    ///
-    /// The limit is that of any other pending bytes. It is set for connections that can have much to
-    /// keep, and not on listeners: there it would also reset live peers that read slowly.
-    fn limit_unacknowledged(&self, connection: &Connection<StreamSocket>) {
-        let limit = self.config.stall_timeout;
-        if !limit.is_zero() && connection.echoed() >= UNACKNOWLEDGED_MIN {
-            connection.stream().set_user_timeout(limit);
-        }
+        self.resume_accepting(now);
     }
 }
 
-/// Takes the sockets of endpoints out of the selector: those that [others have
-/// too](crate::BoundSocket) would stay in it, and wake the loop for nobody.
+/// The tokens of all sockets that there can be.
+fn token_range(config: &Config, inherited: usize, first: usize) -> io::Result<Range<usize>> {
+    let count = config.sockets().flatten().count() + inherited + config.max_connections;
+    let end = first.checked_add(count).ok_or_else(|| {
+        let message = format!("no {count} tokens from {first} on: choose a lower first token");
+        io::Error::new(io::ErrorKind::InvalidInput, message)
+    })?;
+    Ok(first..end)
+}
+
+/// Deregisters listeners and UDP sockets: copies of [inherited ones](crate::BoundSocket) would keep them
+/// in the selector, and wake the loop without a socket.
 impl Drop for Echo {
     fn drop(&mut self) {
         for key in self.endpoint_keys() {

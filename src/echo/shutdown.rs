@@ -1,19 +1,19 @@
-//! Shutdown: no one new, then no more echo, then no one.
+//! Shutdown: stop listening, drain the connections, linger, abort.
 
 use std::mem;
 use std::time::{Duration, Instant};
 
 use log::info;
 
-use super::{Echo, Slot, Source};
-use crate::net::syn_filter::HANDSHAKE;
+use super::{Echo, Source};
+use crate::net::syn_filter::HANDSHAKE_GRACE;
 use crate::stats::Reason;
 
-/// For how long at most a connection that is cut at the end of a shutdown is still read from, so
-/// that what was written to it arrives.
-const LINGER: Duration = Duration::from_secs(1);
+/// The longest time for which a connection is read and discarded, so that the bytes on their way
+/// arrive.
+const MAX_LINGER: Duration = Duration::from_secs(1);
 
-/// Where in its life the service is.
+/// The phases of the service. Each ends when no connection is left.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Phase {
     Serving,
@@ -21,29 +21,29 @@ pub(super) enum Phase {
     Draining {
         until: Instant,
     },
-    /// Connections are read to their end, and what is read discarded.
+    /// Nothing is echoed; connections flush and linger.
     Lingering {
         until: Instant,
     },
 }
 
 impl Echo {
-    /// Stops listening. Connections that the system has already established are accepted first, as
-    /// far as the limit allows; the others are reset. Datagrams that have come are answered within
-    /// the drain time, and no more are received. The files of Unix sockets are removed.
+    /// Stops listening, and drains the connections.
     ///
-    /// Where [other processes](crate::ConfigBuilder::reuse_port) may serve the same port, on Linux,
-    /// its listeners stay open for half a second, or the drain time where that is shorter. They
-    /// complete the handshakes that have begun, and who comes meanwhile gets no answer, connects
-    /// again a second later, and finds another process.
+    /// - Connections in the backlog are accepted first, as far as the limit allows; the others are
+    ///   reset. The files of Unix sockets are removed.
+    /// - Datagrams that have arrived get their replies; later ones are not received.
+    /// - Connections are echoed until their peers close them or the drain time is over. Then nothing
+    ///   more is echoed: pending bytes are sent, the peer reads the end of the stream, and has a
+    ///   second, or the drain time if that is shorter, to take them and to close. Connections that
+    ///   are left are aborted.
     ///
-    /// At a [socket that others have too](crate::BoundSocket) nobody is accepted any more, and nobody
-    /// reset: who waits there is the next one's.
+    /// With [`reuse_port`](crate::ConfigBuilder::reuse_port), on Linux, listeners stay open for half a
+    /// second, or the drain time if that is shorter. They complete pending handshakes and drop new
+    /// SYNs, so that clients retransmit them after a second and reach another process.
     ///
-    /// Those who are connected are echoed until they finish or the drain time is over. Then no
-    /// more is echoed: each is sent what was kept for it and the end of the stream, and has a
-    /// second to take that and to close, or the drain time where that is shorter. Who has not by
-    /// then is cut off.
+    /// At an [inherited socket](crate::BoundSocket) no connection is accepted and none is reset: they
+    /// wait for the next process.
     ///
     /// Calls after the first change nothing.
     pub fn shutdown(&mut self, now: Instant) {
@@ -53,34 +53,34 @@ impl Echo {
         self.set_now(now);
         let until = now + self.config.drain_timeout;
         self.phase = Phase::Draining { until };
-        let listeners = mem::take(&mut self.listeners).into_iter();
-        let (later, at_once) = listeners.partition(|&key| self.turns_newcomers_away(key));
-        self.part_with(at_once, now);
-        self.listeners = later;
-        if !self.listeners.is_empty() {
-            self.parting_at = Some(now + HANDSHAKE.min(self.config.drain_timeout));
+        let listeners = mem::take(&mut self.acceptor.listeners).into_iter();
+        let (later, at_once) = listeners.partition(|&key| self.drops_new_syns(key));
+        self.close_listeners(at_once, now);
+        self.acceptor.listeners = later;
+        if !self.acceptor.listeners.is_empty() {
+            let grace = HANDSHAKE_GRACE.min(self.config.drain_timeout);
+            self.acceptor.listeners_close_at = Some(now + grace);
         }
-        for key in self.endpoint_keys() {
-            self.finish_datagrams(key);
-        }
-        info!("shutting down: {} connections to finish", self.stats.active);
+        self.finish_udp();
+        info!("shutting down: {} connections to drain", self.stats.active);
     }
 
-    /// Handshakes have had the time to be completed.
-    pub(super) fn part_with_the_last(&mut self, now: Instant) {
-        self.parting_at = None;
-        let listeners = mem::take(&mut self.listeners);
-        self.part_with(listeners, now);
+    /// Closes the listeners that were kept open for pending handshakes.
+    pub(super) fn close_remaining_listeners(&mut self, now: Instant) {
+        self.acceptor.listeners_close_at = None;
+        let listeners = mem::take(&mut self.acceptor.listeners);
+        self.close_listeners(listeners, now);
     }
 
-    /// Accepts who is there, and closes the listeners.
-    fn part_with(&mut self, listeners: Vec<usize>, now: Instant) {
+    /// Accepts what waits at the listeners, and closes them.
+    fn close_listeners(&mut self, listeners: Vec<usize>, now: Instant) {
         for &key in &listeners {
-            if self.withdraw(key) {
-                // Whatever it is that they wait for: now or never.
-                self.gate.reopen(now);
-                // Systems keep some more than they are told to: Linux one, the BSDs half as many.
-                self.accept(key, now, self.config.backlog as usize * 2);
+            let Some(listener) = self.slots[key].listener_mut() else {
+                continue;
+            };
+            listener.unlink_socket_file();
+            if !listener.is_inherited() {
+                self.accept_last(key, now);
             }
         }
         for key in listeners {
@@ -88,15 +88,14 @@ impl Echo {
         }
     }
 
-    /// Leaves newcomers to other processes, if there may be any at the same port.
-    fn turns_newcomers_away(&mut self, key: usize) -> bool {
-        let listener = self.slots[key].listener();
-        self.config.reuse_port
-            && listener.is_some_and(|it| !it.is_shared() && it.turn_away_newcomers())
+    /// Installs the SYN filter if other processes may share the port.
+    fn drops_new_syns(&mut self, key: usize) -> bool {
+        let reuse_port = self.config.reuse_port;
+        let listener = self.slots[key].listener_mut();
+        listener.is_some_and(|it| reuse_port && !it.is_inherited() && it.drop_new_syns())
     }
 
-    /// Whether a shutdown is over: nothing is listened on, nobody is connected, and every datagram
-    /// is answered.
+    /// Whether a shutdown is complete: no listener, no connection, no UDP socket is left.
     #[must_use]
     pub fn is_finished(&self) -> bool {
         !self.is_serving() && self.slots.is_empty()
@@ -106,7 +105,7 @@ impl Echo {
         matches!(self.phase, Phase::Serving)
     }
 
-    /// When the next phase begins, if somebody is left to wait for.
+    /// When the phase ends, if anything is left to wait for.
     pub(super) fn phase_ends_at(&self) -> Option<Instant> {
         match self.phase {
             Phase::Draining { until } | Phase::Lingering { until } if !self.slots.is_empty() => {
@@ -116,51 +115,31 @@ impl Echo {
         }
     }
 
-    pub(super) fn leave_phase(&mut self, now: Instant) {
+    pub(super) fn advance_phase(&mut self, now: Instant) {
         if matches!(self.phase, Phase::Draining { until } if until <= now) {
             self.linger(now);
         }
+        // With a drain time of zero both phases end at once.
         if matches!(self.phase, Phase::Lingering { until } if until <= now) {
-            self.cut(now);
-        }
-    }
-
-    /// Nobody new finds the way to a Unix socket. Says whether those who have are to be accepted
-    /// here, because nobody else can.
-    fn withdraw(&mut self, key: usize) -> bool {
-        let Some(listener) = self.slots[key].listener() else {
-            return false;
-        };
-        listener.withdraw();
-        !listener.is_shared()
-    }
-
-    /// Has what has come answered, and the socket closed after that.
-    fn finish_datagrams(&mut self, key: usize) {
-        if let Some(socket) = self.slots.get_mut(key).and_then(Slot::datagrams) {
-            socket.finish();
-            self.enqueue(key);
+            self.abort_all(now);
         }
     }
 
     /// The drain time is over: ends each connection from this side.
     fn linger(&mut self, now: Instant) {
-        let until = now + self.config.drain_timeout.min(LINGER);
+        let until = now + self.config.drain_timeout.min(MAX_LINGER);
         self.phase = Phase::Lingering { until };
         for key in self.keys() {
-            let slot = &mut self.slots[key];
-            if let Source::Connection(connection) = &mut slot.source {
+            if let Source::Connection(connection) = &mut self.slots[key].source {
                 connection.end();
                 self.enqueue(key);
-            } else if let Some(socket) = slot.datagrams() {
-                self.stats.datagram_errors += socket.unsent() as u64;
+            } else {
                 self.remove(key);
             }
         }
     }
 
-    fn cut(&mut self, now: Instant) {
-        self.run_queue.clear();
+    fn abort_all(&mut self, now: Instant) {
         for key in self.keys() {
             self.close(key, &Reason::Cut, now);
         }

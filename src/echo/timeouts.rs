@@ -1,43 +1,43 @@
-//! Timeouts, and the memory budget: both close connections in which no byte moves.
+//! Closes connections in which no byte moves: after a timeout, or for the memory budget.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use log::warn;
 
-use super::Echo;
-use crate::echo::connection::Connection;
-use crate::echo::timers::Timeout;
+use super::timers::Timeout;
+use super::{Connection, Echo, Slot};
 use crate::net::stream::StreamSocket;
 use crate::stats::Reason;
 
+/// How many bytes a connection has echoed before its unacknowledged data is limited at the close.
+const UNACKNOWLEDGED_MIN: u64 = 64 * 1024;
+
 impl Echo {
+    /// Updates the clock.
     pub(super) fn set_now(&mut self, now: Instant) {
         self.timers.set_now(now);
-        self.scratch.now = self.timers.now();
+        self.shared.now = self.timers.now();
     }
 
-    /// Takes the connections out whose timeout may have passed, and queues those for which it has.
+    /// Queues the connections whose timeout has passed.
     ///
-    /// They get a turn before they are judged: bytes can wait of which no event was seen yet. The
-    /// process was stopped for a while, a signal interrupted the poll, or there were more events
-    /// than it returns at once.
-    pub(super) fn queue_expired(&mut self) -> Vec<(usize, Timeout)> {
-        if !self.timers.is_due() {
-            return Vec::new();
-        }
-        let due = self.timers.take_due();
-        for &(key, timeout) in &due {
+    /// They get a turn before they are judged, because bytes can wait without a reported event: the
+    /// process was stopped for a while, a signal interrupted the poll, or there were more events than
+    /// it returns at once.
+    pub(super) fn queue_expired(&mut self, _now: Instant) {
+        self.timers.collect_due();
+        for index in 0..self.timers.due().len() {
+            let (key, timeout) = self.timers.due()[index];
             if self.has_expired(key, timeout) {
                 self.enqueue(key);
             }
         }
-        due
     }
 
-    /// After their turns: closes the connections in which still nothing has moved, and schedules the
+    /// After their turns: closes the connections in which still no byte has moved, and schedules the
     /// others again.
-    pub(super) fn close_expired(&mut self, due: Vec<(usize, Timeout)>, now: Instant) {
-        for (key, timeout) in due {
+    pub(super) fn close_expired(&mut self, now: Instant) {
+        for (key, timeout) in self.timers.take_due() {
             if self.has_expired(key, timeout) {
                 self.close(key, &timeout.into(), now);
             } else {
@@ -62,12 +62,12 @@ impl Echo {
         }
     }
 
-    /// Closes connections until what is held fits the budget, those first whose last byte moved
-    /// longest ago. So a peer that goes on reading is closed only if all others do so too.
+    /// Evicts connections until pending bytes fit the budget: first the one whose last byte moved
+    /// longest ago. So a peer that goes on reading is evicted only if all others do so too.
     pub(super) fn enforce_budget(&mut self, now: Instant) {
         while self.stats.buffered > self.config.max_buffered {
             let blocked_since = |key| {
-                let connection = self.slots.get(key)?.connection()?;
+                let connection = self.slots.get(key).and_then(Slot::connection)?;
                 let is_blocked = connection.is_write_blocked();
                 is_blocked.then(|| connection.last_progress())
             };
@@ -76,16 +76,36 @@ impl Echo {
             };
             self.close(key, &Reason::Evicted, now);
             if let Some(count) = self.evictions.count(now) {
-                let most = self.config.max_buffered;
+                let limit = self.config.max_buffered;
                 warn!(
-                    "{count} connections evicted: peers that do not read reached the limit of \
-                     {most} buffered bytes"
+                    "{count} connections evicted: pending bytes of peers that do not read reached \
+                     the limit of {limit}"
                 );
             }
         }
     }
 
+    /// Limits how long the system keeps what the peer of a closed connection has not acknowledged. By
+    /// default it tries for minutes to deliver it: megabytes for each peer that never reads.
+    ///
+    /// The limit is not set on listeners: there it would also reset live peers that read slowly.
+    pub(super) fn limit_unacknowledged(&self, connection: &Connection<StreamSocket>) {
+        let limit = self.config.stall_timeout;
+        if limit > Duration::ZERO && connection.echoed() >= UNACKNOWLEDGED_MIN {
+            connection.stream().set_user_timeout(limit);
+        }
+    }
+
     fn connection(&self, key: usize) -> Option<&Connection<StreamSocket>> {
-        self.slots.get(key)?.connection()
+        self.slots.get(key).and_then(Slot::connection)
+    }
+}
+
+impl From<Timeout> for Reason {
+    fn from(timeout: Timeout) -> Self {
+        match timeout {
+            Timeout::Idle => Reason::Idle,
+            Timeout::Write => Reason::Stalled,
+        }
     }
 }

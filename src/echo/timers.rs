@@ -37,6 +37,8 @@ pub(crate) struct Timers {
     /// Also the order in which write-blocked connections are evicted, so that it is kept even
     /// without a write timeout.
     write: Wheel,
+    /// Keys whose slot is over. Which of them have timed out is still to be checked.
+    due: Vec<(usize, Timeout)>,
 }
 
 impl Timers {
@@ -47,6 +49,7 @@ impl Timers {
             now: 0,
             idle: Wheel::new(idle),
             write: Wheel::new(write),
+            due: Vec::new(),
         }
     }
 
@@ -69,11 +72,6 @@ impl Timers {
         Some(self.start? + Duration::from_millis(next))
     }
 
-    /// Whether [`take_due`](Timers::take_due) has something to give.
-    pub(crate) fn is_due(&self) -> bool {
-        self.now >= self.idle.due_at.min(self.write.due_at)
-    }
-
     /// Puts a key into the slot of its deadline, unless it is in the wheel already: an earlier entry
     /// is checked in time, also one of a former connection with this key.
     pub(crate) fn schedule(&mut self, key: usize, timeout: Timeout, last_progress: Millis) {
@@ -86,14 +84,25 @@ impl Timers {
         }
     }
 
-    /// Takes all keys out whose slot is over. Which of them have timed out is to be
-    /// [checked](Timers::has_expired); the others are to be scheduled again.
+    /// Takes all keys out of the slots that are over, and keeps them for [`due`](Timers::due).
+    pub(crate) fn collect_due(&mut self) {
+        for (wheel, timeout) in [
+            (&mut self.idle, Timeout::Idle),
+            (&mut self.write, Timeout::Write),
+        ] {
+            let keys = wheel.take_due(self.now).into_iter();
+            self.due.extend(keys.map(|key| (key as usize, timeout)));
+        }
+    }
+
+    /// The keys to check now.
+    pub(crate) fn due(&self) -> &[(usize, Timeout)] {
+        &self.due
+    }
+
+    /// The keys to check now. Those that have not timed out are to be scheduled again.
     pub(crate) fn take_due(&mut self) -> Vec<(usize, Timeout)> {
-        let idle = self.idle.take_due(self.now);
-        let write = self.write.take_due(self.now);
-        let idle = idle.into_iter().map(|key| (key as usize, Timeout::Idle));
-        let write = write.into_iter().map(|key| (key as usize, Timeout::Write));
-        idle.chain(write).collect()
+        mem::take(&mut self.due)
     }
 
     /// Whether the timeout has passed since the last progress.

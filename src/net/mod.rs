@@ -1,16 +1,13 @@
-//! What the system says about a socket: in an event, and in the result of a call.
+//! Sockets and the operating system: no policy, no counters, no `Config`.
 //!
-//! An event is a hint. It may be late, merged with others or about nothing at all; what a call
-//! returns is the truth. So an event only decides whether a socket is worth a call.
+//! The traits in this file are the interface between the engine and the system. Each method is named
+//! after the system call that it makes, and returns the system's result: what an error means is decided
+//! by the engine, where it can be tested.
 
 pub(crate) mod bind;
 pub(crate) mod bound_socket;
 pub(crate) mod endpoint;
 pub(crate) mod listener;
-#[cfg_attr(
-    not(any(target_os = "linux", target_os = "android")),
-    path = "no_pipe.rs"
-)]
 pub(crate) mod pipe;
 pub(crate) mod stream;
 pub(crate) mod syn_filter;
@@ -19,15 +16,42 @@ pub(crate) mod udp;
 pub(crate) mod unix_socket;
 
 use std::fmt;
-use std::io;
+use std::io::{self, Read, Write};
 
 use mio::Interest;
 use mio::event::Event;
 
-/// What a connection is registered for, once and for all: registering anew for each message would
+/// A connected stream socket: `read` is recv(2), `write` is send(2) with `MSG_NOSIGNAL`.
+pub(crate) trait Stream: Read + Write {
+    type Pipe: Pipe;
+
+    /// shutdown(2) of the write half: the peer reads the end of the stream.
+    fn shutdown_write(&mut self) -> io::Result<()>;
+
+    /// splice(2) from the socket into the pipe, as much as fits. A result of 0 does not mean that
+    /// there is nothing to read.
+    fn splice_in(&mut self, pipe: &mut Self::Pipe) -> io::Result<usize>;
+
+    /// splice(2) from the pipe into the socket.
+    fn splice_out(&mut self, pipe: &mut Self::Pipe) -> io::Result<usize>;
+}
+
+/// A pipe for splice(2).
+pub(crate) trait Pipe: Sized + fmt::Debug {
+    /// Whether splice(2) works here; found out by a trial.
+    fn is_usable() -> bool;
+
+    /// pipe(2).
+    fn open() -> io::Result<Self>;
+
+    /// How many bytes are in it.
+    fn len(&self) -> usize;
+}
+
+/// What a connection is registered for, once: another registration for each change of state would
 /// cost a system call each.
 ///
-/// Urgent data is announced on Linux only; see [`SHORT_MEANS_EXHAUSTED`] for why that matters.
+/// Urgent data is announced on Linux only; see [`SHORT_READ_DRAINS_SOCKET`] for why that matters.
 pub(crate) fn interest() -> Interest {
     let both = Interest::READABLE | Interest::WRITABLE;
     #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -35,34 +59,32 @@ pub(crate) fn interest() -> Interest {
     both
 }
 
-/// Whether a read or write that moves less than it was asked to has exhausted the socket, so that
-/// an event will come when there is more (epoll(7), question 9 of its "Questions and answers").
+/// Whether a read or write that moves less than asked has drained or filled the socket, so that an
+/// event announces more (epoll(7), question 9 of "Questions and answers").
 ///
-/// It saves the call that would only say "would block", a third of all calls. It holds where the
-/// selector is epoll, and there not at a TCP urgent mark, where a read stops short of what is
-/// behind the mark: that is why [`Readiness::more_behind`] is asked as well. Elsewhere reads and
-/// writes go on until they would block: mio on Windows announces nothing before that, and kqueue
-/// does not announce urgent marks.
-pub(crate) const SHORT_MEANS_EXHAUSTED: bool =
+/// This saves the call that would return `EAGAIN`, a third of all calls. It holds for epoll, except
+/// where [`Readiness::read_until_would_block`] says otherwise. Elsewhere calls are made until they
+/// would block: mio on Windows announces nothing before, and kqueue does not announce urgent data.
+pub(crate) const SHORT_READ_DRAINS_SOCKET: bool =
     cfg!(any(target_os = "linux", target_os = "android"));
 
-/// Whether closing a socket takes it out of the selector, which saves a call for each connection.
+/// Whether close(2) takes a socket out of the selector, which saves a call for each connection.
 ///
-/// It is so where the selector is epoll, unless a child process has inherited the socket (epoll(7),
-/// question 6). Then there may be events of somebody who is gone, until the child closes it too;
-/// they do no harm, as events are hints.
-pub(crate) const CLOSING_DEREGISTERS: bool = cfg!(any(target_os = "linux", target_os = "android"));
+/// It does for epoll, unless a child process has inherited the socket (epoll(7), question 6). Then
+/// stale events can follow until the child closes it too; they are harmless, as events are hints.
+pub(crate) const CLOSE_DEREGISTERS: bool = cfg!(any(target_os = "linux", target_os = "android"));
 
-/// What an event says about a socket.
+/// What an event says about a socket. It is a hint: late, merged with others, or stale. What a call
+/// returns is the truth.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Readiness {
-    /// A read is worth trying: there are bytes, the end of the stream, or an error to be had.
+    /// A read can return bytes, the end of the stream, or an error.
     pub(crate) readable: bool,
-    /// A write is worth trying: there is room, or an error to be had.
+    /// A write can succeed, or return an error.
     pub(crate) writable: bool,
-    /// Something stands behind the bytes, and a short read has not reached it: the end of the
-    /// stream, or an urgent mark.
-    pub(crate) more_behind: bool,
+    /// A short read does not drain the socket: the end of the stream or a TCP urgent mark is behind
+    /// the bytes, and no other event announces it.
+    pub(crate) read_until_would_block: bool,
 }
 
 impl From<&Event> for Readiness {
@@ -72,25 +94,25 @@ impl From<&Event> for Readiness {
         Readiness {
             readable: event.is_readable() || read_closed || error,
             writable: event.is_writable() || event.is_write_closed() || error,
-            more_behind: event.is_priority() || read_closed,
+            read_until_would_block: event.is_priority() || read_closed,
         }
     }
 }
 
-/// Makes a non-blocking call, again whenever a signal interrupts it. `None` where it would block.
+/// Makes a non-blocking call, and repeats it after `EINTR`. Returns `None` if it would block.
 #[inline]
 pub(crate) fn nonblocking<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<Option<T>> {
     loop {
         match call() {
             Ok(value) => return Ok(Some(value)),
-            Err(error) if is_interruption(&error) => {}
+            Err(error) if is_interrupted(&error) => {}
             Err(error) => return would_block_or(error),
         }
     }
 }
 
 #[cold]
-fn is_interruption(error: &io::Error) -> bool {
+fn is_interrupted(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::Interrupted
 }
 
@@ -108,13 +130,9 @@ impl fmt::Display for Readiness {
         let all = [
             (self.readable, "readable"),
             (self.writable, "writable"),
-            (self.more_behind, "end of stream or urgent mark ahead"),
+            (self.read_until_would_block, "end of stream or urgent data ahead"),
         ];
-        let mut separator = "";
-        for (_, name) in all.iter().filter(|(is_so, _)| *is_so) {
-            write!(f, "{separator}{name}")?;
-            separator = ", ";
-        }
-        Ok(())
+        let names = all.iter().filter_map(|(is_set, name)| is_set.then_some(*name));
+        f.write_str(&names.collect::<Vec<_>>().join(", "))
     }
 }

@@ -1,96 +1,131 @@
-//! Which connections are taken in, so that those who are not meant to come, or come too often at
-//! once, cost no more than the system's two calls.
+//! Which TCP connections are admitted: the allow list and the limit per source.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fmt;
-use std::time::Instant;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use log::{debug, warn};
+use crate::policy::cidr::AllowList;
 
-use crate::net::stream::Peer;
-use crate::policy::allow_list::AllowList;
-use crate::policy::log_throttle::Digest;
-use crate::policy::sources::Sources;
-use crate::stats::Stats;
-
-/// Why a connection is refused.
+/// Why a connection is rejected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Denial {
+pub(crate) enum RejectReason {
     NotAllowed,
     TooManyFromSource,
 }
 
-impl fmt::Display for Denial {
+impl fmt::Display for RejectReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Denial::NotAllowed => "its address is in no network that is allowed",
-            Denial::TooManyFromSource => "its source has as many connections as it may have",
+            RejectReason::NotAllowed => "its address is in no allowed network",
+            RejectReason::TooManyFromSource => "its source is at the limit of connections",
         })
     }
 }
 
-/// The rules, and how much came of them.
+/// The rules for TCP connections. Unix sockets have none: the permissions of the file decide.
 #[derive(Debug)]
 pub(crate) struct Admission {
     allowed: AllowList,
-    /// Where there is a limit.
-    sources: Option<Sources>,
-    not_allowed: Digest,
-    too_many_from_source: Digest,
+    per_source: Option<PerSourceLimit>,
 }
 
 impl Admission {
     pub(crate) fn new(allowed: AllowList, max_per_source: Option<usize>) -> Self {
         Admission {
             allowed,
-            sources: max_per_source.map(Sources::new),
-            not_allowed: Digest::default(),
-            too_many_from_source: Digest::default(),
+            per_source: max_per_source.map(PerSourceLimit::new),
         }
     }
 
-    /// Lets a peer in, who is to [leave](Admission::leave) some time; or says why not. Those of
-    /// Unix sockets have no address: the file's permissions say who may connect.
-    pub(crate) fn enter(&mut self, peer: Peer) -> Result<(), Denial> {
-        let Peer::Tcp(address) = peer else {
-            return Ok(());
-        };
-        if !self.allowed.has(address.ip()) {
-            return Err(Denial::NotAllowed);
+    /// Admits a connection, which is to be [released](Admission::release) when it closes.
+    pub(crate) fn acquire(&mut self, peer: SocketAddr) -> Result<(), RejectReason> {
+        if !self.allowed.contains(peer.ip()) {
+            return Err(RejectReason::NotAllowed);
         }
-        let sources = self.sources.as_mut();
-        if sources.is_none_or(|sources| sources.enter(address)) {
+        let per_source = self.per_source.as_mut();
+        if per_source.is_none_or(|limit| limit.acquire(peer)) {
             Ok(())
         } else {
-            Err(Denial::TooManyFromSource)
+            Err(RejectReason::TooManyFromSource)
         }
     }
 
-    /// Says that the connection of one who was let in is no more.
-    pub(crate) fn leave(&mut self, peer: Peer) {
-        if let (Some(sources), Peer::Tcp(address)) = (&mut self.sources, peer) {
-            sources.leave(address);
+    pub(crate) fn release(&mut self, peer: SocketAddr) {
+        if let Some(limit) = &mut self.per_source {
+            limit.release(peer);
         }
     }
 
-    /// Counts one that was refused, and logs it.
-    pub(crate) fn note(&mut self, denial: Denial, peer: Peer, stats: &mut Stats, now: Instant) {
-        stats.refused.count(denial);
-        debug!("{peer}: refused: {denial}");
-        let digest = match denial {
-            Denial::NotAllowed => &mut self.not_allowed,
-            Denial::TooManyFromSource => &mut self.too_many_from_source,
+    /// The number of sources with connections.
+    #[cfg(test)]
+    pub(crate) fn sources(&self) -> usize {
+        let limit = self.per_source.as_ref();
+        limit.map_or(0, |limit| limit.counts.len())
+    }
+}
+
+/// Key of the per-source limit. A host can choose all addresses of one key by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum SourceKey {
+    Ipv4(Ipv4Addr),
+    /// The first 64 bits of an IPv6 address: a host gives itself as many addresses behind them as it
+    /// likes (RFC 8981).
+    Ipv6Network([u16; 4]),
+    /// All hosts of all links share the first 64 bits. The zone distinguishes the links.
+    LinkLocal(Ipv6Addr, u32),
+}
+
+impl From<SocketAddr> for SourceKey {
+    fn from(address: SocketAddr) -> Self {
+        let zone = match address {
+            SocketAddr::V4(_) => 0,
+            SocketAddr::V6(address) => address.scope_id(),
         };
-        if let Some(count) = digest.count(now) {
-            warn!("{count} connections refused, the last one from {peer}: {denial}");
+        match address.ip().to_canonical() {
+            IpAddr::V4(ip) => SourceKey::Ipv4(ip),
+            IpAddr::V6(ip) if ip.is_unicast_link_local() => SourceKey::LinkLocal(ip, zone),
+            IpAddr::V6(ip) => {
+                let [a, b, c, d, ..] = ip.segments();
+                SourceKey::Ipv6Network([a, b, c, d])
+            }
         }
     }
 }
 
-#[cfg(test)]
-impl Admission {
-    /// How many sources it keeps a count of.
-    pub(crate) fn sources(&self) -> usize {
-        self.sources.as_ref().map_or(0, Sources::len)
+/// The number of connections of each source that has any.
+#[derive(Debug)]
+struct PerSourceLimit {
+    max: usize,
+    /// The hash has a random key, so that no peer can choose addresses that collide.
+    counts: HashMap<SourceKey, usize>,
+}
+
+impl PerSourceLimit {
+    /// `max` is at least 1.
+    fn new(max: usize) -> Self {
+        PerSourceLimit {
+            max,
+            counts: HashMap::new(),
+        }
+    }
+
+    /// Counts one more connection, unless its source is at the limit.
+    fn acquire(&mut self, peer: SocketAddr) -> bool {
+        let count = self.counts.entry(peer.into()).or_default();
+        let has_room = *count < self.max;
+        *count += usize::from(has_room);
+        has_room
+    }
+
+    /// Counts one connection less. The entry goes with the last one.
+    fn release(&mut self, peer: SocketAddr) {
+        if let Entry::Occupied(mut entry) = self.counts.entry(peer.into()) {
+            *entry.get_mut() -= 1;
+            if *entry.get() == 0 {
+                entry.remove();
+            }
+        }
     }
 }
 
@@ -98,91 +133,93 @@ impl Admission {
 mod tests {
     use super::*;
 
-    use std::time::Duration;
-
-    use log::Level;
-
-    use crate::policy::log_lines::logged;
-    use crate::stats::Refused;
-
     fn admission(networks: &[&str], max_per_source: Option<usize>) -> Admission {
         let networks: Vec<_> = networks.iter().map(|it| it.parse().unwrap()).collect();
         Admission::new(AllowList::new(&networks), max_per_source)
     }
 
-    fn tcp(address: &str) -> Peer {
-        Peer::Tcp(address.parse().unwrap())
+    fn peer(address: &str) -> SocketAddr {
+        address.parse().unwrap()
     }
 
     #[test]
-    fn without_rules_everybody_is_let_in_as_often_as_they_come() {
+    fn admits_every_peer_without_rules() {
         let mut admission = admission(&[], None);
         for _ in 0..100 {
-            assert_eq!(admission.enter(tcp("192.0.2.1:1")), Ok(()));
+            assert_eq!(admission.acquire(peer("192.0.2.1:1")), Ok(()));
         }
-        admission.leave(tcp("192.0.2.1:1"));
+        admission.release(peer("192.0.2.1:1"));
         assert_eq!(admission.sources(), 0);
     }
 
     #[test]
-    fn who_is_not_allowed_is_not_counted_as_a_source() {
+    fn peer_outside_the_allow_list_is_not_counted() {
         let mut admission = admission(&["192.0.2.0/24"], Some(1));
         for _ in 0..2 {
-            let outside = tcp("198.51.100.1:1");
-            assert_eq!(admission.enter(outside), Err(Denial::NotAllowed));
+            let outside = peer("198.51.100.1:1");
+            assert_eq!(admission.acquire(outside), Err(RejectReason::NotAllowed));
         }
         assert_eq!(admission.sources(), 0);
-        let inside = tcp("[::ffff:192.0.2.1]:1");
-        assert_eq!(admission.enter(inside), Ok(()));
-        let again = tcp("192.0.2.1:2");
-        assert_eq!(admission.enter(again), Err(Denial::TooManyFromSource));
-        admission.leave(inside);
-        assert_eq!(admission.enter(again), Ok(()));
+        let inside = peer("[::ffff:192.0.2.1]:1");
+        assert_eq!(admission.acquire(inside), Ok(()));
+        let again = peer("192.0.2.1:2");
+        assert_eq!(
+            admission.acquire(again),
+            Err(RejectReason::TooManyFromSource)
+        );
+        admission.release(inside);
+        assert_eq!(admission.acquire(again), Ok(()));
         assert_eq!(admission.sources(), 1);
     }
 
     #[test]
-    fn unix_sockets_have_neither_networks_nor_sources() {
-        let mut admission = admission(&["192.0.2.0/24"], Some(1));
-        for number in [1, 1, 2] {
-            assert_eq!(admission.enter(Peer::Unix(number)), Ok(()));
+    fn each_source_has_its_own_count_whatever_the_port() {
+        let mut limit = PerSourceLimit::new(2);
+        for (address, has_room) in [
+            ("192.0.2.1:1", true),
+            ("192.0.2.1:2", true),
+            ("192.0.2.1:3", false),
+            ("192.0.2.2:1", true),
+            ("192.0.2.1:4", false),
+        ] {
+            assert_eq!(limit.acquire(peer(address)), has_room, "{address}");
         }
-        assert_eq!(admission.sources(), 0);
-        admission.leave(Peer::Unix(1));
+        // A rejected connection has not been counted.
+        limit.release(peer("192.0.2.1:1"));
+        assert!(limit.acquire(peer("192.0.2.1:5")));
+        assert!(!limit.acquire(peer("192.0.2.1:6")));
     }
 
     #[test]
-    fn each_is_told_at_debug_and_of_each_reason_one_a_minute_is_a_warning() {
-        use Denial::{NotAllowed, TooManyFromSource};
-
-        let mut admission = admission(&[], None);
-        let mut stats = Stats::default();
-        let start = Instant::now();
-        for (seconds, denial, warning) in [
-            (0, NotAllowed, Some(1)),
-            (0, TooManyFromSource, Some(1)),
-            (1, NotAllowed, None),
-            (2, NotAllowed, None),
-            (59, TooManyFromSource, None),
-            (60, NotAllowed, Some(3)),
-            (90, TooManyFromSource, Some(2)),
-        ] {
-            let now = start + Duration::from_secs(seconds);
-            let peer = tcp("192.0.2.1:7");
-            let lines = logged(|| admission.note(denial, peer, &mut stats, now));
-            let told = format!("192.0.2.1:7: refused: {denial}");
-            let mut expected = vec![(Level::Debug, told)];
-            expected.extend(warning.map(|count| {
-                let line = "connections refused, the last one from 192.0.2.1:7";
-                (Level::Warn, format!("{count} {line}: {denial}"))
-            }));
-            assert_eq!(lines, expected, "after {seconds} s");
+    fn entry_goes_with_the_last_connection() {
+        let mut limit = PerSourceLimit::new(2);
+        for number in 0..100 {
+            let peer = peer(&format!("192.0.2.{number}:1"));
+            assert!(limit.acquire(peer) && limit.acquire(peer));
+            assert!(!limit.acquire(peer));
+            limit.release(peer);
+            assert_eq!(limit.counts.len(), 1);
+            limit.release(peer);
+            assert_eq!(limit.counts.len(), 0);
         }
-        let counted = Refused {
-            not_allowed: 4,
-            too_many_from_source: 3,
-        };
-        assert_eq!(stats.refused, counted);
-        assert_eq!(stats.refused.total(), 7);
+    }
+
+    #[test]
+    fn addresses_that_one_host_can_choose_are_one_source() {
+        for (one, other, is_same) in [
+            ("192.0.2.1:1", "192.0.2.2:1", false),
+            ("192.0.2.1:1", "[::ffff:192.0.2.1]:1", true),
+            ("[::ffff:192.0.2.1]:1", "[::ffff:192.0.2.2]:1", false),
+            ("[2001:db8::1]:1", "[2001:db8::ffff:ffff:ffff:ffff]:1", true),
+            ("[2001:db8::1]:1", "[2001:db8:0:1::1]:1", false),
+            ("[2001:db8::1]:1", "[2001:db9::1]:1", false),
+            ("[fe80::1%1]:1", "[fe80::1%1]:2", true),
+            ("[fe80::1%1]:1", "[fe80::2%1]:1", false),
+            ("[fe80::1%1]:1", "[fe80::1%2]:1", false),
+        ] {
+            let mut limit = PerSourceLimit::new(1);
+            assert!(limit.acquire(peer(one)));
+            assert_eq!(limit.acquire(peer(other)), !is_same, "{one} and {other}");
+        }
     }
 }

@@ -1,28 +1,27 @@
-//! One line of the log for many events: a flood of them does not become a flood of lines.
+//! At most one log line a minute for events that peers can cause without end.
 
 use std::mem;
 use std::time::{Duration, Instant};
 
-/// Counts events between one line and the next.
+/// Counts events between two log lines.
 #[derive(Debug, Default)]
-pub(crate) struct Digest {
-    told: Option<Instant>,
-    since: u64,
+pub(crate) struct LogThrottle {
+    logged_at: Option<Instant>,
+    count: u64,
 }
 
-impl Digest {
-    /// At most that often a line.
+impl LogThrottle {
     const INTERVAL: Duration = Duration::from_secs(60);
 
-    /// Counts one more. If it is time for a line, gives how many there were since the last one.
+    /// Counts an event. Returns the number of events since the last line if a line is due.
     pub(crate) fn count(&mut self, now: Instant) -> Option<u64> {
-        self.since += 1;
-        let is_calm = |at| now.saturating_duration_since(at) >= Self::INTERVAL;
-        if !self.told.is_none_or(is_calm) {
+        self.count += 1;
+        let is_due = |at| now.saturating_duration_since(at) >= Self::INTERVAL;
+        if !self.logged_at.is_none_or(is_due) {
             return None;
         }
-        self.told = Some(now);
-        Some(mem::take(&mut self.since))
+        self.logged_at = Some(now);
+        Some(mem::take(&mut self.count))
     }
 }
 
@@ -31,10 +30,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_is_told_at_once_and_the_others_once_a_minute() {
-        let mut digest = Digest::default();
+    fn first_event_is_logged_at_once_and_then_one_line_a_minute() {
+        let mut throttle = LogThrottle::default();
         let start = Instant::now();
-        for (seconds, told) in [
+        for (seconds, count) in [
             (0, Some(1)),
             (0, None),
             (1, None),
@@ -45,7 +44,7 @@ mod tests {
             (1000, Some(1)),
         ] {
             let now = start + Duration::from_secs(seconds);
-            assert_eq!(digest.count(now), told, "after {seconds} s");
+            assert_eq!(throttle.count(now), count, "after {seconds} s");
         }
     }
 }

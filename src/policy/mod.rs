@@ -2,10 +2,8 @@
 //! the log is warned. A policy returns a reason; the engine counts it.
 
 pub(crate) mod admission;
-pub(crate) mod allow_list;
 pub(crate) mod cidr;
 #[cfg(test)]
 pub(crate) mod log_lines;
 pub(crate) mod log_throttle;
 pub(crate) mod reply_filter;
-mod sources;

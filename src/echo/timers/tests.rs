@@ -69,6 +69,7 @@ impl World {
     /// Checks all keys that are due, and that none is overdue.
     #[expect(clippy::cast_possible_truncation, reason = "see Millis")]
     fn check(&mut self) {
+        self.timers.collect_due();
         for (key, timeout) in self.timers.take_due() {
             let index = timeout as usize;
             let Some(&progress) = self.progress.get(&(key, index)) else {
@@ -85,7 +86,8 @@ impl World {
                 self.schedule(key, index, progress);
             }
         }
-        assert!(!self.timers.is_due(), "a key is due twice at one time");
+        self.timers.collect_due();
+        assert_eq!(self.timers.due(), [], "due twice at one time");
         let overdue = self.progress.iter().find(|((_, timeout), progress)| {
             let timeout = self.timeouts[*timeout];
             self.now > **progress + timeout + tolerance(timeout)
@@ -143,8 +145,10 @@ fn loop_sleeps_until_the_first_deadline_and_no_longer() {
             "{next}"
         );
         world.advance(next - 1 - world.now);
-        assert!(!world.timers.is_due(), "earlier than announced");
+        world.timers.collect_due();
+        assert_eq!(world.timers.due(), [], "earlier than announced");
         world.advance(1);
+        world.timers.collect_due();
         assert_eq!(world.timers.take_due(), [(7, Timeout::Idle)]);
         assert_eq!(world.next(), None);
     }
