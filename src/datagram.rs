@@ -1,21 +1,26 @@
 //! The datagram side: one socket, many peers. Each datagram goes back to where it came from.
 //!
-//! A turn receives a batch of datagrams and sends their answers:
+//! A turn receives a batch of datagrams and replies to them:
 //!
 //! ```text
-//!             readable edge              there may be more
-//!   Waiting ───────────────► Answering ─────────────────────► on the run queue ─► Answering
-//!      ▲                       │  │ sending would block                  (next turn)
-//!      │ nothing more to receive  └───────────► Blocked: the rest of the batch kept, not receiving
-//!      └───────────────────────┘                  │ writable edge ─► send the rest ─► Answering
-//!   the system is short of memory ─► on the run queue again, a little later
+//!             readable edge           there may be more to receive
+//!   Waiting ───────────────► Replying ─────────────────────────────► on the run queue ─► Replying
+//!      ▲                        │  │                                     (next turn)
+//!      │ nothing more to receive│  └─ receiving fails, not because of a peer
+//!      └────────────────────────┘        ─► on the run queue again, a little later
 //! ```
+//!
+//! UDP is best effort. A reply that cannot be sent now is dropped and counted, as a router would
+//! do, and receiving goes on. The socket has one send buffer for all peers, and replies to
+//! neighbours that do not answer ARP stay in it for seconds: to wait for room would let a few
+//! forged datagrams silence the service for everybody.
 //!
 //! While datagrams keep coming the selector is not asked about them at all, and each turn simply
 //! tries to receive. Events would tell what is known already, and cost something: the selector
 //! takes note of each datagram that comes, and of the room that each one leaves when it has gone.
 //! Linux does the same with network cards and calls it NAPI.
 
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -28,7 +33,7 @@ use socket2::Socket;
 use crate::bind::{Bound, ListenError};
 use crate::endpoint::Endpoint;
 use crate::packet_info::Asked;
-use crate::readiness::{Readiness, nonblocking};
+use crate::readiness::nonblocking;
 use crate::refusal::Refusals;
 use crate::stats::Stats;
 
@@ -58,10 +63,6 @@ const BUSY: usize = if BATCH < 4 { BATCH } else { 4 };
 /// for it, and not all that somebody may go on sending.
 const LAST_BATCHES: usize = 4096 / BATCH;
 
-/// How often a datagram is tried for which the system has no memory, before it is given up: it may
-/// be that one alone which is too much.
-const SHORTAGES: u32 = 50;
-
 /// What a socket asks for at the end of a turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Next {
@@ -81,8 +82,8 @@ pub(crate) trait Packets {
     /// fewer than [`BUSY`] are all there were.
     fn receive(&mut self, buffers: &mut [u8], datagrams: &mut Vec<Datagram>) -> io::Result<usize>;
 
-    /// Sends the first of the datagrams, and as many more as come from the same address of this
-    /// host and can be sent now. Gives how many were sent.
+    /// Sends the datagrams, of which there is at least one, back to their peers. Returns how many
+    /// were sent, at least one; the error of the next one is that of the next call.
     fn send(&mut self, buffers: &[u8], datagrams: &[Datagram]) -> io::Result<usize>;
 }
 
@@ -102,47 +103,20 @@ impl Datagram {
     }
 }
 
-/// What is known of the socket.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
-    /// There is nothing to receive. An event tells of more.
-    Exhausted,
-    /// There may be more to receive.
-    Readable,
-    /// Sending would block. An event tells of room; what can be received is not looked at.
-    Blocked,
-}
-
-impl State {
-    /// What an event is needed for. For a socket that becomes registered, or registered for
-    /// something else, there is an event if it is ready at that time.
-    fn interest(self) -> Option<Interest> {
-        match self {
-            State::Exhausted => Some(Interest::READABLE),
-            // Where each datagram takes a call of its own, so would this.
-            State::Readable if BATCH == 1 => Some(Interest::READABLE),
-            State::Readable => None,
-            State::Blocked => Some(Interest::WRITABLE),
-        }
-    }
-}
-
-/// A bound UDP socket, with the datagrams that it has not yet sent back.
+/// A bound UDP socket.
 #[derive(Debug)]
 pub(crate) struct DatagramSocket<S = PacketSocket> {
     socket: S,
     endpoint: Endpoint,
     /// [`BATCH`] slots. Memory of the system's only as far as there ever were bytes in them.
     buffers: Box<[u8]>,
-    /// Received, and to be sent back, in this order.
-    unsent: Vec<Datagram>,
-    state: State,
-    /// What the selector tells of.
-    watched: Option<Interest>,
+    /// Received in this turn. Empty, but for its memory, between turns.
+    batch: Vec<Datagram>,
+    /// Whether each turn tries to receive, and events are not needed.
+    is_polled: bool,
+    is_registered: bool,
     /// How many batches it still receives, if it is to finish.
     batches_left: Option<usize>,
-    /// How often in a row the system was short of memory for the first that is unsent.
-    shortages: u32,
 }
 
 impl DatagramSocket {
@@ -155,26 +129,25 @@ impl DatagramSocket {
         Ok(Self::over(socket, endpoint))
     }
 
-    /// Registers for what there is to wait for.
+    /// Registers for events if they are needed, and deregisters if they are not. Registering a
+    /// socket that is readable gives an event.
     pub(crate) fn watch(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
-        let wanted = self.state.interest();
         let socket = self.socket.source_mut();
-        match (self.watched, wanted) {
-            (watched, wanted) if watched == wanted => {}
-            (None, Some(interest)) => registry.register(socket, token, interest)?,
-            (Some(_), Some(interest)) => registry.reregister(socket, token, interest)?,
-            (_, None) => registry.deregister(socket)?,
+        match (self.is_registered, self.is_polled) {
+            (false, false) => registry.register(socket, token, Interest::READABLE)?,
+            (true, true) => registry.deregister(socket)?,
+            _ => return Ok(()),
         }
-        self.watched = wanted;
+        self.is_registered = !self.is_registered;
         Ok(())
     }
 
     /// Takes it out of the selector.
     pub(crate) fn leave(&mut self, registry: &Registry) -> io::Result<()> {
-        match self.watched.take() {
-            Some(_) => registry.deregister(self.socket.source_mut()),
-            None => Ok(()),
+        if std::mem::take(&mut self.is_registered) {
+            registry.deregister(self.socket.source_mut())?;
         }
+        Ok(())
     }
 }
 
@@ -184,11 +157,10 @@ impl<S: Packets> DatagramSocket<S> {
             socket,
             endpoint,
             buffers: vec![0; SLOT * BATCH].into(),
-            unsent: Vec::with_capacity(BATCH),
-            state: State::Exhausted,
-            watched: None,
+            batch: Vec::with_capacity(BATCH),
+            is_polled: false,
+            is_registered: false,
             batches_left: None,
-            shortages: 0,
         }
     }
 
@@ -196,92 +168,70 @@ impl<S: Packets> DatagramSocket<S> {
         &self.endpoint
     }
 
-    /// How many datagrams are still to be sent back.
-    pub(crate) fn unsent(&self) -> usize {
-        self.unsent.len()
-    }
-
-    /// Takes an event in, and says whether it is worth a turn.
-    pub(crate) fn wake(&self, readiness: Readiness) -> bool {
-        if self.state == State::Blocked {
-            readiness.writable
-        } else {
-            readiness.readable
-        }
-    }
-
     /// From now on answers what has come already, and then asks to be closed.
     pub(crate) fn finish(&mut self) {
         self.batches_left = Some(LAST_BATCHES);
     }
 
-    /// Receives at most a batch, so that others get their turn however many there are; and sends
-    /// its answers. Nothing is received before all of the last batch is sent.
+    /// Receives at most a batch, so that others get their turn however many there are, and replies.
     pub(crate) fn turn(
         &mut self,
         refusals: &mut Refusals,
         stats: &mut Stats,
         now: Instant,
     ) -> Next {
-        let mut turn = || {
-            if self.unsent.is_empty() {
-                self.receive(stats)?;
-                self.refuse(refusals, stats, now);
-            }
-            self.answer(stats)
-        };
-        let next = turn().err().unwrap_or(match self.state {
-            State::Exhausted => Next::Wait,
-            State::Readable | State::Blocked => Next::Again,
-        });
-        // Nothing unsent, and nothing to wait for but what comes from now on.
-        let is_done = next == Next::Wait && self.unsent.is_empty();
-        if is_done && self.batches_left.is_some() {
-            return Next::Close;
+        let next = self.receive(stats);
+        self.refuse(refusals, stats, now);
+        self.reply(stats);
+        match next {
+            Next::Wait if self.batches_left.is_some() => Next::Close,
+            next => next,
         }
-        next
     }
 
-    fn receive(&mut self, stats: &mut Stats) -> Result<(), Next> {
+    fn receive(&mut self, stats: &mut Stats) -> Next {
         match &mut self.batches_left {
-            Some(0) => return Err(Next::Wait),
+            Some(0) => return Next::Wait,
             Some(left) => *left -= 1,
             None => {}
         }
-        let (buffers, unsent) = (&mut self.buffers, &mut self.unsent);
-        match nonblocking(|| self.socket.receive(buffers, unsent)) {
-            Ok(Some(count)) if count >= BUSY || self.is_polled() => self.state = State::Readable,
-            Ok(Some(_)) => self.state = State::Exhausted,
-            Ok(None) => {
-                self.state = State::Exhausted;
-                return Err(Next::Wait);
+        let (buffers, batch) = (&mut self.buffers, &mut self.batch);
+        match nonblocking(|| self.socket.receive(buffers, batch)) {
+            Ok(count) => {
+                self.count_received(stats);
+                self.after(count)
             }
             Err(error) => {
                 stats.receive_errors += 1;
                 debug!("{}: nothing received: {error}", self.endpoint);
-                return Err(if is_of_a_peer(&error) {
+                if is_of_a_peer(&error) {
                     Next::Again
                 } else {
                     Next::Later
-                });
+                }
             }
         }
-        for datagram in &self.unsent {
+    }
+
+    fn count_received(&self, stats: &mut Stats) {
+        for datagram in &self.batch {
             trace!("{}: datagram of {} bytes", datagram.peer, datagram.size);
             stats.datagrams_received += 1;
             stats.bytes_received += datagram.size as u64;
         }
-        Ok(())
     }
 
-    /// Whether it is tried without events, until there is nothing.
-    fn is_polled(&self) -> bool {
-        self.state == State::Readable && self.state.interest().is_none()
+    /// What follows a batch of that size; `None` if there was nothing to receive.
+    fn after(&mut self, count: Option<usize>) -> Next {
+        let has_more = count.is_some_and(|count| count >= BUSY || self.is_polled);
+        // Without batches a turn that finds nothing costs as much as the event that it saves.
+        self.is_polled = has_more && BATCH > 1;
+        if has_more { Next::Again } else { Next::Wait }
     }
 
     /// Leaves out those that get no answer.
     fn refuse(&mut self, refusals: &mut Refusals, stats: &mut Stats, now: Instant) {
-        self.unsent.retain(|datagram| {
+        self.batch.retain(|datagram| {
             let refusal = refusals.of(datagram.peer, datagram.asked);
             if let Some(refusal) = refusal {
                 refusals.note(refusal, datagram.peer, stats, now);
@@ -290,40 +240,36 @@ impl<S: Packets> DatagramSocket<S> {
         });
     }
 
-    /// Sends all that is unsent, as far as the system takes it.
-    fn answer(&mut self, stats: &mut Stats) -> Result<(), Next> {
-        if self.state == State::Blocked {
-            self.state = State::Readable;
-        }
-        while let Some(first) = self.unsent.first() {
-            match nonblocking(|| self.socket.send(&self.buffers, &self.unsent)) {
-                Ok(Some(count)) => {
-                    self.shortages = 0;
-                    for datagram in self.unsent.drain(..count) {
-                        trace!("{}: sent {} bytes back", datagram.peer, datagram.size);
-                        stats.datagrams_sent += 1;
-                        stats.bytes_sent += datagram.size as u64;
-                    }
-                }
-                Ok(None) => {
-                    trace!("{}: sending would block", self.endpoint);
-                    self.state = State::Blocked;
-                    return Err(Next::Wait);
-                }
-                Err(error) if is_shortage(&error) && self.shortages < SHORTAGES => {
-                    self.shortages += 1;
-                    debug!("{}: cannot send now: {error}", self.endpoint);
-                    return Err(Next::Later);
-                }
+    /// Sends the batch back. An error is that of the first datagram alone, unless there is no room.
+    fn reply(&mut self, stats: &mut Stats) {
+        while !self.batch.is_empty() {
+            match nonblocking(|| self.socket.send(&self.buffers, &self.batch)) {
+                Ok(Some(count)) => self.count_sent(count, stats),
+                Ok(None) => self.drop_batch(&"the send buffer is full", stats),
+                Err(error) if is_shortage(&error) => self.drop_batch(&error, stats),
                 Err(error) => {
-                    debug!("{}: cannot be answered: {error}", first.peer);
+                    let datagram = self.batch.remove(0);
+                    debug!("{}: cannot be answered: {error}", datagram.peer);
                     stats.datagram_errors += 1;
-                    self.shortages = 0;
-                    self.unsent.remove(0);
                 }
             }
         }
-        Ok(())
+    }
+
+    fn count_sent(&mut self, count: usize, stats: &mut Stats) {
+        for datagram in self.batch.drain(..count) {
+            trace!("{}: sent {} bytes back", datagram.peer, datagram.size);
+            stats.datagrams_sent += 1;
+            stats.bytes_sent += datagram.size as u64;
+        }
+    }
+
+    /// Drops what is left of the batch: there is no room for any of it.
+    fn drop_batch(&mut self, reason: &dyn fmt::Display, stats: &mut Stats) {
+        let count = self.batch.len();
+        debug!("{}: {count} replies dropped: {reason}", self.endpoint);
+        stats.send_buffer_drops += count as u64;
+        self.batch.clear();
     }
 }
 
@@ -353,7 +299,7 @@ fn let_routers_fragment(_socket: &Socket) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether the system is short of memory: a while later it may not be.
+/// Whether the system is short of memory for what is sent.
 fn is_shortage(error: &io::Error) -> bool {
     #[cfg(unix)]
     if error.raw_os_error() == Some(nix::errno::Errno::ENOBUFS as i32) {

@@ -297,7 +297,7 @@ impl Echo {
             Source::Connection(connection) => connection.wake(Readiness::from(event)),
             Source::Endpoint(socket) => match &mut **socket {
                 EndpointSocket::Listener(_) => self.gate.is_open(),
-                EndpointSocket::Datagrams(socket) => socket.wake(Readiness::from(event)),
+                EndpointSocket::Datagrams(_) => Readiness::from(event).readable,
             },
         };
         if has_work && !mem::replace(&mut slot.queued, true) {

@@ -35,12 +35,17 @@ pub struct Stats {
     pub stalled: u64,
     /// Connections closed by a shutdown whose drain time was over.
     pub cut: u64,
-    /// Datagrams received. Each is sent back, unanswered, or one of `datagram_errors`.
+    /// Datagrams received. Each is counted once more: in `datagrams_sent`, `datagram_errors`,
+    /// `send_buffer_drops` or `unanswered`.
     pub datagrams_received: u64,
     /// Datagrams sent back.
     pub datagrams_sent: u64,
     /// Datagrams that could not be sent back, such as to a peer that cannot be reached.
     pub datagram_errors: u64,
+    /// Replies dropped because the socket's send buffer was full or the system had no memory for
+    /// them: `EAGAIN`, `ENOBUFS` or `ENOMEM` from sendmmsg(2). UDP is best effort; they are not
+    /// sent later.
+    pub send_buffer_drops: u64,
     /// Errors that the system gave in place of a datagram.
     pub receive_errors: u64,
     /// Datagrams that got no answer by intention.

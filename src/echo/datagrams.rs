@@ -7,7 +7,8 @@ use log::debug;
 use super::{Echo, Slot};
 use crate::datagram::Next;
 
-/// After how long to try again when the system was short of memory, which nobody tells.
+/// After how long to try again when receiving or registering failed: no event announces the end of
+/// a shortage.
 const RETRY: Duration = Duration::from_millis(100);
 
 impl Echo {

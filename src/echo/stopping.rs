@@ -152,8 +152,7 @@ impl Echo {
             if let Source::Connection(connection) = &mut slot.source {
                 connection.end();
                 self.enqueue(key);
-            } else if let Some(socket) = slot.datagrams() {
-                self.stats.datagram_errors += socket.unsent() as u64;
+            } else if slot.datagrams().is_some() {
                 self.remove(key);
             }
         }

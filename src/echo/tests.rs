@@ -148,32 +148,6 @@ fn a_connection_that_is_closed_is_none_of_its_source_s_any_more() {
     assert_eq!(echo.slots.len(), 1);
 }
 
-/// A socket whose peer does not read plays the one that has no room.
-#[test]
-fn what_is_unsent_when_the_drain_time_is_over_is_counted() {
-    let poll = Poll::new().unwrap();
-    let mut echo = echo(&poll);
-    let (full, _peer) = Socket::pair(Domain::UNIX, Type::SEQPACKET, None).unwrap();
-    full.set_nonblocking(true).unwrap();
-    while full.send(b"full").is_ok() {}
-    replace(&mut echo, full);
-    echo.slots[0].datagrams().unwrap().hold_back(2);
-
-    let (start, drain) = (Instant::now(), echo.config.drain_timeout);
-    echo.shutdown(start);
-    for left in [drain, Duration::from_millis(1)] {
-        let now = start + drain.saturating_sub(left);
-        echo.run(now);
-        assert!(!echo.is_finished(), "given up too soon");
-        assert_eq!(echo.timeout(now), Some(left));
-    }
-    echo.run(start + drain);
-    assert!(echo.is_finished());
-    assert_eq!(echo.timeout(start + drain), None);
-    assert_eq!(echo.stats.datagram_errors, 2);
-    assert_eq!(echo.stats.datagrams_sent, 0);
-}
-
 /// A filter that lets first segments in and nothing else plays a network that is slow.
 #[test]
 fn a_handshake_that_has_begun_at_a_shutdown_is_completed_where_ports_are_shared() {

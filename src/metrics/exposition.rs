@@ -174,6 +174,11 @@ fn datagrams(stats: &Stats) -> Vec<Family> {
             stats.datagram_errors,
         ),
         counter(
+            "datagram_send_buffer_drops_total",
+            "Replies dropped because the send buffer was full.",
+            stats.send_buffer_drops,
+        ),
+        counter(
             "receive_errors_total",
             "Errors in place of a datagram.",
             stats.receive_errors,
