@@ -117,7 +117,7 @@ fn bind_tcp(
 fn bind_udp(endpoint: &Endpoint, address: SocketAddr, config: &Config) -> io::Result<Bound> {
     let socket = ip_socket(address, Type::DGRAM, Protocol::UDP, config)?;
     // Before the first datagram can come.
-    packet_info::ask_for_it(&socket, address)?;
+    packet_info::enable(&socket, address)?;
     bind_ip(endpoint, socket, address)
 }
 

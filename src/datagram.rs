@@ -32,7 +32,7 @@ use socket2::Socket;
 
 use crate::bind::{Bound, ListenError};
 use crate::endpoint::Endpoint;
-use crate::packet_info::Asked;
+use crate::packet_info::PacketInfo;
 use crate::readiness::nonblocking;
 use crate::refusal::Refusals;
 use crate::stats::Stats;
@@ -82,8 +82,8 @@ pub(crate) trait Packets {
     /// fewer than [`BUSY`] are all there were.
     fn receive(&mut self, buffers: &mut [u8], datagrams: &mut Vec<Datagram>) -> io::Result<usize>;
 
-    /// Sends the datagrams, of which there is at least one, back to their peers. Returns how many
-    /// were sent, at least one; the error of the next one is that of the next call.
+    /// Sends datagrams back to their peers, with the control messages of the first. Returns how
+    /// many were sent, at least one; the next one's error is that of the next call.
     fn send(&mut self, buffers: &[u8], datagrams: &[Datagram]) -> io::Result<usize>;
 }
 
@@ -93,7 +93,9 @@ pub(crate) struct Datagram {
     slot: usize,
     size: usize,
     peer: SocketAddr,
-    asked: Option<Asked>,
+    info: PacketInfo,
+    /// How many datagrams the system has dropped at this socket, if it tells: a counter that wraps.
+    drops: Option<u32>,
 }
 
 impl Datagram {
@@ -101,6 +103,27 @@ impl Datagram {
         let start = self.slot * SLOT;
         &buffers[start..start + self.size]
     }
+
+    /// Whether a reply has the same control messages, and so can be sent with the same call.
+    fn replies_like(&self, other: &Datagram) -> bool {
+        self.info == other.info && self.peer.is_ipv4() == other.peer.is_ipv4()
+    }
+}
+
+/// Moves to the front those that can be sent back with one call: the first one, and each other
+/// with the same control messages that does not overtake one of the same peer. Returns how many.
+fn gather(datagrams: &mut [Datagram]) -> usize {
+    let mut count = 0;
+    for index in 0..datagrams.len() {
+        let datagram = &datagrams[index];
+        let overtaken = &datagrams[count..index];
+        let is_next = overtaken.iter().all(|it| it.peer != datagram.peer);
+        if is_next && datagram.replies_like(&datagrams[0]) {
+            datagrams[count..=index].rotate_right(1);
+            count += 1;
+        }
+    }
+    count
 }
 
 /// A bound UDP socket.
@@ -117,16 +140,24 @@ pub(crate) struct DatagramSocket<S = PacketSocket> {
     is_registered: bool,
     /// How many batches it still receives, if it is to finish.
     batches_left: Option<usize>,
+    /// The last [`drops`](Datagram::drops). `None` while those from before this service are not
+    /// known.
+    drops: Option<u32>,
 }
 
 impl DatagramSocket {
     pub(crate) fn new(bound: Bound, address: SocketAddr) -> Result<Self, ListenError> {
         let Bound {
-            endpoint, socket, ..
+            endpoint,
+            socket,
+            is_shared,
+            ..
         } = bound;
         prepare(&socket).map_err(|error| ListenError::new(&endpoint, error))?;
         let socket = PacketSocket::new(UdpSocket::from_std(socket.into()), address);
-        Ok(Self::over(socket, endpoint))
+        let mut socket = Self::over(socket, endpoint);
+        socket.drops = (!is_shared).then_some(0);
+        Ok(socket)
     }
 
     /// Registers for events if they are needed, and deregisters if they are not. Registering a
@@ -161,6 +192,7 @@ impl<S: Packets> DatagramSocket<S> {
             is_polled: false,
             is_registered: false,
             batches_left: None,
+            drops: None,
         }
     }
 
@@ -213,11 +245,15 @@ impl<S: Packets> DatagramSocket<S> {
         }
     }
 
-    fn count_received(&self, stats: &mut Stats) {
+    fn count_received(&mut self, stats: &mut Stats) {
         for datagram in &self.batch {
             trace!("{}: datagram of {} bytes", datagram.peer, datagram.size);
             stats.datagrams_received += 1;
             stats.bytes_received += datagram.size as u64;
+            if let Some(drops) = datagram.drops {
+                let before = self.drops.replace(drops).unwrap_or(drops);
+                stats.receive_buffer_drops += u64::from(drops.wrapping_sub(before));
+            }
         }
     }
 
@@ -232,7 +268,7 @@ impl<S: Packets> DatagramSocket<S> {
     /// Leaves out those that get no answer.
     fn refuse(&mut self, refusals: &mut Refusals, stats: &mut Stats, now: Instant) {
         self.batch.retain(|datagram| {
-            let refusal = refusals.of(datagram.peer, datagram.asked);
+            let refusal = refusals.of(datagram.peer, datagram.info);
             if let Some(refusal) = refusal {
                 refusals.note(refusal, datagram.peer, stats, now);
             }
@@ -243,7 +279,8 @@ impl<S: Packets> DatagramSocket<S> {
     /// Sends the batch back. An error is that of the first datagram alone, unless there is no room.
     fn reply(&mut self, stats: &mut Stats) {
         while !self.batch.is_empty() {
-            match nonblocking(|| self.socket.send(&self.buffers, &self.batch)) {
+            let count = gather(&mut self.batch);
+            match nonblocking(|| self.socket.send(&self.buffers, &self.batch[..count])) {
                 Ok(Some(count)) => self.count_sent(count, stats),
                 Ok(None) => self.drop_batch(&"the send buffer is full", stats),
                 Err(error) if is_shortage(&error) => self.drop_batch(&error, stats),
@@ -286,10 +323,8 @@ fn prepare(socket: &Socket) -> io::Result<()> {
 fn let_routers_fragment(socket: &Socket) -> io::Result<()> {
     use rustix::net::sockopt::{Ipv4PathMtuDiscovery, set_ip_mtu_discover};
 
-    if socket.domain()? == socket2::Domain::IPV4 {
-        set_ip_mtu_discover(socket, Ipv4PathMtuDiscovery::DONT)?;
-    }
-    Ok(())
+    // Also for peers over IPv4 at an IPv6 socket.
+    Ok(set_ip_mtu_discover(socket, Ipv4PathMtuDiscovery::DONT)?)
 }
 
 /// Elsewhere it is the default.

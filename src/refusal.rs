@@ -4,6 +4,9 @@
 //! if that is a service that answers in its turn, such as another echo service, the two keep each
 //! other busy for ever (CERT advisory CA-1996-01). So there is no answer to a port where services
 //! are, nor to an address that is of many hosts at once; nor to those who may not come at all.
+//!
+//! That leaves services at other ports. A reply has a TTL (with IPv6, a hop limit) of one less than
+//! the datagram, and one that has none left gets no answer: so a loop ends after 255 rounds at most.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -13,7 +16,7 @@ use log::{debug, warn};
 
 use crate::allow_list::AllowList;
 use crate::digest::Digest;
-use crate::packet_info::Asked;
+use crate::packet_info::PacketInfo;
 use crate::stats::Stats;
 
 /// Ports below are reserved for services of the system (RFC 6335, section 6).
@@ -32,6 +35,7 @@ pub(crate) enum Refusal {
     OwnPort,
     SourceAddress,
     Destination,
+    HopLimit,
 }
 
 impl fmt::Display for Refusal {
@@ -44,6 +48,7 @@ impl fmt::Display for Refusal {
             Refusal::OwnPort => "its port is served here",
             Refusal::SourceAddress => "its address is of no single host",
             Refusal::Destination => "it was sent to many hosts at once",
+            Refusal::HopLimit => "its TTL or hop limit is 1 or less",
         })
     }
 }
@@ -69,15 +74,19 @@ impl Refusals {
     }
 
     /// Why a datagram from `source` gets no answer; `None` if it gets one.
-    pub(crate) fn of(&self, source: SocketAddr, asked: Option<Asked>) -> Option<Refusal> {
+    pub(crate) fn of(&self, source: SocketAddr, info: PacketInfo) -> Option<Refusal> {
         if !self.allowed.has(source.ip()) {
             return Some(Refusal::NotAllowed);
         }
-        if asked.is_some_and(|asked| asked.is_to_many) {
+        if info.is_to_many {
             return Some(Refusal::Destination);
         }
         if is_of_no_single_host(source.ip()) {
             return Some(Refusal::SourceAddress);
+        }
+        // A reply has one less, with which nothing can be sent.
+        if info.ttl.is_some_and(|ttl| ttl <= 1) {
+            return Some(Refusal::HopLimit);
         }
         match source.port() {
             0 => Some(Refusal::PortZero),
@@ -121,13 +130,17 @@ mod tests {
     use crate::log_lines::logged;
     use crate::stats::Unanswered;
 
-    fn asked(is_to_many: bool) -> Asked {
-        Asked {
-            address: IpAddr::from([127, 0, 0, 1]),
-            interface: 0,
-            is_to_many,
-        }
-    }
+    const UNKNOWN: PacketInfo = PacketInfo {
+        local_ip: None,
+        interface: 0,
+        ttl: None,
+        is_to_many: false,
+    };
+
+    const TO_MANY: PacketInfo = PacketInfo {
+        is_to_many: true,
+        ..UNKNOWN
+    };
 
     #[test]
     fn who_gets_no_answer() {
@@ -154,16 +167,8 @@ mod tests {
             ("[ff02::1]:50000", Some(Refusal::SourceAddress)),
         ] {
             let address = source.parse().unwrap();
-            assert_eq!(refusals.of(address, None), refusal, "{source}");
-            assert_eq!(
-                refusals.of(address, Some(asked(false))),
-                refusal,
-                "{source}"
-            );
-            assert_eq!(
-                refusals.of(address, Some(asked(true))),
-                Some(Refusal::Destination)
-            );
+            assert_eq!(refusals.of(address, UNKNOWN), refusal, "{source}");
+            assert_eq!(refusals.of(address, TO_MANY), Some(Refusal::Destination));
         }
     }
 
@@ -178,16 +183,13 @@ mod tests {
             ("224.0.0.1:50000", Some(Refusal::SourceAddress)),
         ] {
             assert_eq!(
-                refusals.of(source.parse().unwrap(), None),
+                refusals.of(source.parse().unwrap(), UNKNOWN),
                 refusal,
                 "{source}"
             );
         }
         let source = "127.0.0.1:7".parse().unwrap();
-        assert_eq!(
-            refusals.of(source, Some(asked(true))),
-            Some(Refusal::Destination)
-        );
+        assert_eq!(refusals.of(source, TO_MANY), Some(Refusal::Destination));
     }
 
     /// Whatever else may be said of it.
@@ -205,7 +207,28 @@ mod tests {
             ("[2001:db8::1]:50000", Some(Refusal::NotAllowed)),
         ] {
             let address = source.parse().unwrap();
-            assert_eq!(refusals.of(address, None), refusal, "{source}");
+            assert_eq!(refusals.of(address, UNKNOWN), refusal, "{source}");
+        }
+    }
+
+    /// Also where any port is answered.
+    #[test]
+    fn used_up_ttl_gets_no_reply() {
+        let source = "192.0.2.1:50000".parse().unwrap();
+        for answers_any_port in [false, true] {
+            let refusals = Refusals::new(AllowList::default(), vec![7007], answers_any_port);
+            for (ttl, refusal) in [
+                (0, Some(Refusal::HopLimit)),
+                (1, Some(Refusal::HopLimit)),
+                (2, None),
+                (255, None),
+            ] {
+                let info = PacketInfo {
+                    ttl: Some(ttl),
+                    ..UNKNOWN
+                };
+                assert_eq!(refusals.of(source, info), refusal, "{ttl}");
+            }
         }
     }
 
@@ -252,6 +275,7 @@ mod tests {
             own_port: 1,
             source_address: 1,
             destination: 3,
+            hop_limit: 0,
         };
         assert_eq!(stats.unanswered, counted);
         assert_eq!(stats.unanswered.total(), 9);
@@ -268,6 +292,7 @@ mod tests {
             (Refusal::OwnPort, |it| it.own_port),
             (Refusal::SourceAddress, |it| it.source_address),
             (Refusal::Destination, |it| it.destination),
+            (Refusal::HopLimit, |it| it.hop_limit),
         ] {
             let mut unanswered = Unanswered::default();
             unanswered.count(refusal);

@@ -46,6 +46,12 @@ pub struct Stats {
     /// them: `EAGAIN`, `ENOBUFS` or `ENOMEM` from sendmmsg(2). UDP is best effort; they are not
     /// sent later.
     pub send_buffer_drops: u64,
+    /// Datagrams that the system dropped before they could be received, mostly because the receive
+    /// buffer was full. They are not among `datagrams_received`. Best effort, on Linux only
+    /// (`SO_RXQ_OVFL`, see socket(7)): the system reports them beside the next datagram that it
+    /// does not drop, and at a [`BoundSocket`](crate::BoundSocket) what its first report says counts
+    /// as dropped before.
+    pub receive_buffer_drops: u64,
     /// Errors that the system gave in place of a datagram.
     pub receive_errors: u64,
     /// Datagrams that got no answer by intention.
@@ -110,6 +116,9 @@ pub struct Unanswered {
     pub source_address: u64,
     /// Sent to a broadcast or multicast address.
     pub destination: u64,
+    /// Arrived with a TTL (IPv4) or hop limit (IPv6) of 1 or less. A reply leaves with one less
+    /// than what arrived, so that two services that answer each other come to an end.
+    pub hop_limit: u64,
 }
 
 impl Unanswered {
@@ -123,6 +132,7 @@ impl Unanswered {
             + self.own_port
             + self.source_address
             + self.destination
+            + self.hop_limit
     }
 
     pub(crate) fn count(&mut self, refusal: Refusal) {
@@ -134,6 +144,7 @@ impl Unanswered {
             Refusal::OwnPort => &mut self.own_port,
             Refusal::SourceAddress => &mut self.source_address,
             Refusal::Destination => &mut self.destination,
+            Refusal::HopLimit => &mut self.hop_limit,
         };
         *counter += 1;
     }

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use mio::net::UdpSocket;
 
 use super::{Datagram, Packets};
+use crate::packet_info::PacketInfo;
 
 /// How many datagrams are received at once at the most.
 pub(super) const BATCH: usize = 1;
@@ -31,7 +32,8 @@ impl Packets for PacketSocket {
             slot: 0,
             size,
             peer,
-            asked: None,
+            info: PacketInfo::default(),
+            drops: None,
         });
         Ok(1)
     }

@@ -65,7 +65,8 @@ impl Packets for Script {
                 slot,
                 size: 2,
                 peer: SocketAddr::from((Ipv4Addr::LOCALHOST, number)),
-                asked: None,
+                info: PacketInfo::default(),
+                drops: None,
             });
         }
         Ok(count)
@@ -283,4 +284,100 @@ fn one_that_finishes_does_so_even_if_somebody_goes_on_sending() {
     }
     assert_eq!(played.turn(), Next::Close);
     played.check();
+}
+
+/// Datagrams as pairs of a peer and a TTL, as they are sent: one list for each call.
+fn calls(received: &[(u16, u8)]) -> Vec<Vec<(u16, u8)>> {
+    let datagram = |&(peer, ttl)| Datagram {
+        slot: 0,
+        size: 0,
+        peer: SocketAddr::from((Ipv4Addr::LOCALHOST, peer)),
+        info: PacketInfo {
+            ttl: Some(ttl),
+            ..PacketInfo::default()
+        },
+        drops: None,
+    };
+    let mut batch: Vec<Datagram> = received.iter().map(datagram).collect();
+    let mut calls = Vec::new();
+    while !batch.is_empty() {
+        let count = gather(&mut batch);
+        let sent = batch.drain(..count);
+        calls.push(
+            sent.map(|it| (it.peer.port(), it.info.ttl.unwrap()))
+                .collect(),
+        );
+    }
+    calls
+}
+
+/// For tests of the counter.
+fn received_with(socket: &mut DatagramSocket<Script>, drops: &[Option<u32>]) -> u64 {
+    let mut stats = Stats::default();
+    socket.batch = drops
+        .iter()
+        .map(|&drops| Datagram {
+            slot: 0,
+            size: 0,
+            peer: SocketAddr::from((Ipv4Addr::LOCALHOST, FIRST)),
+            info: PacketInfo::default(),
+            drops,
+        })
+        .collect();
+    socket.count_received(&mut stats);
+    stats.receive_buffer_drops
+}
+
+#[test]
+fn datagrams_of_one_ttl_are_sent_with_one_call() {
+    let received: Vec<_> = (0..32).map(|number| (number, number as u8 % 8)).collect();
+    let calls = calls(&received);
+    assert_eq!(calls.len(), 8, "{calls:?}");
+    assert!(calls.iter().all(|call| call.is_sorted()), "{calls:?}");
+    assert_eq!(calls[1], [(1, 1), (9, 1), (17, 1), (25, 1)]);
+}
+
+#[test]
+fn each_peer_keeps_its_order_when_its_ttl_changes() {
+    let received = [(1, 64), (1, 63), (2, 64), (1, 64), (3, 63), (2, 63)];
+    assert_eq!(
+        calls(&received),
+        [
+            vec![(1, 64), (2, 64)],
+            vec![(1, 63), (3, 63), (2, 63)],
+            vec![(1, 64)],
+        ]
+    );
+}
+
+/// Also where the first one of its peer is skipped: the second is not to overtake it.
+#[test]
+fn no_datagram_overtakes_a_skipped_one_of_its_peer() {
+    let received = [(1, 64), (2, 63), (2, 64), (1, 64)];
+    assert_eq!(
+        calls(&received),
+        [vec![(1, 64), (1, 64)], vec![(2, 63)], vec![(2, 64)]]
+    );
+}
+
+#[test]
+fn receive_buffer_drops_are_counted_across_the_wrap() {
+    let mut socket = Played::new(vec![], vec![]).socket;
+    socket.drops = Some(0);
+    assert_eq!(
+        received_with(&mut socket, &[None, Some(2), None, Some(2)]),
+        2
+    );
+    assert_eq!(received_with(&mut socket, &[Some(5)]), 3);
+    socket.drops = Some(u32::MAX);
+    assert_eq!(received_with(&mut socket, &[Some(1)]), 2);
+}
+
+#[test]
+fn first_report_at_a_shared_socket_is_the_baseline() {
+    let mut socket = Played::new(vec![], vec![]).socket;
+    assert_eq!(
+        received_with(&mut socket, &[None, Some(1000), Some(1001)]),
+        1
+    );
 }

@@ -37,12 +37,12 @@ fn replace(echo: &mut Echo, socket: Socket) -> Source {
     )
 }
 
-/// To receive from a stream socket that is not connected is an error each time.
+/// To receive from a TCP socket that is not connected is an error each time.
 #[test]
 fn short_of_something_it_is_tried_again_every_100_ms() {
     let poll = Poll::new().unwrap();
     let mut echo = echo(&poll);
-    let broken = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+    let broken = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     let working = replace(&mut echo, broken);
     let start = Instant::now();
     let at = |millis| start + Duration::from_millis(millis);

@@ -179,6 +179,11 @@ fn datagrams(stats: &Stats) -> Vec<Family> {
             stats.send_buffer_drops,
         ),
         counter(
+            "datagram_receive_buffer_drops_total",
+            "Datagrams that the system dropped before they could be received.",
+            stats.receive_buffer_drops,
+        ),
+        counter(
             "receive_errors_total",
             "Errors in place of a datagram.",
             stats.receive_errors,
@@ -200,6 +205,7 @@ fn unanswered(stats: &Stats) -> Family {
             ("own_port", by.own_port),
             ("source_address", by.source_address),
             ("destination", by.destination),
+            ("hop_limit", by.hop_limit),
         ],
     )
 }
