@@ -282,7 +282,8 @@ impl ConfigBuilder {
     /// Whether datagrams are answered whatever port they come from. Default: no. Then those from
     /// ports of well-known services, or from a port that is served here, get no answer, because
     /// two services can be made to answer each other for ever (CERT CA-1996-01). Meant for a
-    /// closed lab.
+    /// closed lab. In either case a reply has the datagram's TTL less one, on Linux, and a datagram
+    /// that arrives with a TTL of 1 or less gets none.
     pub fn udp_answer_any_port(mut self, yes: bool) -> Self {
         self.config.udp_answer_any_port = yes;
         self

@@ -69,7 +69,8 @@
 //!
 //! Linux is where it is tried. The rest of what mio supports is written for, with care, and not
 //! tried. There, datagrams are received and sent one at a time, and one that was sent to a wildcard
-//! address is answered from whichever of the host's addresses the system chooses.
+//! address is answered from whichever of the host's addresses the system chooses, with the TTL that
+//! it chooses.
 
 #![forbid(unsafe_code)]
 

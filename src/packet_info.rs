@@ -60,16 +60,16 @@ mod linux {
         // Only a counter depends on it.
         let _ = setsockopt(socket, RxqOvfl, &1);
         setsockopt(socket, Ipv4RecvTtl, &true)?;
-        if address.is_ipv6() {
-            setsockopt(socket, Ipv6RecvHopLimit, &true)?;
-        }
         let ip = address.ip().to_canonical();
         let needs_local_ip = needs_local_ip(SocketAddr::new(ip, address.port()));
-        if needs_local_ip && (ip.is_ipv4() || ip.is_unspecified()) {
-            setsockopt(socket, Ipv4PacketInfo, &true)?;
-        }
-        if needs_local_ip && ip.is_ipv6() {
-            setsockopt(socket, Ipv6RecvPacketInfo, &true)?;
+        let is_dual_stack = address.is_ipv6() && ip.is_unspecified();
+        let needs_ipv4 = needs_local_ip && (ip.is_ipv4() || is_dual_stack);
+        // Where it is not needed a supervisor may have asked for it, and it costs some time.
+        setsockopt(socket, Ipv4PacketInfo, &needs_ipv4)?;
+        if address.is_ipv6() {
+            let needs_ipv6 = needs_local_ip && ip.is_ipv6();
+            setsockopt(socket, Ipv6RecvPacketInfo, &needs_ipv6)?;
+            setsockopt(socket, Ipv6RecvHopLimit, &true)?;
         }
         Ok(())
     }

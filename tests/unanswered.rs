@@ -8,9 +8,11 @@ mod common;
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::{Duration, Instant};
 
-use common::{bind, config_at, is_here, settle, turn_until};
-use mio_echo::{ConfigBuilder, Server, Unanswered};
+use common::{bind, config_at, has_ipv6, is_here, settle, turn_until};
+use mio_echo::{BoundSocket, Config, ConfigBuilder, Server, Unanswered};
+use socket2::{Domain, SockRef, Socket, Type};
 
 fn config() -> ConfigBuilder {
     config_at("udp://127.0.0.1:0")
@@ -88,5 +90,114 @@ fn what_was_sent_to_many_gets_no_answer() {
         settle(&mut server);
         assert_eq!(server.stats().unanswered.destination, 1, "{endpoint}");
         assert_eq!(server.stats().datagrams_sent, 0, "{endpoint}");
+    }
+}
+
+/// A UDP socket at a free port, bound by the test. With `[::]` it takes IPv4 too.
+fn socket(address: &str) -> Socket {
+    let address: SocketAddr = address.parse().unwrap();
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, None).unwrap();
+    if address.is_ipv6() {
+        socket.set_only_v6(false).unwrap();
+    }
+    socket.bind(&address.into()).unwrap();
+    socket
+}
+
+fn serve(socket: Socket, config: ConfigBuilder) -> Server {
+    let sockets = vec![BoundSocket::new(socket).unwrap()];
+    Server::with_sockets(config.build().unwrap(), sockets).unwrap()
+}
+
+fn port(socket: &Socket) -> u16 {
+    socket.local_addr().unwrap().as_socket().unwrap().port()
+}
+
+/// Gives both servers turns until a datagram has no hops left. Returns how many were received.
+fn rounds(mut servers: [Server; 2]) -> u64 {
+    let start = Instant::now();
+    loop {
+        for server in &mut servers {
+            server.turn(Some(Duration::from_millis(1))).unwrap();
+        }
+        let stats = servers.each_ref().map(Server::stats);
+        let received = stats.iter().map(|it| it.datagrams_received).sum();
+        if stats.iter().any(|it| it.unanswered.hop_limit > 0) {
+            servers.iter_mut().for_each(settle);
+            let after = servers.each_ref().map(Server::stats);
+            let after: u64 = after.iter().map(|it| it.datagrams_received).sum();
+            assert_eq!(after, received, "it goes on");
+            return received;
+        }
+        assert!(
+            received <= 255,
+            "the services answer each other without end"
+        );
+        assert!(start.elapsed() < common::LIMIT, "in vain: {stats:?}");
+    }
+}
+
+/// Two services at different ports, and one datagram whose source is forged: it is sent from a copy
+/// of a socket that one of them serves at. With `--udp-answer-any-port` too.
+#[test]
+fn two_services_answer_each_other_for_255_rounds_at_most() {
+    let mut pairs = vec![("127.0.0.1:0", "127.0.0.1:0", "127.0.0.1")];
+    if has_ipv6() {
+        pairs.extend([
+            ("[::1]:0", "[::1]:0", "::1"),
+            // IPv4 peers with mapped addresses, on either side.
+            ("127.0.0.1:0", "[::]:0", "127.0.0.1"),
+            ("127.0.0.1:0", "[::ffff:127.0.0.1]:0", "127.0.0.1"),
+            ("[::ffff:127.0.0.1]:0", "[::]:0", "::ffff:127.0.0.1"),
+            ("[::1]:0", "[::]:0", "::1"),
+        ]);
+    }
+    for (first, second, target) in pairs {
+        for answers_any_port in [false, true] {
+            let (first, second) = (socket(first), socket(second));
+            let forger = first.try_clone().unwrap();
+            let target = SocketAddr::new(target.parse().unwrap(), port(&second));
+            let config = || Config::builder().udp_answer_any_port(answers_any_port);
+            let servers = [serve(first, config()), serve(second, config())];
+            forger.set_ttl_v4(255).unwrap();
+            if target.is_ipv6() {
+                forger.set_unicast_hops_v6(255).unwrap();
+            }
+            forger.send_to(b"for ever?", &target.into()).unwrap();
+            assert_eq!(rounds(servers), 255, "by way of {target}");
+        }
+    }
+}
+
+#[test]
+fn used_up_ttl_gets_no_reply() {
+    for endpoint in ["udp://127.0.0.1:0", "udp://0.0.0.0:0", "udp://[::1]:0"] {
+        let host = if endpoint.contains("::") {
+            "::1"
+        } else {
+            "127.0.0.1"
+        };
+        if host == "::1" && !has_ipv6() {
+            continue;
+        }
+        let (mut server, bound) = bind(config_at(endpoint).udp_answer_any_port(true));
+        let client = UdpSocket::bind((host, 0)).unwrap();
+        let server_address = SocketAddr::new(host.parse().unwrap(), bound.port());
+        for ttl in [1, 2] {
+            if host == "::1" {
+                SockRef::from(&client).set_unicast_hops_v6(ttl).unwrap();
+            } else {
+                client.set_ttl(ttl).unwrap();
+            }
+            client.send_to(&[ttl as u8], server_address).unwrap();
+        }
+        turn_until(&mut server, |server| server.stats().datagrams_received == 2);
+        settle(&mut server);
+        let stats = server.stats();
+        assert_eq!((stats.unanswered.hop_limit, stats.datagrams_sent), (1, 1));
+        let mut echoed = [0];
+        client.set_read_timeout(Some(common::LIMIT)).unwrap();
+        client.recv(&mut echoed).unwrap();
+        assert_eq!(echoed, [2], "{endpoint}");
     }
 }
