@@ -138,7 +138,7 @@ def check(program):
         expected = {
             'up{job="mio-echo"}': 1,
             "mio_echo_connections_accepted_total": 1,
-            'mio_echo_connections_closed_total{reason="finished"}': 1,
+            'mio_echo_connections_closed_total{reason="peer_closed"}': 1,
             "mio_echo_sent_bytes_total": len(ECHOED),
             "mio_echo_connections_active": 0,
         }

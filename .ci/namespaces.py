@@ -9,12 +9,15 @@ The hosts are network namespaces, named after this process, the links veth pairs
 no packet leaves these. All of it is removed at the end. Needs root, iproute2 and nftables.
 """
 
+import collections
 import contextlib
 import ctypes
 import functools
 import hashlib
+import itertools
 import json
 import os
+import random
 import re
 import signal
 import socket
@@ -31,12 +34,13 @@ LIMIT = 10  # seconds, for each wait
 wait_until = functools.partial(service.wait_until, limit=LIMIT)
 LIMIT_OF_ALL = 240  # seconds, for everything together
 PORT = 7007
+METRICS_PORT = 9007
 PREFIX = f"mio-echo-{os.getpid()}-"
 NAMESPACES = "/run/netns"  # where ip-netns(8) keeps them
 
-# Of <linux/sched.h> and <asm-generic/socket.h>: Python has no names for them.
+# Of <linux/sched.h> and <linux/in.h>: Python has no names for them.
 CLONE_NEWNET = 0x40000000
-SO_RCVBUFFORCE = 33
+IP_TRANSPARENT = 19
 
 UDP4 = socket.AF_INET, socket.SOCK_DGRAM
 UDP6 = socket.AF_INET6, socket.SOCK_DGRAM
@@ -560,45 +564,73 @@ def others_beside_10_mbit(network):
     others_beside_a_slow_peer(network, "10mbit", 2_000_000)
 
 
-def a_full_send_buffer(network):
-    """The server can answer only slowly, and its socket's send buffer is full most of the time:
-    what cannot be sent now must wait, and what has arrived meanwhile wait unread."""
-    client, server = network.client_and_server()
-    slow_down(server, "2mbit", "limit", "10mb")
-    network.serve(server, f"udp://0.0.0.0:{PORT}")
-    like_the_servers = server.socket(UDP4)
-    send_buffer = like_the_servers.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
-    receive_buffer = like_the_servers.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
-    # A datagram of 1,000 bytes counts for 2,304 in a buffer. So many would fill it three times.
-    sent = [number.to_bytes(4, "big") + bytes(996) for number in range(3 * send_buffer // 2_304)]
-    asking = client.socket(UDP4)
-    asking.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 2_304 * 2 * len(sent))
-    fullest = 0
+def counters(server):
+    """The service's metrics, by name; those with a label are added up."""
+    with server.connect(("127.0.0.1", METRICS_PORT)) as client:
+        client.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+        answer = b"".join(iter(lambda: client.recv(1 << 16), b"")).decode()
+    totals = collections.Counter()
+    for name, value in re.findall(r"^mio_echo_(\w+)\S* (\d+)$", answer, re.MULTILINE):
+        totals[name] += int(value)
+    return totals
 
-    def room():
-        nonlocal fullest
-        to_send, to_read, _ = server.udp_queues(PORT)
-        fullest = max(fullest, to_send)
-        return to_read < receive_buffer // 2
 
-    for number, data in enumerate(sent):
-        if number % 16 == 0:  # These fit into less than the other half.
-            wait_until(room, "the service reads")
-        asking.sendto(data, target("10.7.0.1"))
-    received = []
-    asking.settimeout(2)  # No answer takes as long: the link takes 240 in a second.
+def forge(client, stop):
+    """Until told to stop, 31 datagrams a second from a hundred addresses of the link that no host
+    has, at random intervals. Linux waits three seconds for a neighbour to answer ARP."""
+    forgers = []
+    for host in range(100, 200):
+        forger = client.socket(UDP4)
+        forger.setsockopt(socket.SOL_IP, IP_TRANSPARENT, 1)
+        forger.bind((f"10.7.0.{host}", 50_000))
+        forgers.append(forger)
+    dice = random.Random(7)
+    for forger in itertools.cycle(forgers):
+        if stop.wait(dice.expovariate(31)):
+            return
+        forger.sendto(bytes(1_400), target("10.7.0.1"))
+
+
+def ping(client, data, patience):
+    """Whether this datagram comes back in that time. Late answers to others are passed over."""
+    client.settimeout(patience)
+    client.sendto(data, target("10.7.0.1"))
     with contextlib.suppress(TimeoutError):
-        while len(received) < len(sent):
-            received.append(asking.recv(1 << 16))
-    missing = len(set(sent) - set(received))
-    dropped = server.udp_queues(PORT)[2]
-    before = f"{dropped} of them dropped before the service could read them"
-    require(missing == 0, f"{missing} of {len(sent)} not answered, {before}")
-    # Were there others, and were any answered twice?
-    asking.settimeout(LIMIT)
-    ask(asking, target("10.7.0.1"), b"the last")
-    full = f"{fullest} of {send_buffer} bytes"
-    require(fullest > 0.9 * send_buffer, f"the send buffer has not been full: {full}")
+        while client.recv(1 << 16) != data:
+            pass
+        return True
+    return False
+
+
+def forged_neighbours(network):
+    """Replies to neighbours that do not exist fill the send buffer. Peers that exist are served all
+    the same: a reply for which there is no room is dropped, and receiving goes on."""
+    client, server = network.client_and_server()
+    metrics = f"--metrics=tcp://127.0.0.1:{METRICS_PORT}"
+    network.serve(server, metrics, f"udp://10.7.0.1:{PORT}")
+    stop = threading.Event()
+    forger = threading.Thread(target=forge, args=(client, stop), daemon=True)
+    forger.start()
+    try:
+        send_buffer = server.socket(UDP4).getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+        wait_until(
+            lambda: server.udp_queues(PORT)[0] > 0.95 * send_buffer, "the send buffer is full"
+        )
+        peer = client.socket(UDP4)
+        pings = [str(number).encode() for number in range(45)]
+        lost = 0
+        for data in pings:
+            lost += not ping(peer, data, patience=0.5)
+            require(lost <= 15, f"{lost} of {data.decode()} pings not answered")
+            stop.wait(0.1)
+    finally:
+        stop.set()
+        forger.join(LIMIT)
+    now = counters(server)
+    require(now["datagram_send_buffer_drops_total"] > 0, f"nothing was dropped: {now}")
+    sums = "datagrams_sent", "datagram_errors", "datagram_send_buffer_drops", "datagrams_unanswered"
+    accounted = sum(now[f"{name}_total"] for name in sums)
+    require(now["datagrams_received_total"] == accounted, f"the sums differ: {now}")
 
 
 # Checks: to everybody
@@ -752,7 +784,7 @@ CHECKS = [
     loss,
     others_beside_2_mbit,
     others_beside_10_mbit,
-    a_full_send_buffer,
+    forged_neighbours,
     broadcast_and_multicast_over_ipv4,
     broadcast_and_multicast_with_dual_stack,
     multicast_over_ipv6,

@@ -160,7 +160,7 @@ def resets(program):
         compared = steady.stop()
         service.require_idle(0.5)
         log = service.stop()
-    failed = re.findall(r"closed: .*reset.* (\d+) unsent", log)
+    failed = re.findall(r"closed: reset.* (\d+) pending", log)
     require(any(map(int, failed)), "nobody was stalled")
     return f"ok, {len(failed)} resets, {compared} bytes of another connection compared"
 

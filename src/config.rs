@@ -45,7 +45,7 @@ pub struct Config {
     pub(crate) unix_mode: Option<u32>,
     pub(crate) udp_answer_any_port: bool,
     pub(crate) idle_timeout: Duration,
-    pub(crate) stall_timeout: Duration,
+    pub(crate) write_timeout: Duration,
     pub(crate) busy_poll: Duration,
     pub(crate) zero_copy: ZeroCopy,
 }
@@ -87,10 +87,10 @@ impl Config {
     /// wait before they kill.
     pub const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
-    /// Range of [`ConfigBuilder::idle_timeout`] and [`ConfigBuilder::stall_timeout`]: up to a day.
+    /// Range of [`ConfigBuilder::idle_timeout`] and [`ConfigBuilder::write_timeout`]: up to a day.
     pub const TIMEOUT_RANGE: RangeInclusive<Duration> =
         Duration::ZERO..=Duration::from_secs(24 * 60 * 60);
-    /// Default of [`ConfigBuilder::stall_timeout`]: 30 s.
+    /// Default of [`ConfigBuilder::write_timeout`]: 30 s.
     pub const DEFAULT_STALL_TIMEOUT: Duration = Duration::from_secs(30);
 
     /// Range of [`ConfigBuilder::busy_poll`]: up to a second.
@@ -185,7 +185,7 @@ impl ConfigBuilder {
                 unix_mode: None,
                 udp_answer_any_port: false,
                 idle_timeout: Duration::ZERO,
-                stall_timeout: Config::DEFAULT_STALL_TIMEOUT,
+                write_timeout: Config::DEFAULT_STALL_TIMEOUT,
                 busy_poll: Duration::ZERO,
                 zero_copy: ZeroCopy::default(),
             },
@@ -243,7 +243,7 @@ impl ConfigBuilder {
     /// default 64 MiB. What is in the pipes of [`ZeroCopy::Auto`] counts as well.
     ///
     /// When it is reached, the connection is closed whose last byte moved longest ago, to the
-    /// hundredth of the [`stall_timeout`](ConfigBuilder::stall_timeout) (without one: to 6 s). The
+    /// hundredth of the [`write_timeout`](ConfigBuilder::write_timeout) (without one: to 6 s). The
     /// system's own buffers are not counted: see [`socket_buffer`](ConfigBuilder::socket_buffer).
     pub fn max_buffered(mut self, bytes: usize) -> Self {
         self.config.max_buffered = bytes;
@@ -320,7 +320,8 @@ impl ConfigBuilder {
     /// Whether datagrams are answered whatever port they come from. Default: no. Then those from
     /// ports of well-known services, or from a port that is served here, get no answer, because
     /// two services can be made to answer each other for ever (CERT CA-1996-01). Meant for a
-    /// closed lab.
+    /// closed lab. In either case a reply has the datagram's TTL less one, on Linux, and a datagram
+    /// that arrives with a TTL of 1 or less gets none.
     pub fn udp_answer_any_port(mut self, yes: bool) -> Self {
         self.config.udp_answer_any_port = yes;
         self
@@ -337,8 +338,8 @@ impl ConfigBuilder {
     /// For how long a connection stays open whose peer takes nothing, while bytes are unsent that
     /// the system would not take: up to 24 hours, default 30 s; 0 is for ever. As exact as
     /// the [`idle_timeout`](ConfigBuilder::idle_timeout).
-    pub fn stall_timeout(mut self, time: Duration) -> Self {
-        self.config.stall_timeout = time;
+    pub fn write_timeout(mut self, time: Duration) -> Self {
+        self.config.write_timeout = time;
         self
     }
 
@@ -382,8 +383,8 @@ impl ConfigBuilder {
         if !Config::TIMEOUT_RANGE.contains(&config.idle_timeout) {
             return Err(ConfigError::IdleTimeout(config.idle_timeout));
         }
-        if !Config::TIMEOUT_RANGE.contains(&config.stall_timeout) {
-            return Err(ConfigError::StallTimeout(config.stall_timeout));
+        if !Config::TIMEOUT_RANGE.contains(&config.write_timeout) {
+            return Err(ConfigError::WriteTimeout(config.write_timeout));
         }
         if !Config::BUSY_POLL_RANGE.contains(&config.busy_poll) {
             return Err(ConfigError::BusyPoll(config.busy_poll));

@@ -69,7 +69,8 @@
 //!
 //! Linux is where it is tried. The rest of what mio supports is written for, with care, and not
 //! tried. There, datagrams are received and sent one at a time, and one that was sent to a wildcard
-//! address is answered from whichever of the host's addresses the system chooses.
+//! address is answered from whichever of the host's addresses the system chooses, with the TTL that
+//! it chooses.
 
 #![forbid(unsafe_code)]
 
@@ -86,7 +87,7 @@ pub use net::bound_socket::BoundSocket;
 pub use net::endpoint::{Endpoint, EndpointError, EndpointErrorKind};
 pub use policy::cidr::{Network, NetworkError};
 pub use server::{Server, ShutdownHandle};
-pub use stats::{Refused, Stats, Unanswered};
+pub use stats::{Closed, Dropped, Rejected, Stats};
 
 /// For tests of what needs it; where it is missing they fail in continuous integration.
 #[cfg(test)]

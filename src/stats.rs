@@ -1,111 +1,143 @@
-//! Counters, and the reasons that closed connections are counted by.
+//! The counters, and the reasons for which connections are closed.
 
 use std::fmt;
 use std::io;
 
-use crate::echo::timers::Timeout;
-use crate::policy::admission::Denial;
-use crate::policy::reply_filter::Refusal;
-
-/// What an [`Echo`](crate::Echo) has done since it was made. Counts only grow; `active`,
-/// `buffered` and `run_queue` go both ways.
+/// What an [`Echo`](crate::Echo) has done since it was created. Counters only grow, except `active`,
+/// `buffered` and `run_queue`, which are the present values.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
-    /// Connections that are open now.
+    /// Open connections.
     pub active: usize,
-    /// Connections that were accepted. Those that were refused are not among them, nor among any
-    /// others but `refused`.
+    /// Accepted connections, without rejected ones. Each is either active or counted in `closed`.
     pub accepted: u64,
-    /// Connections that were reset at once, because their peers may not have them.
-    pub refused: Refused,
-    /// Connections that were lost before they could be accepted or watched, such as those that
-    /// the peer had given up by then.
+    /// Connections that were accepted and immediately reset.
+    pub rejected: Rejected,
+    /// Connections that were lost before they could be accepted or registered, such as those that the
+    /// peer reset while they were waiting.
     pub accept_errors: u64,
-    /// How often accepting was paused: at the connection limit, or for want of descriptors or
-    /// memory.
+    /// Pauses of accepting: at the connection limit, or without descriptors or memory.
     pub accept_pauses: u64,
-    /// Connections closed because the peer had finished and everything was written back.
-    pub finished: u64,
-    /// Connections closed because the peer reset them, as health checks of balancers do.
-    pub reset: u64,
-    /// Connections closed by another error, such as a peer that vanished.
-    pub failed: u64,
-    /// Connections closed because nothing moved in them for the idle timeout.
-    pub idle: u64,
-    /// Connections closed because the peer took none of what was unsent, for the stall timeout.
-    pub stalled: u64,
-    /// Connections closed because the pending bytes of all reached
-    /// [`max_buffered`](crate::ConfigBuilder::max_buffered), and in these a byte had moved longest ago.
-    pub evicted: u64,
-    /// Connections closed by a shutdown whose drain time was over.
-    pub cut: u64,
-    /// Datagrams received. Each is sent back, unanswered, or one of `datagram_errors`.
+    /// Closed connections.
+    pub closed: Closed,
+    /// Received datagrams. Each is counted once more: in `datagrams_sent`, `datagram_errors`,
+    /// `send_buffer_drops` or `dropped`.
     pub datagrams_received: u64,
     /// Datagrams sent back.
     pub datagrams_sent: u64,
-    /// Datagrams that could not be sent back, such as to a peer that cannot be reached.
+    /// Replies that failed with an error, such as those to a peer that cannot be reached.
     pub datagram_errors: u64,
-    /// Errors that the system gave in place of a datagram.
+    /// Replies dropped because the send buffer of the socket was full or the system had no memory:
+    /// `EAGAIN`, `ENOBUFS` or `ENOMEM` from sendmmsg(2). UDP is best effort: they are not sent later.
+    pub send_buffer_drops: u64,
+    /// Datagrams that the system dropped before they could be received, usually because the receive
+    /// buffer was full; not among `datagrams_received`.
+    ///
+    /// Best effort, and on Linux only (`SO_RXQ_OVFL`; see socket(7)): the system reports them with the
+    /// next datagram that it does not drop. At a [`BoundSocket`](crate::BoundSocket) the first report
+    /// counts as dropped before.
+    pub receive_buffer_drops: u64,
+    /// Errors that were received instead of a datagram.
     pub receive_errors: u64,
-    /// Datagrams that got no answer by intention.
-    pub unanswered: Unanswered,
-    /// Bytes read from peers, but for those discarded after the drain time.
+    /// Datagrams that got no reply, by a rule.
+    pub dropped: Dropped,
+    /// Bytes received from peers, without those discarded after the drain time.
     pub bytes_received: u64,
     /// Those of them that were not copied; see [`ZeroCopy`](crate::ZeroCopy).
     pub bytes_zero_copied: u64,
-    /// Bytes written back to them.
+    /// Bytes sent back.
     pub bytes_sent: u64,
-    /// Bytes of memory and pipes that are held now for peers that do not take what is echoed; at
-    /// most [`max_buffered`](crate::ConfigBuilder::max_buffered).
+    /// Bytes of memory and pipes that are held for peers that do not take what is echoed: at most
+    /// [`max_buffered`](crate::ConfigBuilder::max_buffered).
     pub buffered: usize,
     /// Calls of [`Echo::run`](crate::Echo::run).
-    pub turns: u64,
-    /// How many were on the run queue in the last of these calls, and had their turn.
+    pub iterations: u64,
+    /// How many sockets had a turn in the last of these calls.
     pub run_queue: usize,
 }
 
-/// Connections that were refused, by reason.
+/// Rejected connections, by reason.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Refused {
+pub struct Rejected {
     /// From an address in no allowed network; see
     /// [`ConfigBuilder::allow`](crate::ConfigBuilder::allow).
     pub not_allowed: u64,
-    /// From a source that had as many as it may have; see
+    /// From a source at its limit; see
     /// [`ConfigBuilder::max_per_source`](crate::ConfigBuilder::max_per_source).
     pub too_many_from_source: u64,
 }
 
-impl Refused {
-    /// All of them.
+impl Rejected {
+    /// The sum.
     #[must_use]
     pub fn total(&self) -> u64 {
         self.not_allowed + self.too_many_from_source
     }
+}
 
-    pub(crate) fn count(&mut self, denial: Denial) {
-        let counter = match denial {
-            Denial::NotAllowed => &mut self.not_allowed,
-            Denial::TooManyFromSource => &mut self.too_many_from_source,
+/// Closed connections, by reason.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Closed {
+    /// The peer sent the end of the stream, and everything was echoed.
+    pub peer_closed: u64,
+    /// The peer reset the connection, as health checks of load balancers do.
+    pub reset: u64,
+    /// Another error, such as a timeout of the network.
+    pub error: u64,
+    /// No byte moved for the [idle timeout](crate::ConfigBuilder::idle_timeout).
+    pub idle_timeout: u64,
+    /// The peer took no pending byte for the [write timeout](crate::ConfigBuilder::write_timeout).
+    pub write_timeout: u64,
+    /// Pending bytes reached [`max_buffered`](crate::ConfigBuilder::max_buffered), and in this
+    /// connection no byte had moved for the longest time.
+    pub evicted: u64,
+    /// A shutdown was over, and the peer had not closed.
+    pub aborted: u64,
+}
+
+impl Closed {
+    /// The sum.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.peer_closed
+            + self.reset
+            + self.error
+            + self.idle_timeout
+            + self.write_timeout
+            + self.evicted
+            + self.aborted
+    }
+
+    pub(crate) fn count(&mut self, reason: &CloseReason) {
+        let counter = match reason {
+            CloseReason::PeerClosed => &mut self.peer_closed,
+            CloseReason::Reset => &mut self.reset,
+            CloseReason::Error(_) => &mut self.error,
+            CloseReason::IdleTimeout => &mut self.idle_timeout,
+            CloseReason::WriteTimeout => &mut self.write_timeout,
+            CloseReason::Evicted => &mut self.evicted,
+            CloseReason::Aborted => &mut self.aborted,
         };
         *counter += 1;
     }
 }
 
-/// Datagrams that got no answer, by reason; see
+/// Datagrams without a reply, by reason; see
 /// [`ConfigBuilder::udp_answer_any_port`](crate::ConfigBuilder::udp_answer_any_port).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Unanswered {
+pub struct Dropped {
     /// From an address in no allowed network; see
     /// [`ConfigBuilder::allow`](crate::ConfigBuilder::allow).
     pub not_allowed: u64,
-    /// From port 0, where nothing can be sent to.
+    /// From port 0, which cannot receive a reply.
     pub port_zero: u64,
     /// From a port below 1024.
     pub reserved_port: u64,
-    /// From port 2049, which is NFS's.
+    /// From port 2049, that of NFS.
     pub nfs_port: u64,
     /// From a port that is served here.
     pub own_port: u64,
@@ -113,10 +145,12 @@ pub struct Unanswered {
     pub source_address: u64,
     /// Sent to a broadcast or multicast address.
     pub destination: u64,
+    /// Received with a TTL or hop limit of 1 or less: the reply would have one less.
+    pub hop_limit: u64,
 }
 
-impl Unanswered {
-    /// All of them.
+impl Dropped {
+    /// The sum.
     #[must_use]
     pub fn total(&self) -> u64 {
         self.not_allowed
@@ -126,92 +160,77 @@ impl Unanswered {
             + self.own_port
             + self.source_address
             + self.destination
-    }
-
-    pub(crate) fn count(&mut self, refusal: Refusal) {
-        let counter = match refusal {
-            Refusal::NotAllowed => &mut self.not_allowed,
-            Refusal::PortZero => &mut self.port_zero,
-            Refusal::ReservedPort => &mut self.reserved_port,
-            Refusal::NfsPort => &mut self.nfs_port,
-            Refusal::OwnPort => &mut self.own_port,
-            Refusal::SourceAddress => &mut self.source_address,
-            Refusal::Destination => &mut self.destination,
-        };
-        *counter += 1;
-    }
-}
-
-impl Stats {
-    pub(crate) fn count_opened(&mut self) {
-        self.active += 1;
-        self.accepted += 1;
-    }
-
-    pub(crate) fn count_closed(&mut self, reason: &Reason) {
-        self.active -= 1;
-        match reason {
-            Reason::Finished => self.finished += 1,
-            Reason::Reset => self.reset += 1,
-            Reason::Failed(_) => self.failed += 1,
-            Reason::Evicted => self.evicted += 1,
-            Reason::Idle => self.idle += 1,
-            Reason::Stalled => self.stalled += 1,
-            Reason::Cut => self.cut += 1,
-        }
+            + self.hop_limit
     }
 }
 
 /// Why a connection was closed.
 #[derive(Debug)]
-pub(crate) enum Reason {
-    /// The peer half-closed, and everything was written back.
-    Finished,
-    /// The peer reset the connection.
+pub(crate) enum CloseReason {
+    PeerClosed,
     Reset,
-    /// A read, a write or a shutdown failed otherwise.
-    Failed(io::Error),
-    /// The pending bytes of all connections reached their limit.
+    Error(io::Error),
+    IdleTimeout,
+    WriteTimeout,
     Evicted,
-    Cut,
-    /// Nothing moved for the idle timeout.
-    Idle,
-    /// The peer took nothing for the write timeout.
-    Stalled,
+    Aborted,
 }
 
-impl From<io::Error> for Reason {
+impl From<io::Error> for CloseReason {
     fn from(error: io::Error) -> Self {
         use io::ErrorKind::{BrokenPipe, ConnectionReset, NotConnected};
 
-        // Which of them it is depends on the call that meets the reset: recv(2), send(2) or
-        // shutdown(2).
+        // After a reset recv(2), send(2) and shutdown(2) return different errors.
         match error.kind() {
-            ConnectionReset | BrokenPipe | NotConnected => Reason::Reset,
-            _ => Reason::Failed(error),
+            ConnectionReset | BrokenPipe | NotConnected => CloseReason::Reset,
+            _ => CloseReason::Error(error),
         }
     }
 }
 
-impl From<Timeout> for Reason {
-    fn from(timeout: Timeout) -> Self {
-        match timeout {
-            Timeout::Idle => Reason::Idle,
-            Timeout::Write => Reason::Stalled,
-        }
-    }
-}
-
-impl fmt::Display for Reason {
+impl fmt::Display for CloseReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Reason::Finished => f.write_str("the peer finished"),
-            Reason::Reset => f.write_str("reset by the peer"),
-            Reason::Failed(error) => write!(f, "{error}"),
-            Reason::Evicted => f.write_str("evicted: the limit of buffered bytes was reached"),
-            Reason::Idle => f.write_str("idle for too long"),
-            Reason::Stalled => f.write_str("the peer did not take what was sent"),
-            Reason::Cut => f.write_str("the drain time was over"),
+            CloseReason::PeerClosed => f.write_str("closed by the peer"),
+            CloseReason::Reset => f.write_str("reset by the peer"),
+            CloseReason::Error(error) => write!(f, "{error}"),
+            CloseReason::IdleTimeout => f.write_str("idle timeout"),
+            CloseReason::WriteTimeout => f.write_str("write timeout"),
+            CloseReason::Evicted => f.write_str("evicted, at the limit of buffered bytes"),
+            CloseReason::Aborted => f.write_str("aborted at the end of the shutdown"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_close_is_counted_by_its_reason() {
+        for (reason, counter) in [
+            (
+                CloseReason::PeerClosed,
+                (|it| it.peer_closed) as fn(&Closed) -> u64,
+            ),
+            (io::ErrorKind::ConnectionReset.into(), |it| it.reset),
+            (io::ErrorKind::BrokenPipe.into(), |it| it.reset),
+            (io::ErrorKind::NotConnected.into(), |it| it.reset),
+            (io::ErrorKind::TimedOut.into(), |it| it.error),
+            (CloseReason::IdleTimeout, |it| it.idle_timeout),
+            (CloseReason::WriteTimeout, |it| it.write_timeout),
+            (CloseReason::Evicted, |it| it.evicted),
+            (CloseReason::Aborted, |it| it.aborted),
+        ] {
+            let mut closed = Closed::default();
+            closed.count(&reason);
+            assert_eq!((counter(&closed), closed.total()), (1, 1), "{reason}");
+        }
+    }
+
+    impl From<io::ErrorKind> for CloseReason {
+        fn from(kind: io::ErrorKind) -> Self {
+            io::Error::from(kind).into()
         }
     }
 }

@@ -50,7 +50,7 @@ fn several_listeners_pause_together() {
     assert_eq!(server.stats().active, 1);
     assert_eq!(server.stats().accept_pauses, 1);
     drop(clients);
-    turn_until(&mut server, |server| server.stats().finished == 3);
+    turn_until(&mut server, |server| server.stats().closed.peer_closed == 3);
 }
 
 #[test]
@@ -105,5 +105,5 @@ fn connections_made_before_the_first_turn_are_served() {
     drop(clients);
     turn_until(&mut server, |server| server.stats().active == 0);
     server.turn(Some(Duration::ZERO)).unwrap();
-    assert_eq!(server.stats().finished, 100);
+    assert_eq!(server.stats().closed.peer_closed, 100);
 }

@@ -60,9 +60,12 @@ fn connections_from_allowed_networks_alone_are_served() {
     }
     settle(&mut server);
     let stats = server.stats();
-    assert_eq!((stats.refused.not_allowed, stats.refused.total()), (2, 2));
-    assert_eq!((stats.accepted, stats.active, stats.finished), (3, 0, 3));
-    assert_eq!((stats.failed, stats.accept_errors), (0, 0));
+    assert_eq!((stats.rejected.not_allowed, stats.rejected.total()), (2, 2));
+    assert_eq!(
+        (stats.accepted, stats.active, stats.closed.peer_closed),
+        (3, 0, 3)
+    );
+    assert_eq!((stats.closed.error, stats.accept_errors), (0, 0));
 }
 
 #[test]
@@ -93,8 +96,8 @@ fn datagrams_from_allowed_networks_alone_are_answered() {
     }
     let stats = server.stats();
     assert_eq!(stats.datagrams_sent, 1);
-    assert_eq!(stats.unanswered.not_allowed, 1);
-    assert_eq!(stats.unanswered.total(), 1);
+    assert_eq!(stats.dropped.not_allowed, 1);
+    assert_eq!(stats.dropped.total(), 1);
 }
 
 #[test]
@@ -122,8 +125,8 @@ fn a_source_has_as_many_connections_at_once_as_it_may_have() {
     assert!(is_served(&mut server, &mut last));
 
     let stats = server.stats();
-    assert_eq!(stats.refused.too_many_from_source, 2);
-    assert_eq!(stats.refused.total(), 2);
+    assert_eq!(stats.rejected.too_many_from_source, 2);
+    assert_eq!(stats.rejected.total(), 2);
     assert_eq!((stats.accepted, stats.active), (5, 3));
 }
 
@@ -135,7 +138,7 @@ fn who_is_refused_takes_no_place() {
     let refused: Vec<TcpStream> = (0..100).map(|_| connect_from(host(99), address)).collect();
     let mut client = connect_from(host(1), address);
     assert!(is_served(&mut server, &mut client));
-    assert_eq!(server.stats().refused.not_allowed, 100);
+    assert_eq!(server.stats().rejected.not_allowed, 100);
     assert_eq!(server.stats().accepted, 1);
     drop((client, refused));
     settle(&mut server);
@@ -156,9 +159,9 @@ fn a_flood_of_refused_connections_keeps_nobody_waiting_and_then_it_is_quiet() {
         server.turn(Some(Duration::ZERO)).unwrap();
     }
     assert_eq!(server.stats().bytes_sent, 1, "no answer");
-    let refused = server.stats().refused.total();
+    let refused = server.stats().rejected.total();
     assert!(refused < 90, "the flood was refused first");
-    turn_until(&mut server, |server| server.stats().refused.total() == 90);
+    turn_until(&mut server, |server| server.stats().rejected.total() == 90);
     settle(&mut server);
     assert_eq!(server.timeout(), None);
     assert_eq!(server.stats().accept_pauses, 0, "no shortage");
@@ -176,9 +179,9 @@ fn peers_of_unix_sockets_have_neither_networks_nor_sources() {
     turn_until(&mut server, |server| server.stats().active == 3);
     let mut refused = connect(address);
     assert!(!is_served(&mut server, &mut refused));
-    assert_eq!(server.stats().refused.total(), 1);
+    assert_eq!(server.stats().rejected.total(), 1);
     drop(clients);
-    turn_until(&mut server, |server| server.stats().finished == 3);
+    turn_until(&mut server, |server| server.stats().closed.peer_closed == 3);
 }
 
 #[test]
@@ -188,13 +191,13 @@ fn a_shutdown_refuses_those_who_wait_as_well() {
     let [mut not_allowed, first, mut second] = [2, 1, 1].map(|it| connect_from(host(it), address));
     server.shutdown();
     assert_eq!(server.stats().active, 1);
-    assert_eq!(server.stats().refused.not_allowed, 1);
-    assert_eq!(server.stats().refused.too_many_from_source, 1);
+    assert_eq!(server.stats().rejected.not_allowed, 1);
+    assert_eq!(server.stats().rejected.too_many_from_source, 1);
     for refused in [&mut not_allowed, &mut second] {
         let error = refused.read(&mut [0; 1]).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::ConnectionReset);
     }
     drop(first);
     turn_until(&mut server, |server| server.is_finished());
-    assert_eq!(server.stats().finished, 1);
+    assert_eq!(server.stats().closed.peer_closed, 1);
 }

@@ -32,14 +32,16 @@ fn bound(listener: &TcpListener) -> BoundSocket {
 
 /// Has the client served, from its first byte to its end.
 fn talk(server: &mut Server, mut client: impl Read + Write) {
-    let (sent, finished) = (server.stats().bytes_sent, server.stats().finished);
+    let (sent, finished) = (server.stats().bytes_sent, server.stats().closed.peer_closed);
     client.write_all(b"hello").unwrap();
     turn_until(server, |server| server.stats().bytes_sent == sent + 5);
     let mut echoed = [0; 5];
     client.read_exact(&mut echoed).unwrap();
     assert_eq!(&echoed, b"hello");
     drop(client);
-    turn_until(server, |server| server.stats().finished > finished);
+    turn_until(server, |server| {
+        server.stats().closed.peer_closed > finished
+    });
 }
 
 #[test]
@@ -228,6 +230,125 @@ fn peers_over_ipv4_at_a_socket_of_both_families_are_served() {
     talk(&mut server, connect(([127, 0, 0, 1], port).into()));
 }
 
+/// A UDP socket that takes both families.
+#[cfg(target_os = "linux")]
+fn dual_stack(address: &str) -> (Socket, u16) {
+    let socket = Socket::new(Domain::IPV6, Type::DGRAM, None).unwrap();
+    socket.set_only_v6(false).unwrap();
+    let address: SocketAddr = address.parse().unwrap();
+    socket.bind(&address.into()).unwrap();
+    let port = socket.local_addr().unwrap().as_socket().unwrap().port();
+    (socket, port)
+}
+
+/// Also to datagrams that were queued before it was handed over.
+#[cfg(target_os = "linux")]
+#[test]
+fn dual_stack_udp_socket_replies_from_the_address_asked() {
+    if !common::has_ipv6() {
+        return;
+    }
+    let (socket, port) = dual_stack("[::]:0");
+    let [ipv4, ipv6] = ["127.0.0.1", "::1"].map(|host| UdpSocket::bind((host, 0)).unwrap());
+    let questions = [("127.0.0.2", &ipv4), ("::1", &ipv6), ("127.0.0.3", &ipv4)];
+    let ask = || {
+        for (host, client) in questions {
+            client.send_to(host.as_bytes(), (host, port)).unwrap();
+        }
+    };
+    ask();
+    let mut server = server(vec![BoundSocket::new(socket).unwrap()]);
+    ask();
+    turn_until(&mut server, |server| server.stats().datagrams_sent == 6);
+    for (host, client) in questions.into_iter().chain(questions) {
+        let mut echoed = [0; 16];
+        client.set_read_timeout(Some(LIMIT)).unwrap();
+        let (size, source) = client.recv_from(&mut echoed).unwrap();
+        assert_eq!(&echoed[..size], host.as_bytes());
+        assert_eq!(source, SocketAddr::new(host.parse().unwrap(), port));
+    }
+}
+
+/// To the broadcast address of the loopback network, at sockets whose own addresses are of IPv6.
+#[cfg(target_os = "linux")]
+#[test]
+fn broadcast_to_an_ipv6_udp_socket_gets_no_reply() {
+    if !common::has_ipv6() {
+        return;
+    }
+    for address in ["[::]:0", "[::ffff:0.0.0.0]:0", "[::ffff:127.255.255.255]:0"] {
+        let (socket, port) = dual_stack(address);
+        let mut server = server(vec![BoundSocket::new(socket).unwrap()]);
+        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+        client.set_broadcast(true).unwrap();
+        client
+            .send_to(b"hello, all of you", ("127.255.255.255", port))
+            .unwrap();
+        turn_until(&mut server, |server| server.stats().datagrams_received == 1);
+        settle(&mut server);
+        let stats = server.stats();
+        assert_eq!(stats.dropped.destination, 1, "{address}: {stats:?}");
+        assert_eq!(stats.datagrams_sent, 0, "{address}");
+    }
+}
+
+/// A supervisor may have asked for time stamps (systemd: `Timestamping=`).
+#[cfg(target_os = "linux")]
+#[test]
+fn time_stamps_leave_room_for_other_control_messages() {
+    use nix::sys::socket::{setsockopt, sockopt::ReceiveTimestamp};
+
+    if !common::has_ipv6() {
+        return;
+    }
+    let (socket, port) = dual_stack("[::]:0");
+    setsockopt(&socket, ReceiveTimestamp, &true).unwrap();
+    let mut server = server(vec![BoundSocket::new(socket).unwrap()]);
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    client.set_ttl(1).unwrap();
+    client.send_to(b"hello", ("127.0.0.1", port)).unwrap();
+    turn_until(&mut server, |server| server.stats().datagrams_received == 1);
+    settle(&mut server);
+    assert_eq!(server.stats().dropped.hop_limit, 1);
+}
+
+/// Sends datagrams until the receive buffer has no room for more. Returns how many.
+#[cfg(target_os = "linux")]
+fn overflow(client: &UdpSocket, port: u16) -> u64 {
+    // Each takes more than 2,000 bytes of a buffer of 2 MiB at most.
+    for _ in 0..2000 {
+        client.send_to(&[0; 1000], ("127.0.0.1", port)).unwrap();
+    }
+    2000
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn receive_buffer_drops_of_before_are_not_counted() {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let port = socket.local_addr().unwrap().port();
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    overflow(&client, port);
+    let mut server = server(vec![BoundSocket::new(socket).unwrap()]);
+    settle(&mut server);
+    let before = server.stats().datagrams_received;
+    // The system reports what was dropped beside the next datagram.
+    client.send_to(b"the next", ("127.0.0.1", port)).unwrap();
+    turn_until(&mut server, |server| {
+        server.stats().datagrams_received == before + 1
+    });
+    assert_eq!(server.stats().receive_buffer_drops, 0);
+
+    let sent = overflow(&client, port) + 1;
+    settle(&mut server);
+    client.send_to(b"the next", ("127.0.0.1", port)).unwrap();
+    settle(&mut server);
+    let stats = server.stats();
+    let lost = before + 1 + sent - stats.datagrams_received;
+    assert!(lost > 0, "{stats:?}");
+    assert_eq!(stats.receive_buffer_drops, lost);
+}
+
 /// What is wrong with a socket, in one line.
 fn complaint(socket: impl Into<OwnedFd>) -> String {
     let error = BoundSocket::new(socket.into()).unwrap_err();
@@ -267,11 +388,6 @@ fn sockets_of_other_kinds_are_told_apart() {
         assert!(complaint(packets).contains("not served"));
     }
     if common::has_ipv6() {
-        let both = Socket::new(Domain::IPV6, Type::DGRAM, None).unwrap();
-        both.set_only_v6(false).unwrap();
-        let any: SocketAddr = "[::]:0".parse().unwrap();
-        both.bind(&any.into()).unwrap();
-        assert!(complaint(both).contains("BindIPv6Only=ipv6-only"));
         let ipv6 = UdpSocket::bind("[::1]:0").unwrap();
         SockRef::from(&ipv6).set_only_v6(true).unwrap_or(());
         BoundSocket::new(ipv6).unwrap();

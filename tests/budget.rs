@@ -86,17 +86,17 @@ fn at_the_limit_the_connection_blocked_longest_is_evicted() {
             Duration::from_secs(4),
         ),
     ] {
-        let config = limited().zero_copy(zero_copy).stall_timeout(timeout);
+        let config = limited().zero_copy(zero_copy).write_timeout(timeout);
         let mut host = Host::at(config);
         let mut clients = Vec::new();
-        while host.echo.stats().evicted < 3 {
+        while host.echo.stats().closed.evicted < 3 {
             clients.push(host.blocked());
             host.now += apart;
             assert!(clients.len() < 100, "{:?}", host.echo.stats());
         }
         let stats = host.echo.stats();
         assert!(stats.buffered > BUDGET / 4, "{stats:?}");
-        let evicted = usize::try_from(stats.evicted).unwrap();
+        let evicted = usize::try_from(stats.closed.evicted).unwrap();
         let (first, others) = clients.split_at_mut(evicted);
         assert!(others.len() > 1 || zero_copy == ZeroCopy::Auto, "{stats:?}");
         assert!(first.iter_mut().all(is_closed), "not those blocked longest");
@@ -112,7 +112,7 @@ fn peers_that_read_stay() {
     let mut reader = host.blocked();
     let mut buffer = vec![0; 8 * 1024 * 1024];
     let mut others = Vec::new();
-    while host.echo.stats().evicted < 10 {
+    while host.echo.stats().closed.evicted < 10 {
         host.now += Duration::from_secs(1);
         others.push(host.blocked());
         assert!(reader.read(&mut buffer).unwrap() > 0);
@@ -144,7 +144,7 @@ fn memory_is_given_back_with_the_last_pending_byte_and_at_a_close() {
         common::reset(client);
         host.run_until(|echo| echo.stats().active == 0);
         assert_eq!(host.echo.stats().buffered, 0);
-        assert_eq!(host.echo.stats().evicted, 0);
+        assert_eq!(host.echo.stats().closed.evicted, 0);
     }
 }
 

@@ -58,7 +58,11 @@ fn an_echo_is_good_over_every_transport() {
         assert_good(&name);
     }
     let stats = server.stop();
-    assert_eq!(stats.reset + stats.failed + stats.cut, 0, "{stats:?}");
+    assert_eq!(
+        stats.closed.reset + stats.closed.error + stats.closed.aborted,
+        0,
+        "{stats:?}"
+    );
     assert_eq!(stats.datagrams_sent, 3);
 }
 

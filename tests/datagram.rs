@@ -70,7 +70,7 @@ fn a_datagram_of_any_size_comes_back_as_one() {
         assert_eq!(stats.datagrams_sent, sizes.len() as u64);
         assert_eq!(stats.bytes_sent, sizes.iter().sum::<usize>() as u64);
         assert_eq!(stats.bytes_received, stats.bytes_sent);
-        assert_eq!(stats.datagram_errors + stats.unanswered.total(), 0);
+        assert_eq!(stats.datagram_errors + stats.dropped.total(), 0);
     }
 }
 
@@ -266,4 +266,105 @@ fn an_idle_socket_costs_no_turns() {
     settle(&mut server);
     assert_eq!(server.timeout(), None);
     assert_eq!(receive(&client).0, b"hello");
+}
+
+/// Asserts that each datagram received has been counted in one more place.
+#[cfg(target_os = "linux")]
+fn check_sums(server: &Server) {
+    let stats = server.stats();
+    let counted = stats.datagrams_sent
+        + stats.datagram_errors
+        + stats.send_buffer_drops
+        + stats.dropped.total();
+    assert_eq!(stats.datagrams_received, counted, "{stats:?}");
+}
+
+/// The next datagram, and the TTL or hop limit that it arrived with.
+#[cfg(target_os = "linux")]
+fn receive_with_ttl(socket: &UdpSocket) -> (Vec<u8>, i32) {
+    use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg};
+    use std::os::fd::AsRawFd;
+
+    let (mut buffer, mut space) = ([0; 64], nix::cmsg_space!(i32));
+    let mut slices = [std::io::IoSliceMut::new(&mut buffer)];
+    let flags = MsgFlags::empty();
+    let fd = socket.as_raw_fd();
+    let message = recvmsg::<SockaddrStorage>(fd, &mut slices, Some(&mut space), flags).unwrap();
+    let ttl = message.cmsgs().unwrap().find_map(|message| match message {
+        ControlMessageOwned::Ipv4Ttl(ttl) | ControlMessageOwned::Ipv6HopLimit(ttl) => Some(ttl),
+        _ => None,
+    });
+    let (size, ttl) = (message.bytes, ttl.unwrap());
+    (buffer[..size].to_vec(), ttl)
+}
+
+/// In order for each client, though each of its datagrams has another TTL.
+#[cfg(target_os = "linux")]
+#[test]
+fn replies_have_the_received_ttl_less_one_and_keep_their_order() {
+    use nix::sys::socket::{setsockopt, sockopt};
+
+    let mut endpoints = vec![
+        ("udp://127.0.0.1:0", "127.0.0.1"),
+        ("udp://0.0.0.0:0", "127.0.0.1"),
+    ];
+    if has_ipv6() {
+        endpoints.extend([("udp://[::1]:0", "::1"), ("udp://[::]:0", "::1")]);
+    }
+    for (endpoint, host) in endpoints {
+        let (mut server, bound) = bind(config_at(endpoint));
+        let address = SocketAddr::new(host.parse().unwrap(), bound.port());
+        let clients: Vec<UdpSocket> = (0..10).map(|_| client(address)).collect();
+        for client in &clients {
+            if address.is_ipv4() {
+                setsockopt(client, sockopt::Ipv4RecvTtl, &true).unwrap();
+            } else {
+                setsockopt(client, sockopt::Ipv6RecvHopLimit, &true).unwrap();
+            }
+        }
+        // Some TTLs are those of other clients as well, some return.
+        let ttl = |number: usize, index: usize| 2 + (number * 7 % 5 + index % 3) as i32 * 30;
+        for number in 0..20 {
+            for (index, client) in clients.iter().enumerate() {
+                let ttl = ttl(number, index);
+                if address.is_ipv4() {
+                    setsockopt(client, sockopt::Ipv4Ttl, &ttl).unwrap();
+                } else {
+                    setsockopt(client, sockopt::Ipv6Ttl, &ttl).unwrap();
+                }
+                client
+                    .send_to(&[number as u8, index as u8], address)
+                    .unwrap();
+            }
+        }
+        turn_until(&mut server, |server| server.stats().datagrams_sent == 200);
+        for number in 0..20 {
+            for (index, client) in clients.iter().enumerate() {
+                let expected = (vec![number as u8, index as u8], ttl(number, index) - 1);
+                assert_eq!(receive_with_ttl(client), expected, "{endpoint}");
+            }
+        }
+        check_sums(&server);
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn datagrams_that_the_system_dropped_are_counted() {
+    let (mut server, address) = bind(config_at("udp://127.0.0.1:0"));
+    let client = client(address);
+    // Each takes more than 2,000 bytes of a buffer of 2 MiB at most.
+    let sent = 2000;
+    for _ in 0..sent {
+        client.send_to(&[0; 1000], address).unwrap();
+    }
+    settle(&mut server);
+    // The system reports what was dropped beside the next datagram.
+    client.send_to(b"the next", address).unwrap();
+    settle(&mut server);
+    let stats = server.stats();
+    let lost = sent + 1 - stats.datagrams_received;
+    assert!(lost > 0, "{stats:?}");
+    assert_eq!(stats.receive_buffer_drops, lost);
+    check_sums(&server);
 }

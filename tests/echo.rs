@@ -58,7 +58,10 @@ fn peers_get_their_own_bytes() {
         }
     });
     let stats = server.stop();
-    assert_eq!((stats.accepted, stats.finished, stats.active), (64, 64, 0));
+    assert_eq!(
+        (stats.accepted, stats.closed.peer_closed, stats.active),
+        (64, 64, 0)
+    );
 }
 
 #[test]

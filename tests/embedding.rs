@@ -221,7 +221,7 @@ fn the_drain_time_passes_as_the_host_says() {
     let later = end + Duration::from_secs(1);
     host.echo.run(later);
     assert!(host.echo.is_finished());
-    assert_eq!(host.echo.stats().cut, 1);
+    assert_eq!(host.echo.stats().closed.aborted, 1);
     assert_eq!(host.echo.timeout(later), None, "the host's loop would spin");
 }
 

@@ -54,7 +54,7 @@ fn the_client_prints_what_comes_back_of_its_input() {
     drop(stdin);
     assert!(common::wait(&mut client.0).success());
     assert!(reader.join().unwrap() == bytes);
-    assert_eq!(server.stop().finished, 1, "it half-closed");
+    assert_eq!(server.stop().closed.peer_closed, 1, "it half-closed");
 }
 
 #[test]

@@ -15,14 +15,14 @@ fn everything_comes_back_and_then_the_end_of_the_stream() {
     let server = Running::start(config());
     let bytes = noise(5_000_000);
     assert!(echo_to_the_end(server.connect(), &bytes) == bytes);
-    assert_eq!(server.stop().finished, 1);
+    assert_eq!(server.stop().closed.peer_closed, 1);
 }
 
 #[test]
 fn nothing_comes_back_of_nothing() {
     let server = Running::start(config());
     assert_eq!(echo_to_the_end(server.connect(), b""), b"");
-    assert_eq!(server.stop().finished, 1);
+    assert_eq!(server.stop().closed.peer_closed, 1);
 }
 
 #[test]
@@ -31,7 +31,7 @@ fn bytes_and_the_end_of_the_stream_in_one_event() {
     let mut client = connect(address);
     client.write_all(b"last words").unwrap();
     client.shutdown(Shutdown::Write).unwrap();
-    turn_until(&mut server, |server| server.stats().finished == 1);
+    turn_until(&mut server, |server| server.stats().closed.peer_closed == 1);
     assert_eq!(read_to_the_end(&mut client), b"last words");
 }
 
@@ -43,6 +43,6 @@ fn the_end_of_the_stream_while_the_peer_does_not_read() {
     let sent = stall(&mut server, &mut client, &bytes);
     client.shutdown(Shutdown::Write).unwrap();
     let reader = std::thread::spawn(move || read_to_the_end(&mut client));
-    turn_until(&mut server, |server| server.stats().finished == 1);
+    turn_until(&mut server, |server| server.stats().closed.peer_closed == 1);
     assert!(reader.join().unwrap() == bytes[..sent]);
 }

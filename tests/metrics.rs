@@ -88,9 +88,9 @@ fn the_counters_are_told_as_they_are() {
     let mut first = connect(service.address);
     assert_eq!(echo(&mut first, b"hello"), b"hello");
     common::reset(connect(service.address));
-    service.wait_for("Connection reset");
+    service.wait_for("closed: reset by the peer");
     assert!(is_served(&mut connect(service.address)));
-    service.wait_for("closed: the peer finished");
+    service.wait_for("closed: closed by the peer");
     let client = UdpSocket::bind("127.0.0.1:0").unwrap();
     client.set_read_timeout(Some(LIMIT)).unwrap();
     for _ in 0..4 {
@@ -107,14 +107,15 @@ fn the_counters_are_told_as_they_are() {
     for (sample, value) in [
         ("connections_active", 1),
         ("connections_accepted_total", 3),
-        ("connections_closed_total{reason=\"finished\"}", 1),
-        ("connections_closed_total{reason=\"failed\"}", 1),
-        ("connections_closed_total{reason=\"cut\"}", 0),
+        ("connections_closed_total{reason=\"peer_closed\"}", 1),
+        ("connections_closed_total{reason=\"reset\"}", 1),
+        ("connections_closed_total{reason=\"error\"}", 0),
+        ("connections_closed_total{reason=\"aborted\"}", 0),
         ("received_bytes_total", 39),
         ("sent_bytes_total", 39),
         ("datagrams_received_total", 4),
         ("datagrams_sent_total", 4),
-        ("datagrams_unanswered_total{reason=\"own_port\"}", 0),
+        ("datagrams_dropped_total{reason=\"own_port\"}", 0),
         ("accept_pauses_total", 0),
     ] {
         assert_eq!(
@@ -123,8 +124,8 @@ fn the_counters_are_told_as_they_are() {
             "{sample}"
         );
     }
-    let turns = "mio_echo_loop_turns_total";
-    assert!(get(metrics, "/metrics").value(turns) > answer.value(turns));
+    let iterations = "mio_echo_loop_iterations_total";
+    assert!(get(metrics, "/metrics").value(iterations) > answer.value(iterations));
     drop(first);
     service.stop();
 }
@@ -338,7 +339,7 @@ fn sixteen_clients_are_served_at_once_and_others_wait() {
     // The echo is not among those who wait.
     for _ in 0..3 {
         assert!(is_served(&mut connect(service.address)));
-        service.wait_for("closed: the peer finished");
+        service.wait_for("closed: closed by the peer");
     }
     let mut is_resting = || !service.wait_for("waiting for events, ").contains(", 0ns");
     assert!((0..1000).any(|_| is_resting()), "it spins");

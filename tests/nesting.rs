@@ -31,7 +31,7 @@ fn a_server_nested_in_another_poll_echoes() {
         move || common::echo_to_the_end(connect(address), &bytes)
     });
     // It has turns only when the outer poll says so, or its own timeout.
-    while server.stats().finished == 0 {
+    while server.stats().closed.peer_closed == 0 {
         let timeout = server.timeout().unwrap_or(common::LIMIT);
         outer.poll(&mut events, Some(timeout)).unwrap();
         assert!(

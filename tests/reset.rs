@@ -19,7 +19,7 @@ fn others_are_served_when_a_waiting_peer_resets() {
     assert!(is_served(&mut server.connect()));
     drop(other);
     let stats = server.stop();
-    assert_eq!((stats.reset, stats.failed), (1, 0));
+    assert_eq!((stats.closed.reset, stats.closed.error), (1, 0));
 }
 
 #[test]
@@ -50,5 +50,5 @@ fn a_reset_in_every_state_closes_the_connection() {
     reset(client);
     turn_until(&mut server, |server| server.stats().active == 0);
     let stats = server.stats();
-    assert_eq!(stats.reset + stats.accept_errors, 3, "{stats:?}");
+    assert_eq!(stats.closed.reset + stats.accept_errors, 3, "{stats:?}");
 }

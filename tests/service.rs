@@ -59,8 +59,9 @@ fn either_signal_stops_it_with_a_summary_and_status_0() {
         );
         let summary = lines.last().unwrap();
         assert!(
-            summary
-                .contains("5 bytes echoed, 0 datagrams, 0 unanswered; 1 connections, 1 finished"),
+            summary.contains(
+                "5 bytes echoed; 0 datagrams, 0 dropped; 1 connections, 0 active, 1 closed"
+            ),
             "{summary}"
         );
     }
@@ -75,11 +76,11 @@ fn the_summary_tells_what_became_of_all() {
     let address = service.address;
     for _ in 0..3 {
         assert!(is_served(&mut connect(address)));
-        service.wait_for("closed: the peer finished");
+        service.wait_for("closed: closed by the peer");
     }
     for _ in 0..2 {
         common::reset(connect(address));
-        service.wait_for("closed: Connection reset by peer");
+        service.wait_for("closed: reset by the peer");
     }
     let client = UdpSocket::bind("127.0.0.1:0").unwrap();
     client.set_read_timeout(Some(LIMIT)).unwrap();
@@ -90,20 +91,20 @@ fn the_summary_tells_what_became_of_all() {
     let refused = UdpSocket::bind(("127.0.0.2", address.port())).unwrap();
     for _ in 0..5 {
         refused.send_to(b"hello", address).unwrap();
-        service.wait_for("gets no answer");
+        service.wait_for("datagram dropped");
     }
     let mut client = connect(address);
     assert!(is_served(&mut client));
     for _ in 0..7 {
         assert!(is_reset(address));
-        service.wait_for("refused: its source has as many");
+        service.wait_for("rejected: its source is at the limit");
     }
     let lines = service.stop();
     for told in [
-        "shutting down: 1 connections to finish",
-        "closed: the drain time was over; 14 bytes echoed, 0 unsent, after",
-        ": 76 bytes echoed, 4 datagrams, 5 unanswered; 6 connections, 3 finished, 2 failed, \
-         0 timed out, 1 cut, 0 active; 7 refused; ",
+        "shutting down: 1 connections to drain",
+        "closed: aborted at the end of the shutdown; 14 bytes echoed, 0 pending, after",
+        ": 76 bytes echoed; 4 datagrams, 5 dropped; 6 connections, 0 active, 3 closed by peers, \
+         2 reset, 0 failed, 0 timed out, 0 evicted, 1 aborted; 7 rejected; ",
     ] {
         let count = lines.iter().filter(|line| line.contains(told)).count();
         assert_eq!(count, 1, "{told:?} in {lines:#?}");
@@ -125,8 +126,9 @@ fn sigusr1_has_it_say_what_it_has_done_so_far() {
         service.signal(Signal::SIGUSR1);
         let line = service.wait_for("running for ");
         let told = format!(
-            ": {bytes} bytes echoed, 0 datagrams, 0 unanswered; 1 connections, 0 finished, \
-             0 failed, 0 timed out, 0 cut, 1 active; 0 refused; 0 accept pauses, "
+            ": {bytes} bytes echoed; 0 datagrams, 0 dropped; 1 connections, 1 active, \
+             0 closed by peers, 0 reset, 0 failed, 0 timed out, 0 evicted, 0 aborted; \
+             0 rejected; 0 accept pauses, "
         );
         assert!(line.contains(&told), "{line}");
         assert!(is_served(&mut client));
@@ -162,20 +164,20 @@ fn sigusr1_does_no_harm_before_it_listens() {
     assert_eq!(common::wait(&mut child).code(), Some(0), "{line}");
 }
 
-/// How many turns a line tells of.
-fn turns(line: &str) -> u64 {
+/// How many iterations a summary reports.
+fn iterations(line: &str) -> u64 {
     let words: Vec<&str> = line.split_whitespace().collect();
-    assert_eq!(words.last(), Some(&"turns"), "{line}");
+    assert_eq!(words.last(), Some(&"iterations"), "{line}");
     words[words.len() - 2].parse().unwrap()
 }
 
 #[test]
 fn with_an_interval_it_wakes_to_say_so_and_for_nothing_else() {
     let mut service = Service::start(&["--stats-interval", "100ms"]);
-    let first = turns(&service.wait_for("running for "));
+    let first = iterations(&service.wait_for("running for "));
     for count in 1..=3 {
         let line = service.wait_for("running for ");
-        assert_eq!(turns(&line), first + count, "{line}");
+        assert_eq!(iterations(&line), first + count, "{line}");
     }
     service.stop();
 
@@ -211,7 +213,7 @@ fn the_drain_time_ends_it() {
     let mut client = connect(service.address);
     assert!(is_served(&mut client));
     let lines = service.stop();
-    assert!(lines.last().unwrap().contains("1 cut"), "{lines:#?}");
+    assert!(lines.last().unwrap().contains("1 aborted"), "{lines:#?}");
     assert_eq!(read_to_the_end(&mut client), b"");
 }
 
@@ -442,7 +444,7 @@ fn debug_tells_of_connections_and_trace_of_every_call() {
     service.wait_for(&format!("{peer}: write 5 of 5 bytes"));
     service.wait_for(&format!("{peer}: end of stream"));
     service.wait_for(&format!(
-        "{peer}: closed: the peer finished; 5 bytes echoed, 0 unsent, after"
+        "{peer}: closed: closed by the peer; 5 bytes echoed, 0 pending, after"
     ));
     service.stop();
 
@@ -450,7 +452,7 @@ fn debug_tells_of_connections_and_trace_of_every_call() {
     let client = connect(service.address);
     let peer = client.local_addr().unwrap();
     common::reset(client);
-    service.wait_for(&format!("{peer}: closed: Connection reset by peer"));
+    service.wait_for(&format!("{peer}: closed: reset by the peer"));
     let lines = service.stop();
     assert!(
         !lines.iter().any(|line| line.contains("TRACE")),
@@ -566,21 +568,21 @@ fn refused_connections_are_told_one_by_one_at_debug_and_warned_of_once() {
             assert!(is_reset(service.address));
         }
         let lines = service.stop();
-        let reason = "its address is in no network that is allowed";
+        let reason = "its address is in no allowed network";
         let count = |text: &str| {
             let is_told = |line: &&String| line.contains(text) && line.ends_with(reason);
             lines.iter().filter(is_told).count()
         };
-        assert_eq!(count(": refused: "), told, "{lines:#?}");
+        assert_eq!(count(": rejected: "), told, "{lines:#?}");
         assert_eq!(
             count(
-                "WARN  [mio_echo::admission] 1 connections refused, the last one from 127.0.0.1:"
+                "WARN  [mio_echo::echo::accept] 1 connections rejected, the last one from 127.0.0.1:"
             ),
             1,
             "{lines:#?}"
         );
         assert!(
-            lines.last().unwrap().contains("; 3 refused; "),
+            lines.last().unwrap().contains("; 3 rejected; "),
             "{lines:#?}"
         );
     }
@@ -609,7 +611,7 @@ fn datagrams_without_an_answer_are_told_one_by_one_and_warned_of_once() {
     let client = UdpSocket::bind(("127.0.0.2", port)).unwrap();
     for _ in 0..3 {
         client.send_to(b"hello", address).unwrap();
-        let reason = format!("127.0.0.2:{port}: a datagram gets no answer: its port is served");
+        let reason = format!("127.0.0.2:{port}: datagram dropped: its port is served");
         assert!(service.wait_for(&reason).contains("DEBUG"));
     }
     let lines = service.stop();
@@ -658,7 +660,7 @@ fn a_unix_socket_comes_and_goes_with_the_service() {
     service.wait_for(&format!("listening on {endpoint}"));
     for number in 1..=2 {
         talk();
-        service.wait_for(&format!("unix#{number}: closed: the peer finished"));
+        service.wait_for(&format!("unix#{number}: closed: closed by the peer"));
     }
     let lines = service.stop();
     let taken_over = format!("{endpoint}: left behind, and taken over");

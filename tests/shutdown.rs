@@ -60,7 +60,7 @@ fn connections_that_wait_to_be_accepted_are_served_too() {
     });
     turn_until(&mut server, |server| server.is_finished());
     handle.join().unwrap();
-    assert_eq!(server.stats().finished, 11);
+    assert_eq!(server.stats().closed.peer_closed, 11);
 }
 
 #[test]
@@ -71,7 +71,7 @@ fn an_idle_peer_reads_the_end_of_the_stream_when_the_drain_time_is_over() {
     let reader = std::thread::spawn(move || read_to_the_end(&mut client));
     let stats = server.stop();
     assert_eq!(reader.join().unwrap(), b"");
-    assert_eq!(stats.cut, 1);
+    assert_eq!(stats.closed.aborted, 1);
 }
 
 #[test]
@@ -82,7 +82,7 @@ fn without_a_drain_time_it_ends_at_once() {
     server.shutdown();
     server.turn(None).unwrap();
     assert!(server.is_finished());
-    assert_eq!(server.stats().cut, 1);
+    assert_eq!(server.stats().closed.aborted, 1);
     drop(client);
 }
 
@@ -94,7 +94,7 @@ fn a_peer_that_neither_reads_nor_goes_cannot_hold_it_up() {
     stall(&mut server, &mut stalled, &noise(32 * 1024 * 1024));
     server.shutdown();
     turn_until(&mut server, |server| server.is_finished());
-    assert_eq!(server.stats().cut, 2);
+    assert_eq!(server.stats().closed.aborted, 2);
     drop(idle);
     let mut rest = Vec::new();
     // Cut off: the end of the stream or a reset, but not for ever.

@@ -127,7 +127,10 @@ fn who_is_idle_is_closed_in_time_and_not_before() {
         host.now += slack(limit);
         assert_eq!(host.echo.timeout(host.now), Some(Duration::ZERO), "asleep");
         host.go_on(Duration::ZERO);
-        assert_eq!((host.active(), host.echo.stats().idle), (0, 1));
+        assert_eq!(
+            (host.active(), host.echo.stats().closed.idle_timeout),
+            (0, 1)
+        );
         assert_eq!(host.echo.timeout(host.now), None);
         assert_eq!(read_to_the_end(&mut client), b"");
     }
@@ -154,19 +157,25 @@ fn one_sleeps_exactly_until_the_next_limit() {
     let timeout = host.echo.timeout(host.now).unwrap();
     assert!(IDLE <= timeout && timeout <= late(IDLE), "{timeout:?}");
     host.go_on(timeout);
-    assert_eq!((host.active(), host.echo.stats().idle), (0, 2));
+    assert_eq!(
+        (host.active(), host.echo.stats().closed.idle_timeout),
+        (0, 2)
+    );
 }
 
 #[test]
 fn who_takes_nothing_is_closed_in_time_and_not_before() {
     for buffer_size in [10_000, 64 * 1024] {
-        let mut host = host(config().stall_timeout(STALL).buffer_size(buffer_size));
+        let mut host = host(config().write_timeout(STALL).buffer_size(buffer_size));
         let (client, _) = host.stalled();
         let mut other = host.connect();
         host.go_on(just_before(STALL));
         assert_eq!(host.active(), 2, "too soon");
         host.go_on(slack(STALL));
-        assert_eq!((host.active(), host.echo.stats().stalled), (1, 1));
+        assert_eq!(
+            (host.active(), host.echo.stats().closed.write_timeout),
+            (1, 1)
+        );
         host.echo(&mut other);
         drop(client);
     }
@@ -174,7 +183,7 @@ fn who_takes_nothing_is_closed_in_time_and_not_before() {
 
 #[test]
 fn who_takes_some_is_not_closed() {
-    let mut host = host(config().stall_timeout(STALL));
+    let mut host = host(config().write_timeout(STALL));
     let (mut client, sent) = host.stalled();
     let mut taken = 0;
     let mut buffer = vec![0; 1024 * 1024];
@@ -192,7 +201,7 @@ fn who_takes_some_is_not_closed() {
 
 #[test]
 fn a_second_stall_is_limited_as_the_first() {
-    let mut host = host(config().stall_timeout(STALL));
+    let mut host = host(config().write_timeout(STALL));
     let (mut client, sent) = host.stalled();
     host.take(&mut client, sent);
     host.go_on(late(STALL));
@@ -203,13 +212,16 @@ fn a_second_stall_is_limited_as_the_first() {
     for _ in 0..3 {
         host.go_on(late(STALL));
     }
-    assert_eq!((host.active(), host.echo.stats().stalled), (0, 1));
+    assert_eq!(
+        (host.active(), host.echo.stats().closed.write_timeout),
+        (0, 1)
+    );
 }
 
 #[test]
 fn zero_is_for_ever() {
     let never = config().idle_timeout(Duration::ZERO);
-    let mut host = host(never.stall_timeout(Duration::ZERO));
+    let mut host = host(never.write_timeout(Duration::ZERO));
     let _idle = host.connect();
     let _stalled = host.stalled();
     assert_eq!(host.echo.timeout(host.now), None);
@@ -219,11 +231,14 @@ fn zero_is_for_ever() {
 
 #[test]
 fn the_idle_time_goes_for_the_stalled_too() {
-    let both = config().idle_timeout(STALL).stall_timeout(IDLE);
+    let both = config().idle_timeout(STALL).write_timeout(IDLE);
     let mut host = host(both);
     let _stalled = host.stalled();
     host.go_on(late(STALL));
-    assert_eq!((host.active(), host.echo.stats().idle), (0, 1));
+    assert_eq!(
+        (host.active(), host.echo.stats().closed.idle_timeout),
+        (0, 1)
+    );
 }
 
 #[test]
@@ -236,7 +251,7 @@ fn places_of_those_who_are_gone_are_not_mistaken() {
         host.run_until(|echo| echo.stats().active == 0);
         assert_eq!(host.echo.timeout(host.now), None, "waits for nobody");
     }
-    assert_eq!(host.echo.stats().idle, 0);
+    assert_eq!(host.echo.stats().closed.idle_timeout, 0);
 }
 
 #[test]
@@ -247,7 +262,13 @@ fn limits_hold_while_draining() {
     host.echo.shutdown(host.now);
     host.go_on(late(STALL));
     assert!(host.echo.is_finished());
-    assert_eq!((host.echo.stats().idle, host.echo.stats().cut), (1, 0));
+    assert_eq!(
+        (
+            host.echo.stats().closed.idle_timeout,
+            host.echo.stats().closed.aborted
+        ),
+        (1, 0)
+    );
 }
 
 /// The connection goes from one state of the shutdown to the next in the turn in which its idle
@@ -284,7 +305,11 @@ fn waiting_data_is_echoed_before_a_timeout_is_judged() {
     host.now += IDLE * 3;
     host.echo.run(host.now);
     let stats = host.echo.stats();
-    assert_eq!((stats.active, stats.idle), (40, 1), "{stats:?}");
+    assert_eq!(
+        (stats.active, stats.closed.idle_timeout),
+        (40, 1),
+        "{stats:?}"
+    );
     assert_eq!(stats.bytes_sent, 5 * 40);
     assert_eq!(read_to_the_end(&mut silent), b"");
     for client in &mut clients {
@@ -298,14 +323,18 @@ fn waiting_data_is_echoed_before_a_timeout_is_judged() {
 /// The peer reads again while the process is paused.
 #[test]
 fn pending_bytes_are_sent_before_a_write_timeout_is_judged() {
-    let mut host = host(config().stall_timeout(STALL));
+    let mut host = host(config().write_timeout(STALL));
     let (mut client, _) = host.stalled();
     let mut buffer = vec![0; 16 * 1024 * 1024];
     assert!(client.read(&mut buffer).unwrap() > 0);
     host.now += STALL * 3;
     host.echo.run(host.now);
     let stats = host.echo.stats();
-    assert_eq!((stats.active, stats.stalled), (1, 0), "{stats:?}");
+    assert_eq!(
+        (stats.active, stats.closed.write_timeout),
+        (1, 0),
+        "{stats:?}"
+    );
 }
 
 /// A read at 41.7 ms of the engine's clock, a check at 50 ms.
@@ -334,7 +363,7 @@ fn write_timeout_of_a_spliced_stream_begins_with_its_last_read() {
     let directory = common::Directory::new();
     let path = directory.file("socket");
     let endpoint = common::config_at(&format!("unix:{}", path.display()));
-    let mut host = Host::at(endpoint.stall_timeout(LIMIT));
+    let mut host = Host::at(endpoint.write_timeout(LIMIT));
     let mut client = UnixStream::connect(&path).unwrap();
     client.set_nonblocking(true).unwrap();
     host.run_until(|echo| echo.stats().active == 1);
@@ -369,7 +398,10 @@ fn write_timeout_of_a_spliced_stream_begins_with_its_last_read() {
     host.go_on(just_before(LIMIT));
     assert_eq!(host.active(), 1, "closed too early");
     host.go_on(slack(LIMIT));
-    assert_eq!((host.active(), host.echo.stats().stalled), (0, 1));
+    assert_eq!(
+        (host.active(), host.echo.stats().closed.write_timeout),
+        (0, 1)
+    );
 }
 
 #[test]
@@ -381,5 +413,5 @@ fn a_server_closes_idle_peers_by_itself() {
     let start = Instant::now();
     assert_eq!(read_to_the_end(&mut server.connect()), b"");
     assert!(start.elapsed() >= limit);
-    assert_eq!(server.stop().idle, 1);
+    assert_eq!(server.stop().closed.idle_timeout, 1);
 }

@@ -81,7 +81,7 @@ fn every_byte_comes_back_and_then_the_end() {
     handle.shutdown().unwrap();
     let stats = service.join().unwrap();
     assert_eq!(
-        (stats.accepted, stats.finished, stats.bytes_sent),
+        (stats.accepted, stats.closed.peer_closed, stats.bytes_sent),
         (1, 1, 3_000_000)
     );
 }
@@ -148,7 +148,7 @@ fn descriptors_that_are_sent_along_do_not_wedge_a_connection() {
     )
     .unwrap();
     client.shutdown(Shutdown::Write).unwrap();
-    turn_until(&mut server, |server| server.stats().finished == 1);
+    turn_until(&mut server, |server| server.stats().closed.peer_closed == 1);
     assert_eq!(receive(&mut server, &mut client, 1), b"!");
 }
 

@@ -121,7 +121,7 @@ fn urgent_bytes_stay_in_their_places_in_bulk() {
     });
     let stats = server.stop();
     assert!(stats.bytes_zero_copied > 0, "never in bulk");
-    assert_eq!((stats.finished, stats.failed), (1, 0));
+    assert_eq!((stats.closed.peer_closed, stats.closed.error), (1, 0));
 }
 
 #[test]
@@ -165,7 +165,10 @@ fn for_those_who_do_not_read_one_pipe_each_is_held_and_pipes_run_out_for_nobody(
     handle.shutdown().unwrap();
     let stats = server.join().unwrap();
     assert!(stats.bytes_zero_copied > 0, "never in bulk");
-    assert_eq!((stats.finished, stats.failed), (PIPES as u64 + 9, 0));
+    assert_eq!(
+        (stats.closed.peer_closed, stats.closed.error),
+        (PIPES as u64 + 9, 0)
+    );
 }
 
 #[test]

@@ -41,7 +41,7 @@ pub enum ConfigError {
     /// Outside [`Config::TIMEOUT_RANGE`].
     IdleTimeout(Duration),
     /// Outside [`Config::TIMEOUT_RANGE`].
-    StallTimeout(Duration),
+    WriteTimeout(Duration),
     /// Outside [`Config::BUSY_POLL_RANGE`].
     BusyPoll(Duration),
     /// Outside [`Config::UNIX_MODE_RANGE`].
@@ -105,9 +105,9 @@ impl fmt::Display for ConfigError {
                 "an idle timeout of {value:?} is out of range: choose 0 to {:?}",
                 Config::TIMEOUT_RANGE.end()
             ),
-            ConfigError::StallTimeout(value) => write!(
+            ConfigError::WriteTimeout(value) => write!(
                 f,
-                "a stall timeout of {value:?} is out of range: choose 0 to {:?}",
+                "a write timeout of {value:?} is out of range: choose 0 to {:?}",
                 Config::TIMEOUT_RANGE.end()
             ),
             ConfigError::BusyPoll(value) => write!(

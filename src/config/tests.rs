@@ -23,8 +23,8 @@ fn the_ends_of_every_range_are_taken() {
         Config::builder().drain_timeout(Duration::from_secs(86_400)),
         Config::builder().idle_timeout(Duration::ZERO),
         Config::builder().idle_timeout(Duration::from_secs(86_400)),
-        Config::builder().stall_timeout(Duration::ZERO),
-        Config::builder().stall_timeout(Duration::from_secs(86_400)),
+        Config::builder().write_timeout(Duration::ZERO),
+        Config::builder().write_timeout(Duration::from_secs(86_400)),
         Config::builder().busy_poll(Duration::ZERO),
         Config::builder().busy_poll(Duration::from_secs(1)),
         Config::builder().unix_mode(0),
@@ -70,8 +70,8 @@ fn what_is_out_of_range_is_named() {
         ConfigError::IdleTimeout(forever)
     );
     assert_eq!(
-        error(Config::builder().stall_timeout(forever)),
-        ConfigError::StallTimeout(forever)
+        error(Config::builder().write_timeout(forever)),
+        ConfigError::WriteTimeout(forever)
     );
     assert_eq!(
         error(Config::builder().busy_poll(forever)),

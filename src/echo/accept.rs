@@ -181,9 +181,7 @@ impl Echo {
     fn count_rejected(&mut self, reason: RejectReason, peer: std::net::SocketAddr, now: Instant) {
         let rejected = &mut self.stats.rejected;
         let (counter, throttle) = match reason {
-            RejectReason::NotAllowed => {
-                (&mut rejected.not_allowed, &mut self.acceptor.not_allowed)
-            }
+            RejectReason::NotAllowed => (&mut rejected.not_allowed, &mut self.acceptor.not_allowed),
             RejectReason::TooManyFromSource => (
                 &mut rejected.too_many_from_source,
                 &mut self.acceptor.too_many_from_source,

@@ -22,7 +22,7 @@ use super::timers::{Millis, Timeout};
 use crate::config::ZeroCopy;
 use crate::net::stream::Peer;
 use crate::net::{Pipe, Readiness, SHORT_READ_DRAINS_SOCKET, Stream, nonblocking};
-use crate::stats::{Reason, Stats};
+use crate::stats::{CloseReason, Stats};
 
 /// Read buffer and pipes, shared by all connections. Neither holds a byte between two turns.
 #[derive(Debug)]
@@ -54,7 +54,7 @@ pub(crate) enum Next {
     /// Another turn: there may be more to do, and no event will announce it.
     Again,
     /// Close the connection.
-    Close(Reason),
+    Close(CloseReason),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -212,7 +212,7 @@ impl<S: Stream> Connection<S> {
     fn echo(&mut self, shared: &mut Shared<S::Pipe>, stats: &mut Stats) -> io::Result<Next> {
         let buffer = &mut shared.read_buffer[..];
         let count = match nonblocking(|| self.stream.read(buffer))? {
-            Some(0) => return Ok(self.end_of_stream(Reason::Finished)),
+            Some(0) => return Ok(self.end_of_stream(CloseReason::PeerClosed)),
             Some(count) => count,
             None => return Ok(self.read_would_block()),
         };
@@ -243,7 +243,7 @@ impl<S: Stream> Connection<S> {
     fn discard(&mut self, shared: &mut Shared<S::Pipe>) -> io::Result<Next> {
         let buffer = &mut shared.read_buffer[..];
         let count = match nonblocking(|| self.stream.read(buffer))? {
-            Some(0) => return Ok(self.end_of_stream(Reason::Cut)),
+            Some(0) => return Ok(self.end_of_stream(CloseReason::Aborted)),
             Some(count) => count,
             None => return Ok(self.read_would_block()),
         };
@@ -323,7 +323,7 @@ impl<S: Stream> Connection<S> {
     }
 
     /// The peer sends no more, and nothing is pending. Closing the socket passes the end on.
-    fn end_of_stream(&mut self, reason: Reason) -> Next {
+    fn end_of_stream(&mut self, reason: CloseReason) -> Next {
         trace!("{}: end of stream", self.peer);
         Next::Close(reason)
     }

@@ -7,7 +7,7 @@ use log::info;
 
 use super::{Echo, Source};
 use crate::net::syn_filter::HANDSHAKE_GRACE;
-use crate::stats::Reason;
+use crate::stats::CloseReason;
 
 /// The longest time for which a connection is read and discarded, so that the bytes on their way
 /// arrive.
@@ -141,7 +141,7 @@ impl Echo {
 
     fn abort_all(&mut self, now: Instant) {
         for key in self.keys() {
-            self.close(key, &Reason::Cut, now);
+            self.close(key, &CloseReason::Aborted, now);
         }
     }
 

@@ -9,7 +9,8 @@ use mio::unix::SourceFd;
 use socket2::{Domain, Socket, Type};
 
 use crate::net::stream::Peer;
-use crate::net::syn_filter::HANDSHAKE;
+use crate::net::syn_filter::HANDSHAKE_GRACE;
+use crate::policy::log_lines::logged;
 
 const RETRY: Duration = Duration::from_millis(100);
 
@@ -26,23 +27,20 @@ fn replace(echo: &mut Echo, socket: Socket) -> Source {
     let bound = Bound {
         endpoint,
         file: None,
-        is_shared: false,
+        inherited: false,
         socket,
     };
-    let socket = EndpointSocket::Datagrams(DatagramSocket::new(bound, address).unwrap());
+    let socket = DatagramSocket::new(bound, address).unwrap();
     echo.enqueue(0);
-    mem::replace(
-        &mut echo.slots[0].source,
-        Source::Endpoint(Box::new(socket)),
-    )
+    mem::replace(&mut echo.slots[0].source, Source::Udp(Box::new(socket)))
 }
 
-/// To receive from a stream socket that is not connected is an error each time.
+/// To receive from a TCP socket that is not connected is an error each time.
 #[test]
 fn short_of_something_it_is_tried_again_every_100_ms() {
     let poll = Poll::new().unwrap();
     let mut echo = echo(&poll);
-    let broken = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+    let broken = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     let working = replace(&mut echo, broken);
     let start = Instant::now();
     let at = |millis| start + Duration::from_millis(millis);
@@ -119,10 +117,13 @@ fn whoever_is_not_taken_in_is_none_of_the_source_s_connections() {
         .unwrap();
     let now = Instant::now();
     echo.admit(unwatched, peer, now).unwrap_err();
-    assert_eq!(echo.admission.sources(), 0);
+    assert_eq!(echo.acceptor.admission.sources(), 0);
     echo.admit(stream, other_peer, now).unwrap();
-    assert_eq!((echo.admission.sources(), echo.stats.active), (1, 1));
-    assert_eq!(echo.stats.refused.total(), 0);
+    assert_eq!(
+        (echo.acceptor.admission.sources(), echo.stats.active),
+        (1, 1)
+    );
+    assert_eq!(echo.stats.rejected.total(), 0);
 }
 
 /// Whatever the reason.
@@ -130,44 +131,28 @@ fn whoever_is_not_taken_in_is_none_of_the_source_s_connections() {
 fn a_connection_that_is_closed_is_none_of_its_source_s_any_more() {
     let poll = Poll::new().unwrap();
     let mut echo = echo_for_one_per_source(&poll);
-    for reason in [Reason::Finished, Reason::Reset, Reason::Cut] {
+    for reason in [
+        CloseReason::PeerClosed,
+        CloseReason::Reset,
+        CloseReason::Aborted,
+    ] {
         let [(_client, stream, peer), (_other, other_stream, other_peer)] = clients();
         let now = Instant::now();
         let key = echo.slots.vacant_key();
         echo.admit(stream, peer, now).unwrap();
         echo.admit(other_stream, other_peer, now).unwrap();
-        assert_eq!((echo.admission.sources(), echo.stats.active), (1, 1));
+        assert_eq!(
+            (echo.acceptor.admission.sources(), echo.stats.active),
+            (1, 1)
+        );
         echo.close(key, &reason, now);
-        assert_eq!((echo.admission.sources(), echo.stats.active), (0, 0));
+        assert_eq!(
+            (echo.acceptor.admission.sources(), echo.stats.active),
+            (0, 0)
+        );
     }
-    assert_eq!(echo.stats.refused.too_many_from_source, 3);
+    assert_eq!(echo.stats.rejected.too_many_from_source, 3);
     assert_eq!(echo.slots.len(), 1);
-}
-
-/// A socket whose peer does not read plays the one that has no room.
-#[test]
-fn what_is_unsent_when_the_drain_time_is_over_is_counted() {
-    let poll = Poll::new().unwrap();
-    let mut echo = echo(&poll);
-    let (full, _peer) = Socket::pair(Domain::UNIX, Type::SEQPACKET, None).unwrap();
-    full.set_nonblocking(true).unwrap();
-    while full.send(b"full").is_ok() {}
-    replace(&mut echo, full);
-    echo.slots[0].datagrams().unwrap().hold_back(2);
-
-    let (start, drain) = (Instant::now(), echo.config.drain_timeout);
-    echo.shutdown(start);
-    for left in [drain, Duration::from_millis(1)] {
-        let now = start + drain.saturating_sub(left);
-        echo.run(now);
-        assert!(!echo.is_finished(), "given up too soon");
-        assert_eq!(echo.timeout(now), Some(left));
-    }
-    echo.run(start + drain);
-    assert!(echo.is_finished());
-    assert_eq!(echo.timeout(start + drain), None);
-    assert_eq!(echo.stats.datagram_errors, 2);
-    assert_eq!(echo.stats.datagrams_sent, 0);
 }
 
 /// A filter that lets first segments in and nothing else plays a network that is slow.
@@ -192,7 +177,7 @@ fn a_handshake_that_has_begun_at_a_shutdown_is_completed_where_ports_are_shared(
     let config = Config::builder().endpoint(endpoint).reuse_port(true);
     let mut echo = Echo::new(config.build().unwrap(), poll.registry(), Token(0)).unwrap();
     let address = echo.endpoints[0].address().unwrap();
-    let listener = echo.slots[0].listener().unwrap();
+    let listener = echo.slots[0].listener_mut().unwrap();
     let socket = listener.tcp().unwrap();
     socket.attach_filter(&FIRST_SEGMENTS).unwrap();
     let mut client = TcpStream::connect(address).unwrap();
@@ -200,7 +185,7 @@ fn a_handshake_that_has_begun_at_a_shutdown_is_completed_where_ports_are_shared(
     let start = Instant::now();
     echo.shutdown(start);
     assert_eq!(echo.stats.accepted, 0, "it has not yet connected");
-    assert_eq!(echo.timeout(start), Some(HANDSHAKE));
+    assert_eq!(echo.timeout(start), Some(HANDSHAKE_GRACE));
     // With these bytes its handshake is completed.
     client.write_all(b"hello").unwrap();
     while echo.stats.bytes_sent < 5 {
@@ -215,14 +200,14 @@ fn a_handshake_that_has_begun_at_a_shutdown_is_completed_where_ports_are_shared(
     }
     client.read_exact(&mut [0; 5]).unwrap();
 
-    echo.run(start + HANDSHAKE);
+    echo.run(start + HANDSHAKE_GRACE);
     assert_eq!(echo.slots.len(), 1, "more than that connection is open");
     TcpStream::connect(address).unwrap_err();
 }
 
 #[test]
 fn handshakes_have_no_more_than_the_drain_time() {
-    for drain in [Duration::ZERO, HANDSHAKE / 2] {
+    for drain in [Duration::ZERO, HANDSHAKE_GRACE / 2] {
         let poll = Poll::new().unwrap();
         let endpoint = "tcp://127.0.0.1:0".parse().unwrap();
         let config = Config::builder().endpoint(endpoint).reuse_port(true);
@@ -234,4 +219,42 @@ fn handshakes_have_no_more_than_the_drain_time() {
         echo.run(start + drain);
         assert!(echo.is_finished());
     }
+}
+
+#[test]
+fn rejections_are_warned_of_once_a_minute_for_each_reason() {
+    let poll = Poll::new().unwrap();
+    let config = Config::builder().endpoint("tcp://127.0.0.1:0".parse().unwrap());
+    let config = config
+        .max_per_source(1)
+        .allow("127.0.0.0/8".parse().unwrap());
+    let mut echo = Echo::new(config.build().unwrap(), poll.registry(), Token(0)).unwrap();
+    let start = Instant::now();
+    let [(_one, stream, peer), (_other, second, _)] = clients();
+    echo.admit(stream, peer, start).unwrap();
+    let mut sockets = vec![second];
+    let outside = Peer::Tcp("192.0.2.1:7".parse().unwrap());
+    for (seconds, peer, warning) in [
+        (
+            0,
+            outside,
+            Some("1 connections rejected, the last one from 192.0.2.1:7"),
+        ),
+        (0, peer, Some("1 connections rejected")),
+        (1, outside, None),
+        (59, peer, None),
+        (60, outside, Some("2 connections rejected")),
+        (90, peer, Some("2 connections rejected")),
+    ] {
+        let now = start + Duration::from_secs(seconds);
+        let [(_one, stream, _), (_other, next, _)] = clients();
+        sockets.push(next);
+        let lines = logged(|| echo.admit(stream, peer, now).unwrap());
+        assert_eq!(lines[0].0, log::Level::Debug);
+        let line = lines.get(1).map_or("", |(_, line)| line.as_str());
+        assert!(line.starts_with(warning.unwrap_or("")), "{line}");
+        assert_eq!(lines.len(), 1 + usize::from(warning.is_some()), "{lines:?}");
+    }
+    assert_eq!(echo.stats.rejected.not_allowed, 3);
+    assert_eq!(echo.stats.rejected.too_many_from_source, 3);
 }

@@ -7,7 +7,7 @@ use log::warn;
 use super::timers::Timeout;
 use super::{Connection, Echo, Slot};
 use crate::net::stream::StreamSocket;
-use crate::stats::Reason;
+use crate::stats::CloseReason;
 
 /// How many bytes a connection has echoed before its unacknowledged data is limited at the close.
 const UNACKNOWLEDGED_MIN: u64 = 64 * 1024;
@@ -74,7 +74,7 @@ impl Echo {
             let Some(key) = self.timers.take_longest_blocked(blocked_since) else {
                 return;
             };
-            self.close(key, &Reason::Evicted, now);
+            self.close(key, &CloseReason::Evicted, now);
             if let Some(count) = self.evictions.count(now) {
                 let limit = self.config.max_buffered;
                 warn!(
@@ -90,7 +90,7 @@ impl Echo {
     ///
     /// The limit is not set on listeners: there it would also reset live peers that read slowly.
     pub(super) fn limit_unacknowledged(&self, connection: &Connection<StreamSocket>) {
-        let limit = self.config.stall_timeout;
+        let limit = self.config.write_timeout;
         if limit > Duration::ZERO && connection.echoed() >= UNACKNOWLEDGED_MIN {
             connection.stream().set_user_timeout(limit);
         }
@@ -101,11 +101,11 @@ impl Echo {
     }
 }
 
-impl From<Timeout> for Reason {
+impl From<Timeout> for CloseReason {
     fn from(timeout: Timeout) -> Self {
         match timeout {
-            Timeout::Idle => Reason::Idle,
-            Timeout::Write => Reason::Stalled,
+            Timeout::Idle => CloseReason::IdleTimeout,
+            Timeout::Write => CloseReason::WriteTimeout,
         }
     }
 }

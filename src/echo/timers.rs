@@ -200,10 +200,23 @@ impl Wheel {
         }
         let present = self.present(now);
         self.first = self.first_occupied().unwrap_or(present).min(present);
+        if self.timeout.is_none() {
+            // Nothing is due without a timeout: the overdue keys stay the first to be evicted.
+            let mut overdue = self.take_before(present);
+            self.first = present;
+            if !overdue.is_empty() {
+                self.slots[place(present)].append(&mut overdue);
+                self.mark_occupied(present);
+            }
+        }
         // The last slot is early for a deadline behind it, and late for none.
         let last = self.first + SLOTS as u64 - 1;
         let slot = self.slot_of(last_progress).max(present).min(last);
         self.slots[place(slot)].push(short(key));
+        self.mark_occupied(slot);
+    }
+
+    fn mark_occupied(&mut self, slot: u64) {
         self.occupied |= 1 << place(slot);
         self.due_at = self.due_at.min(self.end_of(slot));
     }
@@ -211,21 +224,27 @@ impl Wheel {
     /// Takes out all slots that are over. Keys that are scheduled after this go into slots that are
     /// not over yet, so that no key is due twice at one time.
     fn take_due(&mut self, now: u64) -> Vec<u32> {
-        let mut due = Vec::new();
         if now < self.due_at {
-            return due;
+            return Vec::new();
         }
         let present = self.present(now);
-        while let Some(slot) = self.first_occupied().filter(|slot| *slot < present) {
-            self.occupied &= !(1 << place(slot));
-            due.append(&mut mem::take(&mut self.slots[place(slot)]));
-        }
+        let due = self.take_before(present);
         for &key in &due {
             self.scheduled.remove(key as usize);
         }
         self.first = present;
         self.update_due_at();
         due
+    }
+
+    /// Empties all slots before this one, and frees their memory.
+    fn take_before(&mut self, end: u64) -> Vec<u32> {
+        let mut keys = Vec::new();
+        while let Some(slot) = self.first_occupied().filter(|slot| *slot < end) {
+            self.occupied &= !(1 << place(slot));
+            keys.append(&mut mem::take(&mut self.slots[place(slot)]));
+        }
+        keys
     }
 
     /// Takes one key out of the first slot that has any, and tells the slot.

@@ -1,370 +1,340 @@
-//! The datagram side: one socket, many peers. Each datagram goes back to where it came from.
+//! UDP: one socket, many peers. Each datagram goes back to where it came from.
 //!
-//! A turn receives a batch of datagrams and sends their answers:
+//! A turn receives a batch of datagrams, filters it, and replies:
 //!
 //! ```text
-//!             readable edge              there may be more
-//!   Waiting ───────────────► Answering ─────────────────────► on the run queue ─► Answering
-//!      ▲                       │  │ sending would block                  (next turn)
-//!      │ nothing more to receive  └───────────► Blocked: the rest of the batch kept, not receiving
-//!      └───────────────────────┘                  │ writable edge ─► send the rest ─► Answering
-//!   the system is short of memory ─► on the run queue again, a little later
+//!             readable               there may be more
+//!   Waiting ───────────► Replying ─────────────────────► run queue ─► Replying (next turn)
+//!      ▲                    │  │
+//!      │ receive would block│  └─ receiving fails, and not for an earlier reply ─► retry timer
+//!      └────────────────────┘
 //! ```
 //!
-//! While datagrams keep coming the selector is not asked about them at all, and each turn simply
-//! tries to receive. Events would tell what is known already, and cost something: the selector
-//! takes note of each datagram that comes, and of the room that each one leaves when it has gone.
-//! Linux does the same with network cards and calls it NAPI.
+//! UDP is best effort. A reply that cannot be sent now is dropped and counted, as a router would do,
+//! and receiving goes on: all peers share the send buffer of the socket, and replies to neighbours that
+//! do not answer ARP stay in it for seconds. Waiting for room would let a few forged datagrams silence
+//! the service for all peers.
+//!
+//! While datagrams keep coming, the socket is not registered, and each turn tries to receive. Events
+//! would only repeat what is known, at the cost of the selector's bookkeeping for each datagram. Linux
+//! does the same with network cards and calls it NAPI.
 
+use std::fmt;
 use std::io;
+use std::mem;
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use log::{debug, trace};
-use mio::net::UdpSocket;
+use log::{debug, trace, warn};
 use mio::{Interest, Registry, Token};
-use socket2::Socket;
 
+use super::{Echo, Slot};
 use crate::net::bind::{Bound, ListenError};
 use crate::net::endpoint::Endpoint;
-use crate::net::udp::packet_info::Asked;
-use crate::net::{Readiness, nonblocking};
-use crate::policy::reply_filter::Refusals;
-use crate::stats::Stats;
+use crate::net::nonblocking;
+use crate::net::udp::{self, BATCH, Datagram, DatagramIo, POLL_THRESHOLD, SLOT_SIZE, UdpIo};
+use crate::policy::log_throttle::LogThrottle;
+use crate::policy::reply_filter::{DropReason, ReplyFilter};
+use crate::stats::{Dropped, Stats};
 
-use crate::net::udp::{BATCH, PacketSocket};
+/// After how long a turn is tried again when receiving or registering failed: no event announces the
+/// end of a shortage.
+const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Room for one datagram of any size: one of IPv6 has up to 65,527 bytes (RFC 8200, section 3, less
-/// UDP's header), one of IPv4 up to 65,507. The odd rest keeps the beginnings of neighbours, which
-/// is all that small datagrams use, from competing for the same places in the processor's cache.
-pub(crate) const SLOT: usize = 65_536 + 64;
+/// How many batches a socket still receives at a shutdown: more than its receive buffer holds, and not
+/// all that peers go on sending.
+const MAX_DRAIN_BATCHES: usize = 4096 / BATCH;
 
-/// How much the system is asked to hold for the socket until it is received. It may grant less;
-/// see `net.core.rmem_max` in socket(7).
-const RECEIVE_BUFFER: usize = 1024 * 1024;
+/// What all UDP sockets share.
+#[derive(Debug)]
+pub(super) struct Udp {
+    filter: ReplyFilter,
+    warnings: LogThrottle,
+    /// When the sockets get a turn without an event.
+    pub(super) retry_at: Option<Instant>,
+}
 
-/// From so many datagrams in one batch on, more are expected right behind it.
-pub(crate) const BUSY: usize = if BATCH < 4 { BATCH } else { 4 };
+impl Udp {
+    pub(super) fn new(filter: ReplyFilter) -> Self {
+        Udp {
+            filter,
+            warnings: LogThrottle::default(),
+            retry_at: None,
+        }
+    }
 
-/// How many batches are still received of a socket that is to finish: more than the system holds
-/// for it, and not all that somebody may go on sending.
-const LAST_BATCHES: usize = 4096 / BATCH;
+    /// Whether a datagram gets a reply. If not, counts and logs it.
+    fn admits(&mut self, datagram: &Datagram, stats: &mut Stats, now: Instant) -> bool {
+        let (peer, info) = (datagram.peer, &datagram.info);
+        let reason = self.filter.check(peer, info.multicast, info.ttl);
+        if let Some(reason) = reason {
+            *counter(&mut stats.dropped, reason) += 1;
+            debug!("{peer}: datagram dropped: {reason}");
+            if let Some(count) = self.warnings.count(now) {
+                warn!("{count} datagrams got no reply, the last one from {peer}: {reason}");
+            }
+        }
+        reason.is_none()
+    }
+}
 
-/// How often a datagram is tried for which the system has no memory, before it is given up: it may
-/// be that one alone which is too much.
-const SHORTAGES: u32 = 50;
+fn counter(dropped: &mut Dropped, reason: DropReason) -> &mut u64 {
+    match reason {
+        DropReason::NotAllowed => &mut dropped.not_allowed,
+        DropReason::PortZero => &mut dropped.port_zero,
+        DropReason::ReservedPort => &mut dropped.reserved_port,
+        DropReason::NfsPort => &mut dropped.nfs_port,
+        DropReason::OwnPort => &mut dropped.own_port,
+        DropReason::SourceAddress => &mut dropped.source_address,
+        DropReason::Destination => &mut dropped.destination,
+        DropReason::HopLimit => &mut dropped.hop_limit,
+    }
+}
 
 /// What a socket asks for at the end of a turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Next {
-    /// Nothing until an event.
-    Wait,
-    /// Another turn: there may be more to receive, and no event will say so.
+    /// Wait for an event.
+    WaitReadable,
+    /// Another turn: there may be more to receive, and no event will announce it.
     Again,
-    /// Another turn after a while: the system is short of something.
+    /// Another turn after [`RETRY_INTERVAL`]: the system is out of memory.
     Later,
-    /// To be closed: it was to [finish](DatagramSocket::finish), and has.
+    /// Close the socket: it [finishes](DatagramSocket::finish), and is drained.
     Close,
 }
 
-/// What is wanted of a socket for datagrams. The tests have a scripted one.
-pub(crate) trait Packets {
-    /// Receives up to [`BATCH`] datagrams into slots of `buffers`, at least one. Gives how many;
-    /// fewer than [`BUSY`] are all there were.
-    fn receive(&mut self, buffers: &mut [u8], datagrams: &mut Vec<Datagram>) -> io::Result<usize>;
-
-    /// Sends the first of the datagrams, and as many more as come from the same address of this
-    /// host and can be sent now. Gives how many were sent.
-    fn send(&mut self, buffers: &[u8], datagrams: &[Datagram]) -> io::Result<usize>;
-}
-
-/// A datagram that was received, and its place in the buffers.
-#[derive(Debug, Clone)]
-pub(crate) struct Datagram {
-    pub(crate) slot: usize,
-    pub(crate) size: usize,
-    pub(crate) peer: SocketAddr,
-    pub(crate) asked: Option<Asked>,
-}
-
-impl Datagram {
-    pub(crate) fn bytes<'a>(&self, buffers: &'a [u8]) -> &'a [u8] {
-        let start = self.slot * SLOT;
-        &buffers[start..start + self.size]
-    }
-}
-
-/// What is known of the socket.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
-    /// There is nothing to receive. An event tells of more.
-    Exhausted,
-    /// There may be more to receive.
-    Readable,
-    /// Sending would block. An event tells of room; what can be received is not looked at.
-    Blocked,
-}
-
-impl State {
-    /// What an event is needed for. For a socket that becomes registered, or registered for
-    /// something else, there is an event if it is ready at that time.
-    fn interest(self) -> Option<Interest> {
-        match self {
-            State::Exhausted => Some(Interest::READABLE),
-            // Where each datagram takes a call of its own, so would this.
-            State::Readable if BATCH == 1 => Some(Interest::READABLE),
-            State::Readable => None,
-            State::Blocked => Some(Interest::WRITABLE),
-        }
-    }
-}
-
-/// A bound UDP socket, with the datagrams that it has not yet sent back.
+/// A bound UDP socket.
 #[derive(Debug)]
-pub(crate) struct DatagramSocket<S = PacketSocket> {
+pub(crate) struct DatagramSocket<S = UdpIo> {
     socket: S,
     endpoint: Endpoint,
-    /// [`BATCH`] slots. Memory of the system's only as far as there ever were bytes in them.
+    /// [`BATCH`] slots. The system provides memory for the part that was ever used.
     buffers: Box<[u8]>,
-    /// Received, and to be sent back, in this order.
-    unsent: Vec<Datagram>,
-    state: State,
-    /// What the selector tells of.
-    watched: Option<Interest>,
-    /// How many batches it still receives, if it is to finish.
+    /// The datagrams of this turn. Empty between turns; kept for its memory.
+    batch: Vec<Datagram>,
+    /// Whether each turn tries to receive, so that events are not needed.
+    is_polled: bool,
+    is_registered: bool,
+    /// How many batches are still received, if the socket finishes.
     batches_left: Option<usize>,
-    /// How often in a row the system was short of memory for the first that is unsent.
-    shortages: u32,
+    /// The last value of [`Datagram::drops`]; `None` until the first on an inherited socket.
+    drops: Option<u32>,
 }
 
 impl DatagramSocket {
     pub(crate) fn new(bound: Bound, address: SocketAddr) -> Result<Self, ListenError> {
-        let Bound {
-            endpoint, socket, ..
-        } = bound;
-        prepare(&socket).map_err(|error| ListenError::new(&endpoint, error))?;
-        let socket = PacketSocket::new(UdpSocket::from_std(socket.into()), address);
-        Ok(Self::over(socket, endpoint))
-    }
-
-    /// Registers for what there is to wait for.
-    pub(crate) fn watch(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
-        let wanted = self.state.interest();
-        let socket = self.socket.source_mut();
-        match (self.watched, wanted) {
-            (watched, wanted) if watched == wanted => {}
-            (None, Some(interest)) => registry.register(socket, token, interest)?,
-            (Some(_), Some(interest)) => registry.reregister(socket, token, interest)?,
-            (_, None) => registry.deregister(socket)?,
-        }
-        self.watched = wanted;
-        Ok(())
-    }
-
-    /// Takes it out of the selector.
-    pub(crate) fn leave(&mut self, registry: &Registry) -> io::Result<()> {
-        match self.watched.take() {
-            Some(_) => registry.deregister(self.socket.source_mut()),
-            None => Ok(()),
-        }
+        udp::prepare(&bound.socket).map_err(|error| ListenError::new(&bound.endpoint, error))?;
+        let io = UdpIo::new(bound.socket, address);
+        let mut socket = Self::over(io, bound.endpoint);
+        socket.drops = (!bound.inherited).then_some(0);
+        Ok(socket)
     }
 }
 
-impl<S: Packets> DatagramSocket<S> {
+impl<S: DatagramIo> DatagramSocket<S> {
     fn over(socket: S, endpoint: Endpoint) -> Self {
         DatagramSocket {
             socket,
             endpoint,
-            buffers: vec![0; SLOT * BATCH].into(),
-            unsent: Vec::with_capacity(BATCH),
-            state: State::Exhausted,
-            watched: None,
+            buffers: vec![0; SLOT_SIZE * BATCH].into(),
+            batch: Vec::with_capacity(BATCH),
+            is_polled: false,
+            is_registered: false,
             batches_left: None,
-            shortages: 0,
+            drops: None,
         }
+    }
+
+    /// Registers if events are needed, and deregisters if not. Registering a readable socket gives an
+    /// event.
+    pub(crate) fn update_registration(
+        &mut self,
+        registry: &Registry,
+        token: Token,
+    ) -> io::Result<()> {
+        let socket = self.socket.source_mut();
+        match (self.is_registered, self.is_polled) {
+            (false, false) => registry.register(socket, token, Interest::READABLE)?,
+            (true, true) => registry.deregister(socket)?,
+            _ => return Ok(()),
+        }
+        self.is_registered = !self.is_registered;
+        Ok(())
+    }
+
+    pub(crate) fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
+        if mem::take(&mut self.is_registered) {
+            registry.deregister(self.socket.source_mut())?;
+        }
+        Ok(())
     }
 
     pub(crate) fn endpoint(&self) -> &Endpoint {
         &self.endpoint
     }
 
-    /// How many datagrams are still to be sent back.
-    pub(crate) fn unsent(&self) -> usize {
-        self.unsent.len()
-    }
-
-    /// Takes an event in, and says whether it is worth a turn.
-    pub(crate) fn wake(&self, readiness: Readiness) -> bool {
-        if self.state == State::Blocked {
-            readiness.writable
-        } else {
-            readiness.readable
-        }
-    }
-
-    /// From now on answers what has come already, and then asks to be closed.
+    /// From now on replies to queued datagrams only, and then asks to be closed.
     pub(crate) fn finish(&mut self) {
-        self.batches_left = Some(LAST_BATCHES);
+        self.batches_left = Some(MAX_DRAIN_BATCHES);
     }
 
-    /// Receives at most a batch, so that others get their turn however many there are; and sends
-    /// its answers. Nothing is received before all of the last batch is sent.
-    pub(crate) fn turn(
-        &mut self,
-        refusals: &mut Refusals,
-        stats: &mut Stats,
-        now: Instant,
-    ) -> Next {
-        let mut turn = || {
-            if self.unsent.is_empty() {
-                self.receive(stats)?;
-                self.refuse(refusals, stats, now);
-            }
-            self.answer(stats)
-        };
-        let next = turn().err().unwrap_or(match self.state {
-            State::Exhausted => Next::Wait,
-            State::Readable | State::Blocked => Next::Again,
-        });
-        // Nothing unsent, and nothing to wait for but what comes from now on.
-        let is_done = next == Next::Wait && self.unsent.is_empty();
-        if is_done && self.batches_left.is_some() {
-            return Next::Close;
+    /// Receives at most one batch, so that no socket keeps the others waiting, and replies to it.
+    pub(super) fn turn(&mut self, udp: &mut Udp, stats: &mut Stats, now: Instant) -> Next {
+        let next = self.receive(stats);
+        self.batch
+            .retain(|datagram| udp.admits(datagram, stats, now));
+        self.reply(stats);
+        match next {
+            Next::WaitReadable if self.batches_left.is_some() => Next::Close,
+            next => next,
         }
-        next
     }
 
-    fn receive(&mut self, stats: &mut Stats) -> Result<(), Next> {
+    fn receive(&mut self, stats: &mut Stats) -> Next {
         match &mut self.batches_left {
-            Some(0) => return Err(Next::Wait),
+            Some(0) => return Next::WaitReadable,
             Some(left) => *left -= 1,
             None => {}
         }
-        let (buffers, unsent) = (&mut self.buffers, &mut self.unsent);
-        match nonblocking(|| self.socket.receive(buffers, unsent)) {
-            Ok(Some(count)) if count >= BUSY || self.is_polled() => self.state = State::Readable,
-            Ok(Some(_)) => self.state = State::Exhausted,
-            Ok(None) => {
-                self.state = State::Exhausted;
-                return Err(Next::Wait);
+        let (buffers, batch) = (&mut self.buffers, &mut self.batch);
+        match nonblocking(|| self.socket.receive(buffers, batch)) {
+            Ok(count) => {
+                self.count_received(stats);
+                self.after_receive(count)
             }
             Err(error) => {
                 stats.receive_errors += 1;
                 debug!("{}: nothing received: {error}", self.endpoint);
-                return Err(if is_of_a_peer(&error) {
+                if udp::is_about_a_reply(&error) {
                     Next::Again
                 } else {
                     Next::Later
-                });
+                }
             }
         }
-        for datagram in &self.unsent {
+    }
+
+    fn count_received(&mut self, stats: &mut Stats) {
+        for datagram in &self.batch {
             trace!("{}: datagram of {} bytes", datagram.peer, datagram.size);
             stats.datagrams_received += 1;
             stats.bytes_received += datagram.size as u64;
-        }
-        Ok(())
-    }
-
-    /// Whether it is tried without events, until there is nothing.
-    fn is_polled(&self) -> bool {
-        self.state == State::Readable && self.state.interest().is_none()
-    }
-
-    /// Leaves out those that get no answer.
-    fn refuse(&mut self, refusals: &mut Refusals, stats: &mut Stats, now: Instant) {
-        self.unsent.retain(|datagram| {
-            let refusal = refusals.of(datagram.peer, datagram.asked);
-            if let Some(refusal) = refusal {
-                refusals.note(refusal, datagram.peer, stats, now);
+            if let Some(drops) = datagram.drops {
+                let before = self.drops.replace(drops).unwrap_or(drops);
+                stats.receive_buffer_drops += u64::from(drops.wrapping_sub(before));
             }
-            refusal.is_none()
-        });
+        }
     }
 
-    /// Sends all that is unsent, as far as the system takes it.
-    fn answer(&mut self, stats: &mut Stats) -> Result<(), Next> {
-        if self.state == State::Blocked {
-            self.state = State::Readable;
+    /// `count` is the size of the batch; `None` if receiving would block.
+    fn after_receive(&mut self, count: Option<usize>) -> Next {
+        let has_more = count.is_some_and(|count| count >= POLL_THRESHOLD || self.is_polled);
+        // Without batches a call that finds nothing costs as much as the event that it saves.
+        self.is_polled = has_more && BATCH > 1;
+        if has_more {
+            Next::Again
+        } else {
+            Next::WaitReadable
         }
-        while let Some(first) = self.unsent.first() {
-            match nonblocking(|| self.socket.send(&self.buffers, &self.unsent)) {
-                Ok(Some(count)) => {
-                    self.shortages = 0;
-                    for datagram in self.unsent.drain(..count) {
-                        trace!("{}: sent {} bytes back", datagram.peer, datagram.size);
-                        stats.datagrams_sent += 1;
-                        stats.bytes_sent += datagram.size as u64;
-                    }
-                }
-                Ok(None) => {
-                    trace!("{}: sending would block", self.endpoint);
-                    self.state = State::Blocked;
-                    return Err(Next::Wait);
-                }
-                Err(error) if is_shortage(&error) && self.shortages < SHORTAGES => {
-                    self.shortages += 1;
-                    debug!("{}: cannot send now: {error}", self.endpoint);
-                    return Err(Next::Later);
-                }
+    }
+
+    /// Sends the batch back.
+    fn reply(&mut self, stats: &mut Stats) {
+        while !self.batch.is_empty() {
+            let count = group(&mut self.batch);
+            match nonblocking(|| self.socket.send(&self.buffers, &self.batch[..count])) {
+                Ok(Some(count)) => self.count_sent(count, stats),
+                Ok(None) => self.drop_batch(&"the send buffer is full", stats),
+                Err(error) if udp::is_out_of_memory(&error) => self.drop_batch(&error, stats),
                 Err(error) => {
-                    debug!("{}: cannot be answered: {error}", first.peer);
+                    // An error of this reply alone, such as a peer that cannot be reached.
+                    let datagram = self.batch.remove(0);
+                    debug!("{}: cannot reply: {error}", datagram.peer);
                     stats.datagram_errors += 1;
-                    self.shortages = 0;
-                    self.unsent.remove(0);
                 }
             }
         }
-        Ok(())
+    }
+
+    fn count_sent(&mut self, count: usize, stats: &mut Stats) {
+        for datagram in self.batch.drain(..count) {
+            trace!("{}: sent {} bytes back", datagram.peer, datagram.size);
+            stats.datagrams_sent += 1;
+            stats.bytes_sent += datagram.size as u64;
+        }
+    }
+
+    /// Drops the rest of the batch: there is no room for any of it.
+    fn drop_batch(&mut self, reason: &dyn fmt::Display, stats: &mut Stats) {
+        let count = self.batch.len();
+        debug!("{}: {count} replies dropped: {reason}", self.endpoint);
+        stats.send_buffer_drops += count as u64;
+        self.batch.clear();
     }
 }
 
-fn prepare(socket: &Socket) -> io::Result<()> {
-    // A wish: bursts are received that would not fit otherwise.
-    let _ = socket.set_recv_buffer_size(RECEIVE_BUFFER);
-    let_routers_fragment(socket)
-}
-
-/// A datagram may be larger than what a network on its way carries at once; then routers are to
-/// divide it, instead of reporting it, which costs the datagram, where the report arrives at all.
-/// See `IP_MTU_DISCOVER` in ip(7). Routers of IPv6 never divide (RFC 8200, section 5).
-#[cfg(any(target_os = "linux", target_os = "android"))]
-fn let_routers_fragment(socket: &Socket) -> io::Result<()> {
-    use rustix::net::sockopt::{Ipv4PathMtuDiscovery, set_ip_mtu_discover};
-
-    if socket.domain()? == socket2::Domain::IPV4 {
-        set_ip_mtu_discover(socket, Ipv4PathMtuDiscovery::DONT)?;
+/// Moves the datagrams to the front that can be sent back with one call: the first one, and each other
+/// with the same control messages that does not overtake one of its own peer. Returns how many.
+fn group(datagrams: &mut [Datagram]) -> usize {
+    let mut count = 0;
+    for index in 0..datagrams.len() {
+        let datagram = &datagrams[index];
+        let overtaken = &datagrams[count..index];
+        let keeps_order = overtaken.iter().all(|it| it.peer != datagram.peer);
+        if keeps_order && datagram.replies_like(&datagrams[0]) {
+            datagrams[count..=index].rotate_right(1);
+            count += 1;
+        }
     }
-    Ok(())
+    count
 }
 
-/// Elsewhere it is the default.
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-#[allow(clippy::unnecessary_wraps, reason = "the same on every system")]
-fn let_routers_fragment(_socket: &Socket) -> io::Result<()> {
-    Ok(())
-}
-
-/// Whether the system is short of memory: a while later it may not be.
-fn is_shortage(error: &io::Error) -> bool {
-    #[cfg(unix)]
-    if error.raw_os_error() == Some(nix::errno::Errno::ENOBUFS as i32) {
-        return true;
+impl Echo {
+    // Kept out of `turn`: more code there costs instructions for each echo over TCP.
+    #[inline(never)]
+    pub(super) fn udp_turn(&mut self, key: usize, now: Instant) {
+        let token = self.token_of(key);
+        let Some(socket) = self.slots[key].udp_mut() else {
+            return;
+        };
+        let mut next = socket.turn(&mut self.udp, &mut self.stats, now);
+        if let Err(error) = socket.update_registration(&self.registry, token) {
+            debug!("{}: cannot register: {error}", socket.endpoint());
+            next = Next::Later;
+        }
+        match next {
+            Next::WaitReadable => {}
+            Next::Again => self.enqueue(key),
+            // Another socket may have set an earlier time.
+            Next::Later => {
+                self.udp.retry_at.get_or_insert(now + RETRY_INTERVAL);
+            }
+            Next::Close => self.remove(key),
+        }
     }
-    error.kind() == io::ErrorKind::OutOfMemory
+
+    /// Gives each UDP socket a turn.
+    pub(super) fn retry_udp(&mut self, _now: Instant) {
+        self.udp.retry_at = None;
+        self.queue_udp(|_| {});
+    }
+
+    /// Replies to queued datagrams, then closes the sockets.
+    pub(super) fn finish_udp(&mut self) {
+        self.queue_udp(DatagramSocket::finish);
+    }
+
+    fn queue_udp(&mut self, change: impl Fn(&mut DatagramSocket)) {
+        for key in self.endpoint_keys() {
+            if let Some(socket) = self.slots.get_mut(key).and_then(Slot::udp_mut) {
+                change(socket);
+                self.enqueue(key);
+            }
+        }
+    }
 }
 
-/// Whether an error in place of a datagram is about an earlier answer, and others come behind it.
-fn is_of_a_peer(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::ConnectionRefused
-            | io::ErrorKind::ConnectionReset
-            | io::ErrorKind::HostUnreachable
-            | io::ErrorKind::NetworkUnreachable
-    )
-}
-
-/// With batches, which the tests are about.
+/// The tests need batches.
 #[cfg(all(test, any(target_os = "linux", target_os = "android")))]
 mod tests;

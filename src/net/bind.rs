@@ -29,7 +29,7 @@ pub(crate) struct Bound {
     pub(crate) file: Option<SocketFile>,
     /// Whether others have the socket too, and who comes later is theirs. Such a one for
     /// connections listens already.
-    pub(crate) is_shared: bool,
+    pub(crate) inherited: bool,
     pub(crate) socket: Socket,
 }
 
@@ -117,7 +117,7 @@ fn bind_tcp(
 fn bind_udp(endpoint: &Endpoint, address: SocketAddr, config: &Config) -> io::Result<Bound> {
     let socket = ip_socket(address, Type::DGRAM, Protocol::UDP, config)?;
     // Before the first datagram can come.
-    packet_info::ask_for_it(&socket, address)?;
+    packet_info::enable(&socket, address)?;
     bind_ip(endpoint, socket, address)
 }
 
@@ -146,7 +146,7 @@ fn bind_ip(endpoint: &Endpoint, socket: Socket, address: SocketAddr) -> io::Resu
         endpoint: endpoint.at(real),
         #[cfg(unix)]
         file: None,
-        is_shared: false,
+        inherited: false,
         socket,
     })
 }
@@ -176,7 +176,7 @@ fn bind_unix(endpoint: &Endpoint, config: &Config) -> io::Result<Bound> {
     Ok(Bound {
         endpoint: endpoint.clone(),
         file,
-        is_shared: false,
+        inherited: false,
         socket,
     })
 }

@@ -43,21 +43,20 @@ impl BoundSocket {
     /// # Errors
     ///
     /// [`InvalidInput`](io::ErrorKind::InvalidInput) where it is something else: a connection, a
-    /// stream socket that does not listen, a Unix datagram socket, a UDP socket that is not bound
-    /// or that takes both families, IPv6 and IPv4. Otherwise what the system says; see
-    /// getsockname(2) and setsockopt(2).
+    /// stream socket that does not listen, a Unix datagram socket, or a UDP socket that is not
+    /// bound. Otherwise what the system says; see getsockname(2) and setsockopt(2).
     pub fn new(socket: impl Into<Socket>) -> io::Result<Self> {
         let socket = socket.into();
         let endpoint = endpoint_of(&socket)?;
         socket.set_nonblocking(true)?;
         if let Endpoint::Udp(address) = endpoint {
-            packet_info::ask_for_it(&socket, address)?;
+            packet_info::enable(&socket, address)?;
         }
         Ok(BoundSocket(Bound {
             endpoint,
             #[cfg(unix)]
             file: None,
-            is_shared: true,
+            inherited: true,
             socket,
         }))
     }
@@ -85,7 +84,7 @@ fn endpoint_of(socket: &Socket) -> io::Result<Endpoint> {
     match (socket.r#type()?, address.as_socket()) {
         (Type::STREAM, Some(address)) => listening(socket, Endpoint::Tcp(address)),
         (Type::STREAM, None) => listening(socket, unix(&address)?),
-        (Type::DGRAM, Some(address)) => udp(socket, address),
+        (Type::DGRAM, Some(address)) => udp(address),
         (Type::DGRAM, None) if address.is_unix() => Err(unfit(
             "it is a Unix datagram socket: hand over a stream socket (in a systemd unit: \
              ListenStream=)",
@@ -97,16 +96,9 @@ fn endpoint_of(socket: &Socket) -> io::Result<Endpoint> {
 const NO_SUCH_KIND: &str =
     "it is a socket of a kind that is not served: hand over one of TCP, UDP or Unix streams";
 
-fn udp(socket: &Socket, address: SocketAddr) -> io::Result<Endpoint> {
+fn udp(address: SocketAddr) -> io::Result<Endpoint> {
     if address.port() == 0 {
         return Err(unfit("it is not bound: bind it first"));
-    }
-    // Of IPv4's datagrams there it cannot be told whether they were sent to many hosts at once.
-    if address.is_ipv6() && address.ip().is_unspecified() && !socket.only_v6()? {
-        return Err(unfit(
-            "it is of UDP and takes both IPv6 and IPv4: hand over one socket for each (in a \
-             systemd unit: BindIPv6Only=ipv6-only)",
-        ));
     }
     Ok(Endpoint::Udp(address))
 }

@@ -1,4 +1,4 @@
-//! Listen, accept, and what it means when the system refuses a connection.
+//! listen(2), accept(2), and the errors of accept(2).
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -10,27 +10,26 @@ use mio::net::TcpListener;
 use mio::net::UnixListener;
 use socket2::{SockRef, Socket};
 
-use crate::net::bind::{Bound, ListenError};
-use crate::net::endpoint::Endpoint;
-use crate::net::nonblocking;
-use crate::net::stream::{Peer, StreamSocket};
-use crate::net::syn_filter::turn_away_newcomers;
+use super::bind::{Bound, ListenError};
+use super::endpoint::Endpoint;
+use super::nonblocking;
+use super::stream::{Peer, StreamSocket};
+use super::syn_filter;
 #[cfg(unix)]
-use crate::net::unix_socket::SocketFile;
+use super::unix_socket::SocketFile;
 
-/// Whether accepted sockets have the options of their listener, so that these are set once and
-/// not with a system call or two for each connection.
+/// Whether accepted sockets inherit the options of the listener. Then these are set once, without
+/// further system calls for each connection.
 const OPTIONS_ARE_INHERITED: bool = cfg!(any(target_os = "linux", target_os = "android"));
 
-/// What an echo wants of each connection's socket.
+/// The options that an echo needs on every TCP connection.
 fn set_options(socket: &SockRef<'_>) -> io::Result<()> {
-    // Each answer goes out at once, instead of waiting for the peer to acknowledge the last.
+    // Each echo is sent at once, and does not wait for the acknowledgement of the last one.
     socket.set_tcp_nodelay(true)?;
-    // A byte sent as urgent is a byte of the stream, as RFC 6093, section 6, wants it: it comes
-    // back in its place.
-    socket.set_out_of_band_inline(true)?;
-    // A peer that vanished without a word is found out, after two hours or so, and does not keep
-    // its place for ever; see tcp(7).
+    // An urgent byte stays in its place in the stream (RFC 6093, section 6). MPTCP sockets refuse the
+    // option (EOPNOTSUPP).
+    let _ = socket.set_out_of_band_inline(true);
+    // A vanished peer is detected after two hours or so, and its place is free again; see tcp(7).
     socket.set_keepalive(true)
 }
 
@@ -48,13 +47,13 @@ fn set_buffers(socket: &SockRef<'_>, size: Option<usize>) -> io::Result<()> {
 #[derive(Debug)]
 pub(crate) struct Listener {
     endpoint: Endpoint,
-    /// Before the socket, so that the file is gone when the socket is closed.
+    /// Dropped before the socket, so that the file is gone when the socket closes.
     #[cfg(unix)]
     file: Option<SocketFile>,
-    is_shared: bool,
-    /// Whether options have to be set on each connection.
+    inherited: bool,
+    /// Whether options have to be set on each accepted socket.
     sets_options: bool,
-    /// For the sockets of connections, in bytes.
+    /// The size of the buffers of accepted sockets, in bytes.
     socket_buffer: Option<usize>,
     socket: ListeningSocket,
 }
@@ -67,50 +66,48 @@ enum ListeningSocket {
     Unix(UnixListener, u64),
 }
 
-/// What the system had when it was asked for a connection.
+/// The result of accept(2).
 #[derive(Debug)]
 pub(crate) enum Accepted<T> {
-    /// A connection and its peer.
     Connection(T, Peer),
-    /// None: an event will say when there is one.
-    Nobody,
-    /// One that was lost on its way: there may be others behind it.
-    Lost(io::Error),
-    /// One that cannot be had now: it waits, and no event will tell of it again.
-    Shortage(io::Error),
+    /// The queue is empty. An event announces the next connection.
+    WouldBlock,
+    /// The error of one pending connection, which is lost. There can be others behind it.
+    ConnectionError(io::Error),
+    /// No descriptors or memory. The connection stays in the queue and is not announced again.
+    OutOfResources(io::Error),
 }
 
 impl Listener {
-    /// listen(2).
+    /// listen(2), except on an inherited socket, which listens already.
     pub(crate) fn listen(
         bound: Bound,
         backlog: u32,
         socket_buffer: Option<usize>,
     ) -> Result<Self, ListenError> {
-        let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
-        let socket = &bound.socket;
         let is_tcp = matches!(bound.endpoint, Endpoint::Tcp(_));
         let listen = || {
+            let socket = SockRef::from(&bound.socket);
             if is_tcp && OPTIONS_ARE_INHERITED {
-                set_options(&SockRef::from(socket))?;
+                set_options(&socket)?;
             }
-            // On the listener, because the window scale is chosen during the handshake; see tcp(7).
             if is_tcp {
-                set_buffers(&SockRef::from(socket), socket_buffer)?;
+                // Before the handshake, which fixes the window scale; see tcp(7).
+                set_buffers(&socket, socket_buffer)?;
             }
-            if bound.is_shared {
+            if bound.inherited {
                 return Ok(());
             }
-            socket.listen(backlog)
+            socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))
         };
         listen().map_err(|error| ListenError::new(&bound.endpoint, error))?;
         Ok(Listener {
             endpoint: bound.endpoint,
             #[cfg(unix)]
             file: bound.file,
-            is_shared: bound.is_shared,
-            // Those who have come before the options were set do not have them.
-            sets_options: is_tcp && (bound.is_shared || !OPTIONS_ARE_INHERITED),
+            inherited: bound.inherited,
+            // Connections that came before the options were set do not have them.
+            sets_options: is_tcp && (bound.inherited || !OPTIONS_ARE_INHERITED),
             socket_buffer,
             socket: if is_tcp {
                 ListeningSocket::Tcp(TcpListener::from_std(bound.socket.into()))
@@ -124,25 +121,25 @@ impl Listener {
         &self.endpoint
     }
 
-    /// Leaves the place where it is found. Who has connected can still be accepted.
-    pub(crate) fn withdraw(&mut self) {
+    /// Removes the file of a Unix socket. Connections in the queue can still be accepted.
+    pub(crate) fn unlink_socket_file(&mut self) {
         #[cfg(unix)]
         drop(self.file.take());
     }
 
-    /// Has newcomers knock again later, where another process may serve them at the same port.
-    /// Says whether it does.
-    pub(crate) fn turn_away_newcomers(&self) -> bool {
+    /// Drops new SYNs, so that clients retransmit them and reach another process at the same port.
+    /// Returns whether the system does so.
+    pub(crate) fn drop_new_syns(&self) -> bool {
         let Some(socket) = self.tcp() else {
             return false;
         };
-        turn_away_newcomers(&socket).unwrap_or_else(|error| {
-            debug!("{}: cannot turn newcomers away: {error}", self.endpoint);
+        syn_filter::drop_new_syns(&socket).unwrap_or_else(|error| {
+            debug!("{}: cannot install the SYN filter: {error}", self.endpoint);
             false
         })
     }
 
-    /// The socket, if it is one of TCP.
+    /// The socket, if it is a TCP socket.
     pub(crate) fn tcp(&self) -> Option<SockRef<'_>> {
         match &self.socket {
             ListeningSocket::Tcp(socket) => Some(SockRef::from(socket)),
@@ -151,9 +148,9 @@ impl Listener {
         }
     }
 
-    /// Whether others have the socket too, and can accept who waits.
-    pub(crate) fn is_shared(&self) -> bool {
-        self.is_shared
+    /// Whether other processes have copies of the socket, and can accept what is in its queue.
+    pub(crate) fn is_inherited(&self) -> bool {
+        self.inherited
     }
 
     pub(crate) fn source_mut(&mut self) -> &mut dyn Source {
@@ -166,19 +163,19 @@ impl Listener {
 
     /// accept(2), once.
     pub(crate) fn accept(&mut self) -> Accepted<StreamSocket> {
-        let accepted = accepted(nonblocking(|| self.socket.accept()));
+        let accepted = classify(nonblocking(|| self.socket.accept()));
         match &accepted {
             Accepted::Connection(stream, Peer::Unix(_)) => {
-                // Never inherited. Fails where the system does not have it, which does no harm.
+                // Never inherited. The size is best effort.
                 let _ = set_buffers(&SockRef::from(stream), self.socket_buffer);
             }
             Accepted::Connection(stream, _) if self.sets_options => {
-                // Fails where the peer has gone already, which the first read will tell.
+                // Fails if the peer is gone already, which the first read reports.
                 let _ = set_options(&SockRef::from(stream));
                 let _ = set_buffers(&SockRef::from(stream), self.socket_buffer);
             }
-            // All who come from now on inherit them.
-            Accepted::Nobody => self.sets_options &= !OPTIONS_ARE_INHERITED,
+            // Connections that come from now on inherit the options.
+            Accepted::WouldBlock => self.sets_options &= !OPTIONS_ARE_INHERITED,
             _ => {}
         }
         accepted
@@ -191,7 +188,7 @@ impl ListeningSocket {
         ListeningSocket::Unix(UnixListener::from_std(socket.into()), 0)
     }
 
-    /// Whatever it is that is no TCP socket: nothing of the kind is bound here.
+    /// Only TCP sockets are bound on this system.
     #[cfg(not(unix))]
     fn unix(_socket: Socket) -> Self {
         unreachable!("no Unix sockets on this system")
@@ -206,8 +203,8 @@ impl ListeningSocket {
             #[cfg(unix)]
             ListeningSocket::Unix(socket, last) => {
                 let (stream, _) = socket.accept()?;
-                // Never inherited, and there are no others. Fails where the system has no urgent
-                // data on Unix sockets, which is just as well.
+                // Never inherited. Fails on systems without urgent data on Unix sockets, where it is
+                // not needed.
                 let _ = SockRef::from(&stream).set_out_of_band_inline(true);
                 *last += 1;
                 Ok((stream.into(), Peer::Unix(*last)))
@@ -216,8 +213,7 @@ impl ListeningSocket {
     }
 }
 
-/// A peer over IPv4 by its own address, also where the socket is of both families: one that is bound
-/// here never is, but others may be.
+/// Converts the mapped address of a peer over IPv4, which an inherited socket of both families reports.
 fn canonical(peer: SocketAddr) -> SocketAddr {
     match peer.ip().to_canonical() {
         ip @ IpAddr::V4(_) => (ip, peer.port()).into(),
@@ -225,21 +221,21 @@ fn canonical(peer: SocketAddr) -> SocketAddr {
     }
 }
 
-fn accepted<T>(result: io::Result<Option<(T, Peer)>>) -> Accepted<T> {
+fn classify<T>(result: io::Result<Option<(T, Peer)>>) -> Accepted<T> {
     match result {
         Ok(Some((stream, peer))) => Accepted::Connection(stream, peer),
-        Ok(None) => Accepted::Nobody,
-        Err(error) if is_lost_connection(&error) => Accepted::Lost(error),
-        // EMFILE, ENFILE, ENOBUFS, ENOMEM; and whatever is not known here, because to pause and
-        // try again later is right for that too, and going on at once could be for ever.
-        Err(error) => Accepted::Shortage(error),
+        Ok(None) => Accepted::WouldBlock,
+        Err(error) if is_connection_error(&error) => Accepted::ConnectionError(error),
+        // EMFILE, ENFILE, ENOBUFS, ENOMEM. Also errors that are not known here: a pause is right for
+        // them too, and going on at once could spin.
+        Err(error) => Accepted::OutOfResources(error),
     }
 }
 
-/// Whether an error of accept(2) is one of the connection it would have given. Linux hands over
-/// what was already pending on that connection; see "Error handling" in its manual page.
+/// Whether accept(2) returned the error of a pending connection; see "Error handling" in its manual
+/// page.
 #[cfg(unix)]
-fn is_lost_connection(error: &io::Error) -> bool {
+fn is_connection_error(error: &io::Error) -> bool {
     use nix::errno::Errno;
 
     #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -263,9 +259,8 @@ fn is_lost_connection(error: &io::Error) -> bool {
     )
 }
 
-/// Whether an error of accept is one of the connection it would have given.
 #[cfg(not(unix))]
-fn is_lost_connection(error: &io::Error) -> bool {
+fn is_connection_error(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset
@@ -308,7 +303,7 @@ mod tests {
                 socket.nonblocking().unwrap(),
                 "one peer could stop the loop"
             );
-            assert!(matches!(listener.accept(), Accepted::Nobody));
+            assert!(matches!(listener.accept(), Accepted::WouldBlock));
         }
     }
 
@@ -325,12 +320,12 @@ mod tests {
             let mut listener = listener(text);
             let address = listener.endpoint().address().unwrap();
             let _early = std::net::TcpStream::connect(address).unwrap();
-            assert!(listener.turn_away_newcomers());
+            assert!(listener.drop_new_syns());
             let late = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
             late.set_nonblocking(true).unwrap();
             late.connect(&address.into()).unwrap_err();
             assert!(matches!(listener.accept(), Accepted::Connection(..)));
-            assert!(matches!(listener.accept(), Accepted::Nobody));
+            assert!(matches!(listener.accept(), Accepted::WouldBlock));
             assert!(late.peer_addr().is_err(), "it was let in");
             assert!(late.take_error().unwrap().is_none(), "it was refused");
         }
@@ -352,14 +347,17 @@ mod tests {
     fn errors_of_a_connection_are_told_from_shortages() {
         use nix::errno::Errno;
 
-        let accept = |errno: Errno| accepted::<()>(Err(io::Error::from_raw_os_error(errno as i32)));
+        let accept = |errno: Errno| classify::<()>(Err(io::Error::from_raw_os_error(errno as i32)));
         for errno in [
             Errno::ECONNABORTED,
             Errno::EPROTO,
             Errno::ENETDOWN,
             Errno::EHOSTUNREACH,
         ] {
-            assert!(matches!(accept(errno), Accepted::Lost(_)), "{errno}");
+            assert!(
+                matches!(accept(errno), Accepted::ConnectionError(_)),
+                "{errno}"
+            );
         }
         for errno in [
             Errno::EPERM,
@@ -369,7 +367,10 @@ mod tests {
             Errno::ENOMEM,
             Errno::EINVAL,
         ] {
-            assert!(matches!(accept(errno), Accepted::Shortage(_)), "{errno}");
+            assert!(
+                matches!(accept(errno), Accepted::OutOfResources(_)),
+                "{errno}"
+            );
         }
     }
 }

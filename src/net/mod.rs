@@ -130,9 +130,14 @@ impl fmt::Display for Readiness {
         let all = [
             (self.readable, "readable"),
             (self.writable, "writable"),
-            (self.read_until_would_block, "end of stream or urgent data ahead"),
+            (
+                self.read_until_would_block,
+                "end of stream or urgent data ahead",
+            ),
         ];
-        let names = all.iter().filter_map(|(is_set, name)| is_set.then_some(*name));
+        let names = all
+            .iter()
+            .filter_map(|(is_set, name)| is_set.then_some(*name));
         f.write_str(&names.collect::<Vec<_>>().join(", "))
     }
 }

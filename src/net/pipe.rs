@@ -101,7 +101,8 @@ mod linux {
 
         #[test]
         fn it_is_read_whether_sigpipe_is_ignored() {
-            let status = |signals: &str| format!("SigBlk:\tffff\nSigIgn:\t{signals}\nSigCgt:\tffff\n");
+            let status =
+                |signals: &str| format!("SigBlk:\tffff\nSigIgn:\t{signals}\nSigCgt:\tffff\n");
             assert!(ignores_sigpipe(&status("0000000000001000")));
             assert!(ignores_sigpipe(&status("0000000000001006")));
             assert!(!ignores_sigpipe(&status("0000000000000006")));

@@ -157,6 +157,14 @@ pub(crate) enum Peer {
 }
 
 impl Peer {
+    /// The IP address and port; `None` for a Unix socket.
+    pub(crate) fn address(self) -> Option<SocketAddr> {
+        match self {
+            Peer::Tcp(address) => Some(address),
+            Peer::Unix(_) => None,
+        }
+    }
+
     /// Whether a read can stop short of waiting bytes without an event that announces them. A Unix
     /// socket does so behind a message with descriptors; see `SCM_RIGHTS` in unix(7).
     pub(crate) fn may_read_short(self) -> bool {

@@ -350,7 +350,11 @@ mod tests {
                 .flat_map(around)
             {
                 let is_listed = networks.iter().any(|network| network.contains(address));
-                assert_eq!(list.contains(address), is_listed, "{address} in {networks:?}");
+                assert_eq!(
+                    list.contains(address),
+                    is_listed,
+                    "{address} in {networks:?}"
+                );
             }
         }
     }

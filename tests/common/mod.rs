@@ -63,7 +63,7 @@ pub fn settle(server: &mut Server) {
         let before = server.stats();
         server.turn(Some(Duration::from_millis(10))).unwrap();
         let mut after = server.stats();
-        after.turns = before.turns;
+        after.iterations = before.iterations;
         !has_work(server) && after == before
     });
 }

@@ -80,7 +80,7 @@ pub(crate) struct Options {
 
     /// For how long a connection stays open whose peer does not take what is unsent; 0s is for ever
     #[arg(long, value_name = "TIME", value_parser = time, default_value = "30s")]
-    stall_timeout: Duration,
+    write_timeout: Duration,
 
     /// For how long after an event to ask for the next one before sleeping; such as 50us
     ///
@@ -168,7 +168,7 @@ Examples:
 
 Environment:
   RUST_LOG   what to log, where --log-level is not given: a level, or several
-             of the form MODULE=LEVEL, such as warn,mio_echo::connection=trace
+             of the form MODULE=LEVEL, such as warn,mio_echo::echo=trace
   NO_COLOR   when set, the log has no colours on a terminal either
   LISTEN_FDS, LISTEN_PID, LISTEN_FDNAMES
              sockets that a supervisor such as systemd hands over; they are
@@ -281,7 +281,7 @@ impl Options {
             .max_buffered(bytes(self.max_buffered))
             .drain_timeout(self.drain_timeout)
             .idle_timeout(self.idle_timeout)
-            .stall_timeout(self.stall_timeout)
+            .write_timeout(self.write_timeout)
             .busy_poll(self.busy_poll)
             .zero_copy(self.zero_copy)
             .dual_stack(self.dual_stack)
@@ -442,7 +442,7 @@ mod tests {
             "--allow=::1",
             "--drain-timeout=1m6s",
             "--idle-timeout=7s",
-            "--stall-timeout=8s",
+            "--write-timeout=8s",
             "--busy-poll=50us",
             "--zero-copy=off",
             "--dual-stack",
@@ -464,7 +464,7 @@ mod tests {
             .allow("::1".parse().unwrap())
             .drain_timeout(Duration::from_secs(66))
             .idle_timeout(Duration::from_secs(7))
-            .stall_timeout(Duration::from_secs(8))
+            .write_timeout(Duration::from_secs(8))
             .busy_poll(Duration::from_micros(50))
             .zero_copy(ZeroCopy::Off)
             .dual_stack(true)

@@ -38,24 +38,25 @@ impl Summary {
     /// Logs it now. `phase` is what the age stands behind.
     pub(crate) fn log(&self, phase: &str, stats: &Stats) {
         let age = humantime::format_duration(rounded(self.started.elapsed()));
+        let closed = &stats.closed;
         info!(
-            "{phase} {age}: {} bytes echoed, {} datagrams, {} unanswered; {} connections, \
-             {} finished, {} reset, {} failed, {} timed out, {} evicted, {} cut, {} active; {} refused; \
-             {} accept pauses, {} turns",
+            "{phase} {age}: {} bytes echoed; {} datagrams, {} dropped; {} connections, {} active, \
+             {} closed by peers, {} reset, {} failed, {} timed out, {} evicted, {} aborted; \
+             {} rejected; {} accept pauses, {} iterations",
             stats.bytes_sent,
             stats.datagrams_sent,
-            stats.unanswered.total(),
+            stats.dropped.total() + stats.send_buffer_drops,
             stats.accepted,
-            stats.finished,
-            stats.reset,
-            stats.failed,
-            stats.idle + stats.stalled,
-            stats.evicted,
-            stats.cut,
             stats.active,
-            stats.refused.total(),
+            closed.peer_closed,
+            closed.reset,
+            closed.error,
+            closed.idle_timeout + closed.write_timeout,
+            closed.evicted,
+            closed.aborted,
+            stats.rejected.total(),
             stats.accept_pauses,
-            stats.turns,
+            stats.iterations,
         );
     }
 }

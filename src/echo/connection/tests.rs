@@ -8,11 +8,10 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::time::Instant;
 
-use super::{Connection, Stream};
-use crate::echo::pipes::{Pipe, Pipes};
-use crate::echo::scratch::Scratch;
-use crate::net::Readiness;
+use super::{Connection, Shared, Stream, WriteBuffer};
+use crate::echo::splice::Pipes;
 use crate::net::stream::Peer;
+use crate::net::{Pipe, Readiness};
 
 fn connect<S: Stream>(stream: S) -> Connection<S> {
     Connection::new(
@@ -42,10 +41,10 @@ impl Pipe for List {
 }
 
 /// A buffer of so many bytes, and pipes for moves of so many.
-fn scratch(buffer_size: usize, worth_it: usize) -> Scratch<List> {
-    Scratch {
-        buffer: vec![u8::MAX; buffer_size].into(),
-        pipes: Pipes::for_moves_of(worth_it),
+fn shared(buffer_size: usize, worth_it: usize) -> Shared<List> {
+    Shared {
+        read_buffer: vec![u8::MAX; buffer_size].into(),
+        pipes: Pipes::with_splice_min(worth_it),
         now: 0,
     }
 }
@@ -59,15 +58,25 @@ const NO_PIPES: usize = usize::MAX;
 const READABLE: Readiness = Readiness {
     readable: true,
     writable: false,
-    more_behind: false,
+    read_until_would_block: false,
 };
 const WRITABLE: Readiness = Readiness {
     readable: false,
     writable: true,
-    more_behind: false,
+    read_until_would_block: false,
 };
-const MORE_BEHIND: Readiness = Readiness {
+const END_AHEAD: Readiness = Readiness {
     readable: true,
     writable: true,
-    more_behind: true,
+    read_until_would_block: true,
 };
+
+#[test]
+fn write_buffer_keeps_order_and_frees_its_memory_with_the_last_byte() {
+    let mut buffer = WriteBuffer::copy_of(b"abcdef").unwrap();
+    buffer.consume(4);
+    assert_eq!(buffer.unsent(), b"ef");
+    assert_eq!(buffer.bytes.len(), 6);
+    buffer.consume(2);
+    assert_eq!(buffer.bytes.len(), 0);
+}

@@ -8,7 +8,9 @@ use std::time::Instant;
 
 use super::*;
 
-use crate::policy::allow_list::AllowList;
+use crate::net::udp::packet_info::PacketInfo;
+use crate::policy::cidr::AllowList;
+use crate::policy::log_lines::logged;
 
 /// What the system answers to a call.
 #[derive(Debug)]
@@ -46,9 +48,12 @@ struct Script {
     sent: Vec<u16>,
 }
 
-impl Packets for Script {
+impl DatagramIo for Script {
     fn receive(&mut self, buffers: &mut [u8], datagrams: &mut Vec<Datagram>) -> io::Result<usize> {
-        assert!(datagrams.is_empty(), "received with answers unsent");
+        assert!(
+            datagrams.is_empty(),
+            "received before the last batch is done"
+        );
         let count = self
             .receive
             .pop_front()
@@ -57,12 +62,13 @@ impl Packets for Script {
         for slot in 0..count {
             let number = FIRST + self.received;
             self.received += 1;
-            buffers[slot * SLOT..][..2].copy_from_slice(&number.to_be_bytes());
+            buffers[slot * SLOT_SIZE..][..2].copy_from_slice(&number.to_be_bytes());
             datagrams.push(Datagram {
                 slot,
                 size: 2,
                 peer: SocketAddr::from((Ipv4Addr::LOCALHOST, number)),
-                asked: None,
+                info: PacketInfo::default(),
+                drops: None,
             });
         }
         Ok(count)
@@ -77,14 +83,22 @@ impl Packets for Script {
         }
         Ok(count)
     }
+
+    fn source_mut(&mut self) -> &mut dyn mio::event::Source {
+        panic!("a script is not registered")
+    }
 }
 
 /// The port of the first datagram; a port that is answered.
 const FIRST: u16 = 10_000;
 
+fn udp() -> Udp {
+    Udp::new(ReplyFilter::new(AllowList::default(), vec![7007], false))
+}
+
 struct Played {
     socket: DatagramSocket<Script>,
-    refusals: Refusals,
+    udp: Udp,
     stats: Stats,
 }
 
@@ -97,28 +111,20 @@ impl Played {
         };
         Played {
             socket: DatagramSocket::over(script, "udp://127.0.0.1:7007".parse().unwrap()),
-            refusals: Refusals::new(AllowList::default(), vec![7007], false),
+            udp: udp(),
             stats: Stats::default(),
         }
     }
 
     fn turn(&mut self) -> Next {
         self.socket
-            .turn(&mut self.refusals, &mut self.stats, Instant::now())
+            .turn(&mut self.udp, &mut self.stats, Instant::now())
     }
 
     /// What was sent since it was asked last, as numbers from 0 on.
     fn sent(&mut self) -> Vec<u16> {
         let sent = mem::take(&mut self.socket.socket.sent);
         sent.into_iter().map(|number| number - FIRST).collect()
-    }
-
-    fn wake(&mut self, readable: bool, writable: bool) -> bool {
-        self.socket.wake(Readiness {
-            readable,
-            writable,
-            more_behind: false,
-        })
     }
 
     /// Every call was made, and everything that came has been accounted for.
@@ -132,16 +138,22 @@ impl Played {
         assert_eq!(stats.datagrams_received, u64::from(script.received));
         assert_eq!(
             stats.datagrams_received,
-            stats.datagrams_sent + stats.unanswered.total() + stats.datagram_errors
+            stats.datagrams_sent
+                + stats.dropped.total()
+                + stats.datagram_errors
+                + stats.send_buffer_drops
         );
     }
 }
 
 #[test]
 fn a_few_datagrams_were_all() {
-    let mut played = Played::new(vec![Count(BUSY - 1)], vec![Count(BUSY - 1)]);
-    assert_eq!(played.turn(), Next::Wait);
-    assert_eq!(played.sent().len(), BUSY - 1);
+    let mut played = Played::new(
+        vec![Count(POLL_THRESHOLD - 1)],
+        vec![Count(POLL_THRESHOLD - 1)],
+    );
+    assert_eq!(played.turn(), Next::WaitReadable);
+    assert_eq!(played.sent().len(), POLL_THRESHOLD - 1);
     played.check();
 }
 
@@ -149,19 +161,18 @@ fn a_few_datagrams_were_all() {
 #[test]
 fn while_datagrams_keep_coming_events_are_neither_needed_nor_had() {
     let mut played = Played::new(
-        vec![Count(BUSY), Count(1), Fails(WouldBlock), Count(1)],
-        vec![Count(BUSY), Count(1), Count(1)],
+        vec![Count(POLL_THRESHOLD), Count(1), Fails(WouldBlock), Count(1)],
+        vec![Count(POLL_THRESHOLD), Count(1), Count(1)],
     );
-    let interest = |played: &Played| played.socket.state.interest();
-    assert_eq!(interest(&played), Some(Interest::READABLE));
+    assert!(!played.socket.is_polled);
     assert_eq!(played.turn(), Next::Again);
-    assert_eq!(interest(&played), None);
+    assert!(played.socket.is_polled);
     assert_eq!(played.turn(), Next::Again, "one may have come meanwhile");
-    assert_eq!(interest(&played), None);
-    assert_eq!(played.turn(), Next::Wait);
-    assert_eq!(interest(&played), Some(Interest::READABLE));
-    assert_eq!(played.turn(), Next::Wait);
-    assert_eq!(interest(&played), Some(Interest::READABLE));
+    assert!(played.socket.is_polled);
+    assert_eq!(played.turn(), Next::WaitReadable);
+    assert!(!played.socket.is_polled);
+    assert_eq!(played.turn(), Next::WaitReadable);
+    assert!(!played.socket.is_polled);
     played.check();
 }
 
@@ -169,7 +180,7 @@ fn while_datagrams_keep_coming_events_are_neither_needed_nor_had() {
 fn behind_a_full_batch_there_may_be_more() {
     let mut played = Played::new(vec![Count(BATCH), Fails(WouldBlock)], vec![Count(BATCH)]);
     assert_eq!(played.turn(), Next::Again);
-    assert_eq!(played.turn(), Next::Wait);
+    assert_eq!(played.turn(), Next::WaitReadable);
     assert_eq!(played.sent().len(), BATCH);
     played.check();
 }
@@ -180,7 +191,7 @@ fn interrupted_calls_are_made_again() {
         vec![Fails(Interrupted), Count(1)],
         vec![Fails(Interrupted), Count(1)],
     );
-    assert_eq!(played.turn(), Next::Wait);
+    assert_eq!(played.turn(), Next::WaitReadable);
     assert_eq!(played.sent(), [0]);
     played.check();
 }
@@ -194,34 +205,25 @@ fn what_is_sent_in_parts_is_sent_in_order() {
 }
 
 #[test]
-fn while_sending_would_block_the_rest_waits_and_nothing_is_received() {
-    let mut played = Played::new(
-        vec![Count(4), Fails(WouldBlock)],
-        vec![
-            Count(1),
-            Fails(WouldBlock),
-            Count(2),
-            Fails(WouldBlock),
-            Count(1),
-        ],
-    );
-    assert_eq!(played.turn(), Next::Wait);
-    assert_eq!(played.sent(), [0]);
-    assert_eq!(played.socket.state.interest(), Some(Interest::WRITABLE));
-    assert!(
-        !played.wake(true, false),
-        "a turn for what cannot be received"
-    );
-    assert!(played.wake(true, true));
-    assert_eq!(played.turn(), Next::Wait);
-    assert_eq!(played.sent(), [1, 2]);
-    assert!(played.wake(false, true));
-    // What came meanwhile was not announced: it has to be asked for.
-    assert_eq!(played.turn(), Next::Again);
-    assert_eq!(played.sent(), [3]);
-    assert_eq!(played.turn(), Next::Wait);
-    assert!(played.wake(true, false) && !played.wake(false, true));
-    played.check();
+fn without_room_the_rest_of_the_batch_is_dropped_and_receiving_goes_on() {
+    for no_room in [
+        Fails(WouldBlock),
+        Fails(OutOfMemory),
+        #[cfg(unix)]
+        Answer::NoBuffers,
+    ] {
+        let mut played = Played::new(
+            vec![Count(BATCH), Count(2)],
+            vec![Count(1), no_room, Count(2)],
+        );
+        assert_eq!(played.turn(), Next::Again);
+        assert_eq!(played.sent(), [0]);
+        assert_eq!(played.stats.send_buffer_drops, BATCH as u64 - 1);
+        played.turn();
+        assert_eq!(played.sent().len(), 2);
+        assert_eq!(played.stats.datagram_errors, 0);
+        played.check();
+    }
 }
 
 #[test]
@@ -233,40 +235,11 @@ fn an_error_of_one_peer_costs_its_datagram_alone() {
         io::ErrorKind::Other,
     ] {
         let mut played = Played::new(vec![Count(3)], vec![Count(1), Fails(kind), Count(1)]);
-        assert_eq!(played.turn(), Next::Wait);
+        assert_eq!(played.turn(), Next::WaitReadable);
         assert_eq!(played.sent(), [0, 2]);
         assert_eq!(played.stats.datagram_errors, 1, "{kind}");
         played.check();
     }
-}
-
-#[test]
-fn short_of_memory_the_datagrams_wait() {
-    let shortages = [
-        Fails(OutOfMemory),
-        #[cfg(unix)]
-        Answer::NoBuffers,
-    ];
-    for shortage in shortages {
-        let mut played = Played::new(vec![Count(2)], vec![shortage, Count(2)]);
-        assert_eq!(played.turn(), Next::Later);
-        assert_eq!(played.turn(), Next::Wait);
-        assert_eq!(played.sent(), [0, 1]);
-        played.check();
-    }
-}
-
-#[test]
-fn one_that_memory_never_suffices_for_is_given_up() {
-    let shortages = (0..=SHORTAGES).map(|_| Fails(OutOfMemory));
-    let mut played = Played::new(vec![Count(2)], shortages.chain([Count(1)]).collect());
-    for _ in 0..SHORTAGES {
-        assert_eq!(played.turn(), Next::Later);
-    }
-    assert_eq!(played.turn(), Next::Wait);
-    assert_eq!(played.sent(), [1]);
-    assert_eq!(played.stats.datagram_errors, 1);
-    played.check();
 }
 
 #[test]
@@ -283,7 +256,7 @@ fn an_error_in_place_of_a_datagram_is_counted() {
         let mut played = Played::new(vec![Fails(kind), Count(1)], vec![Count(1)]);
         assert_eq!(played.turn(), next, "{kind}");
         assert_eq!(played.stats.receive_errors, 1);
-        assert_eq!(played.turn(), Next::Wait);
+        assert_eq!(played.turn(), Next::WaitReadable);
         assert_eq!(played.sent(), [0]);
         played.check();
     }
@@ -292,63 +265,186 @@ fn an_error_in_place_of_a_datagram_is_counted() {
 #[test]
 fn those_without_an_answer_are_left_out() {
     let mut played = Played::new(vec![Count(3), Count(1)], vec![Count(2)]);
-    played.refusals = Refusals::new(AllowList::default(), vec![FIRST + 1, FIRST + 3], false);
-    assert_eq!(played.turn(), Next::Wait);
+    let ports = vec![FIRST + 1, FIRST + 3];
+    played.udp = Udp::new(ReplyFilter::new(AllowList::default(), ports, false));
+    assert_eq!(played.turn(), Next::WaitReadable);
     assert_eq!(played.sent(), [0, 2]);
-    assert_eq!(played.turn(), Next::Wait);
-    assert_eq!(played.stats.unanswered.own_port, 2);
+    assert_eq!(played.turn(), Next::WaitReadable);
+    assert_eq!(played.stats.dropped.own_port, 2);
     played.check();
 }
 
 #[test]
-fn one_that_finishes_answers_what_has_come_whatever_it_waits_for() {
+fn one_that_finishes_answers_what_has_come() {
     let mut played = Played::new(
-        vec![Count(2), Count(BATCH), Count(1)],
-        vec![
-            Fails(WouldBlock),
-            Count(2),
-            Count(BATCH),
-            Fails(WouldBlock),
-            Count(1),
-        ],
+        vec![Count(BATCH), Count(1), Fails(WouldBlock)],
+        vec![Count(BATCH), Count(1)],
     );
-    assert_eq!(played.turn(), Next::Wait);
     played.socket.finish();
     assert_eq!(played.turn(), Next::Again);
     assert_eq!(played.turn(), Next::Again);
-    assert_eq!(played.turn(), Next::Wait, "blocked, with one unsent");
-    assert_eq!(played.socket.unsent(), 1);
-    played.socket.socket.receive.push_back(Fails(WouldBlock));
-    assert_eq!(played.turn(), Next::Again);
     assert_eq!(played.turn(), Next::Close);
-    assert_eq!(played.sent().len(), BATCH + 3);
+    assert_eq!(played.sent().len(), BATCH + 1);
     played.check();
 }
 
 #[test]
 fn one_that_finishes_does_so_even_if_somebody_goes_on_sending() {
-    let batches = || (0..LAST_BATCHES).map(|_| Count(BATCH)).collect::<Vec<_>>();
+    let batches = || {
+        (0..MAX_DRAIN_BATCHES)
+            .map(|_| Count(BATCH))
+            .collect::<Vec<_>>()
+    };
     let mut played = Played::new(batches(), batches());
     played.socket.finish();
-    for _ in 0..LAST_BATCHES {
+    for _ in 0..MAX_DRAIN_BATCHES {
         assert_eq!(played.turn(), Next::Again);
     }
     assert_eq!(played.turn(), Next::Close);
     played.check();
 }
 
-/// For tests of the engine.
-impl DatagramSocket {
-    /// As if so many datagrams had been received and could not be sent back.
-    pub(crate) fn hold_back(&mut self, count: usize) {
-        self.state = State::Blocked;
-        self.unsent = (0..count)
-            .map(|slot| Datagram {
-                slot,
-                size: 2,
-                peer: SocketAddr::from((Ipv4Addr::LOCALHOST, FIRST)),
-                asked: None,
-            })
-            .collect();
+/// Datagrams as pairs of a peer and a TTL, as they are sent: one list for each call.
+fn calls(received: &[(u16, u8)]) -> Vec<Vec<(u16, u8)>> {
+    let datagram = |&(peer, ttl)| Datagram {
+        slot: 0,
+        size: 0,
+        peer: SocketAddr::from((Ipv4Addr::LOCALHOST, peer)),
+        info: PacketInfo {
+            ttl: Some(ttl),
+            ..PacketInfo::default()
+        },
+        drops: None,
+    };
+    let mut batch: Vec<Datagram> = received.iter().map(datagram).collect();
+    let mut calls = Vec::new();
+    while !batch.is_empty() {
+        let count = group(&mut batch);
+        let sent = batch.drain(..count);
+        calls.push(
+            sent.map(|it| (it.peer.port(), it.info.ttl.unwrap()))
+                .collect(),
+        );
     }
+    calls
+}
+
+/// For tests of the counter.
+fn received_with(socket: &mut DatagramSocket<Script>, drops: &[Option<u32>]) -> u64 {
+    let mut stats = Stats::default();
+    socket.batch = drops
+        .iter()
+        .map(|&drops| Datagram {
+            slot: 0,
+            size: 0,
+            peer: SocketAddr::from((Ipv4Addr::LOCALHOST, FIRST)),
+            info: PacketInfo::default(),
+            drops,
+        })
+        .collect();
+    socket.count_received(&mut stats);
+    stats.receive_buffer_drops
+}
+
+#[test]
+fn datagrams_of_one_ttl_are_sent_with_one_call() {
+    let received: Vec<_> = (0..32).map(|number| (number, number as u8 % 8)).collect();
+    let calls = calls(&received);
+    assert_eq!(calls.len(), 8, "{calls:?}");
+    assert!(calls.iter().all(|call| call.is_sorted()), "{calls:?}");
+    assert_eq!(calls[1], [(1, 1), (9, 1), (17, 1), (25, 1)]);
+}
+
+#[test]
+fn each_peer_keeps_its_order_when_its_ttl_changes() {
+    let received = [(1, 64), (1, 63), (2, 64), (1, 64), (3, 63), (2, 63)];
+    assert_eq!(
+        calls(&received),
+        [
+            vec![(1, 64), (2, 64)],
+            vec![(1, 63), (3, 63), (2, 63)],
+            vec![(1, 64)],
+        ]
+    );
+}
+
+/// Also where the first one of its peer is skipped: the second is not to overtake it.
+#[test]
+fn no_datagram_overtakes_a_skipped_one_of_its_peer() {
+    let received = [(1, 64), (2, 63), (2, 64), (1, 64)];
+    assert_eq!(
+        calls(&received),
+        [vec![(1, 64), (1, 64)], vec![(2, 63)], vec![(2, 64)]]
+    );
+}
+
+#[test]
+fn receive_buffer_drops_are_counted_across_the_wrap() {
+    let mut socket = Played::new(vec![], vec![]).socket;
+    socket.drops = Some(0);
+    assert_eq!(
+        received_with(&mut socket, &[None, Some(2), None, Some(2)]),
+        2
+    );
+    assert_eq!(received_with(&mut socket, &[Some(5)]), 3);
+    socket.drops = Some(u32::MAX);
+    assert_eq!(received_with(&mut socket, &[Some(1)]), 2);
+}
+
+#[test]
+fn first_report_at_a_shared_socket_is_the_baseline() {
+    let mut socket = Played::new(vec![], vec![]).socket;
+    assert_eq!(
+        received_with(&mut socket, &[None, Some(1000), Some(1001)]),
+        1
+    );
+}
+
+#[test]
+fn drops_are_counted_by_reason_and_warned_of_once_a_minute() {
+    let datagram = |port, info| Datagram {
+        slot: 0,
+        size: 0,
+        peer: SocketAddr::from(([192, 0, 2, 1], port)),
+        info,
+        drops: None,
+    };
+    let nothing = PacketInfo::default();
+    let mut multicast = nothing;
+    multicast.multicast = true;
+    let mut expired = nothing;
+    expired.ttl = Some(1);
+    let (mut udp, mut stats) = (udp(), Stats::default());
+    let start = Instant::now();
+    for (seconds, port, info, warned) in [
+        (0, 0, nothing, Some(1)),
+        (1, 7, nothing, None),
+        (2, 2049, nothing, None),
+        (59, 7007, nothing, None),
+        (60, 50_000, multicast, Some(4)),
+        (119, 50_000, expired, None),
+        (1000, 50_000, expired, Some(2)),
+    ] {
+        let now = start + Duration::from_secs(seconds);
+        let lines = logged(|| assert!(!udp.admits(&datagram(port, info), &mut stats, now)));
+        assert_eq!(lines[0].0, log::Level::Debug);
+        let warning = lines.get(1).map(|(level, line)| (*level, line.as_str()));
+        match (warned, warning) {
+            (None, None) => {}
+            (Some(count), Some((log::Level::Warn, line))) => {
+                assert!(line.starts_with(&format!("{count} datagrams")), "{line}");
+            }
+            other => panic!("{other:?} after {seconds} s"),
+        }
+    }
+    let mut expected = Dropped::default();
+    expected.port_zero = 1;
+    expected.reserved_port = 1;
+    expected.nfs_port = 1;
+    expected.own_port = 1;
+    expected.destination = 1;
+    expected.hop_limit = 2;
+    assert_eq!(stats.dropped, expected);
+    let last = start + Duration::from_secs(2000);
+    assert!(udp.admits(&datagram(50_000, nothing), &mut stats, last));
 }

@@ -3,35 +3,35 @@
 use std::io;
 use std::net::SocketAddr;
 
+use mio::event::Source;
 use mio::net::UdpSocket;
+use socket2::Socket;
 
-use crate::echo::udp::{Datagram, Packets};
+use super::packet_info::PacketInfo;
+use super::{Datagram, DatagramIo};
 
-/// How many datagrams are received at once at the most.
+/// The most datagrams that one call receives.
 pub(crate) const BATCH: usize = 1;
 
-/// A UDP socket of any system.
+/// A UDP socket on any system.
 #[derive(Debug)]
-pub(crate) struct PacketSocket(UdpSocket);
+pub(crate) struct UdpIo(UdpSocket);
 
-impl PacketSocket {
-    pub(crate) fn new(socket: UdpSocket, _address: SocketAddr) -> Self {
-        PacketSocket(socket)
-    }
-
-    pub(crate) fn source_mut(&mut self) -> &mut UdpSocket {
-        &mut self.0
+impl UdpIo {
+    pub(crate) fn new(socket: Socket, _address: SocketAddr) -> Self {
+        UdpIo(UdpSocket::from_std(socket.into()))
     }
 }
 
-impl Packets for PacketSocket {
+impl DatagramIo for UdpIo {
     fn receive(&mut self, buffers: &mut [u8], datagrams: &mut Vec<Datagram>) -> io::Result<usize> {
         let (size, peer) = self.0.recv_from(buffers)?;
         datagrams.push(Datagram {
             slot: 0,
             size,
             peer,
-            asked: None,
+            info: PacketInfo::default(),
+            drops: None,
         });
         Ok(1)
     }
@@ -42,5 +42,9 @@ impl Packets for PacketSocket {
         };
         self.0.send_to(first.bytes(buffers), first.peer)?;
         Ok(1)
+    }
+
+    fn source_mut(&mut self) -> &mut dyn Source {
+        &mut self.0
     }
 }

@@ -1,4 +1,12 @@
-//! UDP sockets: many datagrams with one system call, and where each was sent to.
+//! UDP sockets: many datagrams with one system call on Linux, one at a time elsewhere.
+
+use std::io;
+use std::net::SocketAddr;
+
+use mio::event::Source;
+use socket2::Socket;
+
+use self::packet_info::PacketInfo;
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 mod fallback;
@@ -7,6 +15,101 @@ mod linux;
 pub(crate) mod packet_info;
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-pub(crate) use fallback::{BATCH, PacketSocket};
+pub(crate) use fallback::{BATCH, UdpIo};
 #[cfg(any(target_os = "linux", target_os = "android"))]
-pub(crate) use linux::{BATCH, PacketSocket};
+pub(crate) use linux::{BATCH, UdpIo};
+
+/// Room for one datagram of any size, in bytes: with IPv6 up to 65,527 (RFC 8200, section 3, less the
+/// UDP header), with IPv4 up to 65,507. The odd rest keeps the first bytes of neighbours, which is all
+/// that small datagrams use, in different sets of the processor's cache.
+pub(crate) const SLOT_SIZE: usize = 65_536 + 64;
+
+/// A batch of at least this size has more datagrams right behind it, as a rule.
+pub(crate) const POLL_THRESHOLD: usize = if BATCH < 4 { BATCH } else { 4 };
+
+/// The size of the receive buffer that is asked for, in bytes. The system may grant less; see
+/// `net.core.rmem_max` in socket(7).
+const RECEIVE_BUFFER: usize = 1024 * 1024;
+
+/// A bound UDP socket.
+pub(crate) trait DatagramIo {
+    /// recvmmsg(2): up to [`BATCH`] datagrams into slots of `buffers`, at least one. Returns how many;
+    /// fewer than [`POLL_THRESHOLD`] have drained the socket.
+    fn receive(&mut self, buffers: &mut [u8], datagrams: &mut Vec<Datagram>) -> io::Result<usize>;
+
+    /// sendmmsg(2): sends datagrams back to their peers, with the control messages of the first.
+    /// Returns how many were sent, at least one. An error is that of the first datagram.
+    fn send(&mut self, buffers: &[u8], datagrams: &[Datagram]) -> io::Result<usize>;
+
+    /// The source to register.
+    fn source_mut(&mut self) -> &mut dyn Source;
+}
+
+/// A received datagram, and its place in the buffers.
+#[derive(Debug, Clone)]
+pub(crate) struct Datagram {
+    pub(crate) slot: usize,
+    pub(crate) size: usize,
+    pub(crate) peer: SocketAddr,
+    pub(crate) info: PacketInfo,
+    /// How many datagrams the system has dropped at this socket, if it tells: a counter that wraps.
+    pub(crate) drops: Option<u32>,
+}
+
+impl Datagram {
+    pub(crate) fn bytes<'a>(&self, buffers: &'a [u8]) -> &'a [u8] {
+        let start = self.slot * SLOT_SIZE;
+        &buffers[start..start + self.size]
+    }
+
+    /// Whether a reply has the same control messages, and so can be sent with the same call.
+    pub(crate) fn replies_like(&self, other: &Datagram) -> bool {
+        self.info == other.info && self.peer.is_ipv4() == other.peer.is_ipv4()
+    }
+}
+
+/// Sets the options of a bound socket that are not needed before bind(2).
+pub(crate) fn prepare(socket: &Socket) -> io::Result<()> {
+    // Best effort: with a larger buffer bursts fit.
+    let _ = socket.set_recv_buffer_size(RECEIVE_BUFFER);
+    allow_fragmentation(socket)
+}
+
+/// Has replies fragmented that are larger than the path MTU. By default the system forbids routers to
+/// do so, and the reply is lost until the reported MTU arrives, if it does. See `IP_MTU_DISCOVER` in
+/// ip(7). With IPv6 routers never fragment (RFC 8200, section 5).
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn allow_fragmentation(socket: &Socket) -> io::Result<()> {
+    use rustix::net::sockopt::{Ipv4PathMtuDiscovery, set_ip_mtu_discover};
+
+    // Also on IPv6 sockets, for peers over IPv4.
+    Ok(set_ip_mtu_discover(socket, Ipv4PathMtuDiscovery::DONT)?)
+}
+
+/// Elsewhere it is the default.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+#[allow(clippy::unnecessary_wraps, reason = "the same on every system")]
+fn allow_fragmentation(_socket: &Socket) -> io::Result<()> {
+    Ok(())
+}
+
+/// Whether sending failed because the system is out of memory: `ENOBUFS` or `ENOMEM`.
+pub(crate) fn is_out_of_memory(error: &io::Error) -> bool {
+    #[cfg(unix)]
+    if error.raw_os_error() == Some(nix::errno::Errno::ENOBUFS as i32) {
+        return true;
+    }
+    error.kind() == io::ErrorKind::OutOfMemory
+}
+
+/// Whether an error in place of a datagram is about an earlier reply (an ICMP message), so that
+/// datagrams can be behind it.
+pub(crate) fn is_about_a_reply(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::HostUnreachable
+            | io::ErrorKind::NetworkUnreachable
+    )
+}

@@ -1,31 +1,35 @@
-//! Which of this host's addresses a datagram was sent to: its answer is to come from there.
+//! Control messages of UDP: what the system reports with a datagram, and what it is told with the reply.
 //!
-//! A UDP socket that is bound to a wildcard address has every address of the host, and the system
-//! would choose the one that an answer comes from. On Linux it can be told, in a control message
-//! beside each datagram; see `IP_PKTINFO` in ip(7) and `IPV6_RECVPKTINFO` in ipv6(7). A socket that
-//! has one address mostly does without: the messages cost some time.
+//! - **Local address.** A socket that is bound to a wildcard address has all addresses of the host, and
+//!   the system would choose the source of a reply. See `IP_PKTINFO` in ip(7) and `IPV6_RECVPKTINFO`
+//!   in ipv6(7). A socket that is bound to one address rarely needs it, and it costs CPU time.
+//! - **TTL**, or hop limit with IPv6. A reply leaves with one less than the datagram arrived with, so
+//!   that a loop between two services ends. See `IP_RECVTTL` and `IPV6_RECVHOPLIMIT`.
+//! - **Dropped datagrams.** See `SO_RXQ_OVFL` in socket(7).
 
 use std::net::IpAddr;
 
-/// Where a datagram was sent to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Asked {
-    /// The address to answer from.
-    pub(crate) address: IpAddr,
-    /// The index of the interface to answer through. 0 leaves it to the system's routes, which
-    /// cannot tell one link-local network from another.
+/// What is known of a datagram, besides its sender. The default is: nothing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct PacketInfo {
+    /// The address to reply from. With `None` the system chooses.
+    pub(crate) local_ip: Option<IpAddr>,
+    /// The index of the interface to reply through. With 0 the routing table decides, which cannot
+    /// distinguish link-local networks.
     pub(crate) interface: u32,
-    /// Whether it went to several hosts at once: to a broadcast or multicast address.
-    pub(crate) is_to_many: bool,
+    /// The received TTL or hop limit.
+    pub(crate) ttl: Option<u8>,
+    /// Whether it was sent to a broadcast or multicast address.
+    pub(crate) multicast: bool,
 }
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
-pub(crate) use linux::{Control, ask_for_it, asked, is_wanted};
+pub(crate) use linux::{Control, enable, receive_space};
 
-/// Nothing is asked here, and the system chooses.
+/// No control messages here. The system chooses the source and the TTL of replies.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 #[allow(clippy::unnecessary_wraps, reason = "the same on every system")]
-pub(crate) fn ask_for_it(
+pub(crate) fn enable(
     _socket: &socket2::Socket,
     _address: std::net::SocketAddr,
 ) -> std::io::Result<()> {
@@ -38,72 +42,104 @@ mod linux {
     use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
     use nix::cmsg_space;
-    use nix::libc::{in_addr, in_pktinfo, in6_addr, in6_pktinfo};
-    use nix::sys::socket::sockopt::{Ipv4PacketInfo, Ipv6RecvPacketInfo};
+    use nix::libc::{c_int, in_addr, in_pktinfo, in6_addr, in6_pktinfo, timeval};
+    use nix::sys::socket::sockopt::{
+        Ipv4PacketInfo, Ipv4RecvTtl, Ipv6RecvHopLimit, Ipv6RecvPacketInfo, RxqOvfl,
+    };
     use nix::sys::socket::{ControlMessage, ControlMessageOwned, setsockopt};
     use socket2::Socket;
 
-    use super::Asked;
+    use super::PacketInfo;
 
-    /// Has the system tell of each datagram from now on, if that is wanted.
-    pub(crate) fn ask_for_it(socket: &Socket, address: SocketAddr) -> io::Result<()> {
-        match address {
-            _ if !is_wanted(address) => {}
-            SocketAddr::V4(_) => setsockopt(socket, Ipv4PacketInfo, &true)?,
-            SocketAddr::V6(_) => setsockopt(socket, Ipv6RecvPacketInfo, &true)?,
+    /// Enables the control messages that a UDP socket bound to `address` needs.
+    ///
+    /// With a datagram over IPv4 at an IPv6 socket (the peer's address is mapped, `::ffff:192.0.2.1`)
+    /// come the messages of IPv4, which have to be enabled as well.
+    pub(crate) fn enable(socket: &Socket, address: SocketAddr) -> io::Result<()> {
+        // Best effort: only a counter depends on it.
+        let _ = setsockopt(socket, RxqOvfl, &1);
+        setsockopt(socket, Ipv4RecvTtl, &true)?;
+        let ip = address.ip().to_canonical();
+        let needs_local_ip = needs_local_ip(SocketAddr::new(ip, address.port()));
+        let is_dual_stack = address.is_ipv6() && ip.is_unspecified();
+        let needs_ipv4 = needs_local_ip && (ip.is_ipv4() || is_dual_stack);
+        // Disables what a supervisor may have enabled without need: it costs CPU time.
+        setsockopt(socket, Ipv4PacketInfo, &needs_ipv4)?;
+        if address.is_ipv6() {
+            let needs_ipv6 = needs_local_ip && ip.is_ipv6();
+            setsockopt(socket, Ipv6RecvPacketInfo, &needs_ipv6)?;
+            setsockopt(socket, Ipv6RecvHopLimit, &true)?;
         }
         Ok(())
     }
 
-    /// Whether it is not enough to know where a socket is bound: it may be one address of this
-    /// host, and nobody else's. A link-local one can be that of several interfaces; over IPv6 it is
-    /// bound with one of them.
-    pub(crate) fn is_wanted(address: SocketAddr) -> bool {
+    /// Whether the bound address does not identify the local address and interface. An IPv4 link-local
+    /// address can belong to several interfaces; an IPv6 one is bound with its interface.
+    fn needs_local_ip(address: SocketAddr) -> bool {
         let ip = address.ip();
         let is_of_interfaces = address.is_ipv4() && is_link_local(ip);
         ip.is_unspecified() || ip.is_multicast() || is_of_interfaces || is_broadcast(address)
     }
 
-    /// Whether it may be the broadcast address of a network of this host: the system alone knows,
-    /// and connects nobody to it without `SO_BROADCAST`; see ip(7). It does not say where it has no
-    /// sockets to give (a supervisor may forbid them) or no network.
+    /// Whether it may be the broadcast address of a network of this host. Only the system knows: without
+    /// `SO_BROADCAST` it does not connect to such an address; see ip(7). If sockets are forbidden or
+    /// there is no network, the answer is yes, to be on the safe side.
     fn is_broadcast(address: SocketAddr) -> bool {
         let connect = |ip: Ipv4Addr| UdpSocket::bind((ip, 0))?.connect(address);
         address.is_ipv4() && connect(Ipv4Addr::UNSPECIFIED).is_err()
     }
 
-    /// What the system told beside a datagram of `peer`.
-    pub(crate) fn asked(message: &ControlMessageOwned, peer: IpAddr) -> Option<Asked> {
-        let (address, interface, is_to_many) = match message {
-            ControlMessageOwned::Ipv4PacketInfo(info) => {
-                let destination = Ipv4Addr::from(info.ipi_addr.s_addr.to_ne_bytes());
-                // An address of this host: the same one, if the datagram was for this host alone.
-                let own = match Ipv4Addr::from(info.ipi_spec_dst.s_addr.to_ne_bytes()) {
-                    // It came before the system was asked, and who it was for is not known. The
-                    // system sends nothing from an address that is not of this host alone.
-                    Ipv4Addr::UNSPECIFIED => destination,
-                    own => own,
-                };
-                let interface = u32::try_from(info.ipi_ifindex).ok()?;
-                let is_to_many = own != destination || is_of_many(destination);
-                (IpAddr::V4(own), interface, is_to_many)
-            }
-            ControlMessageOwned::Ipv6PacketInfo(info) => {
-                let destination = Ipv6Addr::from(info.ipi6_addr.s6_addr);
-                let is_to_many = destination.is_multicast();
-                (IpAddr::V6(destination), info.ipi6_ifindex, is_to_many)
-            }
-            _ => return None,
-        };
-        let is_on_link = is_link_local(address) || is_link_local(peer);
-        Some(Asked {
-            address,
-            interface: if is_on_link { interface } else { 0 },
-            is_to_many,
-        })
+    /// Room for all messages of one datagram, and for a time stamp, which a supervisor may have enabled:
+    /// if one message does not fit, none can be read.
+    pub(crate) fn receive_space() -> Vec<u8> {
+        cmsg_space!(in6_pktinfo, in_pktinfo, c_int, u32, timeval)
     }
 
-    fn is_of_many(address: Ipv4Addr) -> bool {
+    impl PacketInfo {
+        /// Adds what a control message reports of a datagram from `peer`.
+        pub(crate) fn add(&mut self, message: &ControlMessageOwned, peer: IpAddr) {
+            match *message {
+                ControlMessageOwned::Ipv4Ttl(ttl) | ControlMessageOwned::Ipv6HopLimit(ttl) => {
+                    self.ttl = ttl.try_into().ok();
+                }
+                ControlMessageOwned::Ipv4PacketInfo(info) => self.add_ipv4(info, peer),
+                // A datagram over IPv4 has this one too, with a mapped address.
+                ControlMessageOwned::Ipv6PacketInfo(info) if peer.is_ipv6() => {
+                    self.add_ipv6(info, peer);
+                }
+                _ => {}
+            }
+        }
+
+        fn add_ipv4(&mut self, info: in_pktinfo, peer: IpAddr) {
+            let destination = Ipv4Addr::from(info.ipi_addr.s_addr.to_ne_bytes());
+            // The address of this host; the same one, unless the datagram was a broadcast.
+            let own = match Ipv4Addr::from(info.ipi_spec_dst.s_addr.to_ne_bytes()) {
+                // The datagram arrived before the message was enabled, and this is not known. The
+                // system sends nothing from a broadcast address.
+                Ipv4Addr::UNSPECIFIED => destination,
+                own => own,
+            };
+            self.multicast = own != destination || is_multicast_or_broadcast(destination);
+            // An int here, and an unsigned int with IPv6.
+            self.set_local(own.into(), info.ipi_ifindex.try_into().unwrap_or(0), peer);
+        }
+
+        fn add_ipv6(&mut self, info: in6_pktinfo, peer: IpAddr) {
+            let destination = Ipv6Addr::from(info.ipi6_addr.s6_addr);
+            self.multicast = destination.is_multicast();
+            self.set_local(destination.into(), info.ipi6_ifindex, peer);
+        }
+
+        fn set_local(&mut self, ip: IpAddr, interface: u32, peer: IpAddr) {
+            self.local_ip = Some(ip);
+            if is_link_local(ip) || is_link_local(peer) {
+                self.interface = interface;
+            }
+        }
+    }
+
+    fn is_multicast_or_broadcast(address: Ipv4Addr) -> bool {
         address.is_multicast() || address.is_broadcast()
     }
 
@@ -114,51 +150,75 @@ mod linux {
         }
     }
 
-    /// The control message that has an answer come from where the question went.
+    /// The control messages of a reply.
     #[derive(Debug)]
-    pub(crate) enum Control {
+    pub(crate) struct Control {
+        local: Option<Local>,
+        ttl: Option<Ttl>,
+    }
+
+    #[derive(Debug)]
+    enum Local {
         V4(in_pktinfo),
         V6(in6_pktinfo),
     }
 
+    #[derive(Debug)]
+    enum Ttl {
+        V4(c_int),
+        V6(c_int),
+    }
+
     impl Control {
-        pub(crate) fn message(&self) -> ControlMessage<'_> {
-            match self {
-                Control::V4(info) => ControlMessage::Ipv4PacketInfo(info),
-                Control::V6(info) => ControlMessage::Ipv6PacketInfo(info),
+        /// For a reply to `peer`, whose datagram came with this information.
+        pub(crate) fn new(info: PacketInfo, peer: IpAddr) -> Self {
+            let ttl = info.ttl.map(|ttl| c_int::from(ttl.saturating_sub(1)));
+            Control {
+                local: info.local_ip.map(|ip| Local::new(ip, info.interface)),
+                ttl: ttl.map(if peer.is_ipv4() { Ttl::V4 } else { Ttl::V6 }),
             }
         }
 
-        /// Room for just that message: what is left over would be taken for another, and refused.
-        pub(crate) fn space(&self) -> Vec<u8> {
-            match self {
-                Control::V4(_) => cmsg_space!(in_pktinfo),
-                Control::V6(_) => cmsg_space!(in6_pktinfo),
-            }
+        pub(crate) fn messages(&self) -> Vec<ControlMessage<'_>> {
+            let local = self.local.as_ref().map(|local| match local {
+                Local::V4(info) => ControlMessage::Ipv4PacketInfo(info),
+                Local::V6(info) => ControlMessage::Ipv6PacketInfo(info),
+            });
+            let ttl = self.ttl.as_ref().map(|ttl| match ttl {
+                Ttl::V4(ttl) => ControlMessage::Ipv4Ttl(ttl),
+                Ttl::V6(ttl) => ControlMessage::Ipv6HopLimit(ttl),
+            });
+            local.into_iter().chain(ttl).collect()
         }
 
-        /// Room for the message of either family, to receive it.
-        pub(crate) fn any_space() -> Vec<u8> {
-            cmsg_space!(in6_pktinfo)
+        /// Room for just these messages: the system would take the rest for another one, and reject it.
+        pub(crate) fn space(&self) -> Option<Vec<u8>> {
+            match (&self.local, &self.ttl) {
+                (None, None) => None,
+                (None, Some(_)) => Some(cmsg_space!(c_int)),
+                (Some(Local::V4(_)), None) => Some(cmsg_space!(in_pktinfo)),
+                (Some(Local::V4(_)), Some(_)) => Some(cmsg_space!(in_pktinfo, c_int)),
+                (Some(Local::V6(_)), None) => Some(cmsg_space!(in6_pktinfo)),
+                (Some(Local::V6(_)), Some(_)) => Some(cmsg_space!(in6_pktinfo, c_int)),
+            }
         }
     }
 
-    impl From<Asked> for Control {
-        fn from(asked: Asked) -> Self {
-            match asked.address {
-                IpAddr::V4(address) => Control::V4(in_pktinfo {
-                    // An int in this one, and an unsigned int in the other.
-                    ipi_ifindex: i32::try_from(asked.interface).unwrap_or(0),
+    impl Local {
+        fn new(ip: IpAddr, interface: u32) -> Self {
+            match ip {
+                IpAddr::V4(ip) => Local::V4(in_pktinfo {
+                    ipi_ifindex: interface.try_into().unwrap_or(0),
                     ipi_spec_dst: in_addr {
-                        s_addr: u32::from_ne_bytes(address.octets()),
+                        s_addr: u32::from_ne_bytes(ip.octets()),
                     },
-                    // Of no meaning here.
+                    // Ignored when sending.
                     ipi_addr: in_addr { s_addr: 0 },
                 }),
-                IpAddr::V6(address) => Control::V6(in6_pktinfo {
-                    ipi6_ifindex: asked.interface,
+                IpAddr::V6(ip) => Local::V6(in6_pktinfo {
+                    ipi6_ifindex: interface,
                     ipi6_addr: in6_addr {
-                        s6_addr: address.octets(),
+                        s6_addr: ip.octets(),
                     },
                 }),
             }
@@ -193,19 +253,25 @@ mod linux {
             }
         }
 
+        fn info(messages: &[ControlMessageOwned], peer: &str) -> PacketInfo {
+            let mut info = PacketInfo::default();
+            for message in messages {
+                info.add(message, peer.parse().unwrap());
+            }
+            info
+        }
+
         #[test]
-        fn what_came_before_the_system_was_asked_is_answered_from_where_it_went() {
-            let told = asked(&message("0.0.0.0", "192.0.2.1"), Ipv4Addr::LOCALHOST.into());
-            let told = told.unwrap();
-            assert_eq!(told.address, "192.0.2.1".parse::<IpAddr>().unwrap());
-            assert!(!told.is_to_many);
-            let told = asked(&message("0.0.0.0", "224.0.0.1"), Ipv4Addr::LOCALHOST.into());
-            assert!(told.unwrap().is_to_many);
+        fn datagram_queued_before_the_option_is_answered_from_its_destination() {
+            let told = info(&[message("0.0.0.0", "192.0.2.1")], "127.0.0.1");
+            assert_eq!(told.local_ip, Some("192.0.2.1".parse().unwrap()));
+            assert!(!told.multicast);
+            assert!(info(&[message("0.0.0.0", "224.0.0.1")], "127.0.0.1").multicast);
         }
 
         #[test]
         fn an_answer_comes_from_where_the_question_went() {
-            for (own, destination, peer, interface, is_to_many) in [
+            for (own, destination, peer, interface, multicast) in [
                 ("192.0.2.1", "192.0.2.1", "198.51.100.1", 0, false),
                 ("192.0.2.1", "192.0.2.255", "192.0.2.2", 0, true),
                 ("192.0.2.1", "255.255.255.255", "192.0.2.2", 0, true),
@@ -219,23 +285,46 @@ mod linux {
                 ("2001:db8::1", "2001:db8::1", "fe80::2", INTERFACE, false),
                 ("ff02::1", "ff02::1", "fe80::2", INTERFACE, true),
             ] {
-                let told = asked(&message(own, destination), peer.parse().unwrap()).unwrap();
-                let expected = Asked {
-                    address: own.parse().unwrap(),
+                let told = info(&[message(own, destination)], peer);
+                let expected = PacketInfo {
+                    local_ip: Some(own.parse().unwrap()),
                     interface,
-                    is_to_many,
+                    ttl: None,
+                    multicast,
                 };
                 assert_eq!(told, expected, "{peer} to {destination}");
                 // And that is what the system is told in its turn.
-                let (address, index) = match Control::from(told) {
-                    Control::V4(info) => {
-                        let address = info.ipi_spec_dst.s_addr.to_ne_bytes();
-                        (IpAddr::from(address), info.ipi_ifindex.try_into().unwrap())
+                let control = Control::new(told, peer.parse().unwrap());
+                let (ip, index) = match control.local.unwrap() {
+                    Local::V4(info) => {
+                        let ip = info.ipi_spec_dst.s_addr.to_ne_bytes();
+                        (IpAddr::from(ip), info.ipi_ifindex.try_into().unwrap())
                     }
-                    Control::V6(info) => (IpAddr::from(info.ipi6_addr.s6_addr), info.ipi6_ifindex),
+                    Local::V6(info) => (IpAddr::from(info.ipi6_addr.s6_addr), info.ipi6_ifindex),
                 };
-                assert_eq!((address, index), (expected.address, interface), "{own}");
+                assert_eq!((Some(ip), index), (expected.local_ip, interface), "{own}");
             }
+        }
+
+        #[test]
+        fn peer_over_ipv4_at_a_dual_stack_socket_has_the_messages_of_ipv4() {
+            let told = info(
+                &[
+                    message("::ffff:192.0.2.255", "::ffff:192.0.2.255"),
+                    ControlMessageOwned::Ipv4Ttl(64),
+                    message("192.0.2.1", "192.0.2.255"),
+                ],
+                "192.0.2.2",
+            );
+            let expected = PacketInfo {
+                local_ip: Some("192.0.2.1".parse().unwrap()),
+                interface: 0,
+                ttl: Some(64),
+                multicast: true,
+            };
+            assert_eq!(told, expected);
+            let ttl = Control::new(told, "192.0.2.2".parse().unwrap()).ttl;
+            assert!(matches!(ttl, Some(Ttl::V4(63))), "{ttl:?}");
         }
     }
 }

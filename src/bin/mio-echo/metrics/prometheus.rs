@@ -16,7 +16,7 @@ pub(super) struct Exposition<'a>(pub(super) &'a Stats);
 impl fmt::Display for Exposition<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Exposition(stats) = self;
-        for topic in [connections, bytes, datagrams, turns] {
+        for topic in [connections, bytes, datagrams, event_loop] {
             for family in topic(stats) {
                 family.fmt(f)?;
             }
@@ -92,15 +92,8 @@ fn by_reason(
 }
 
 fn connections(stats: &Stats) -> Vec<Family> {
-    let closed = [
-        ("finished", stats.finished),
-        ("reset", stats.reset),
-        ("error", stats.failed),
-        ("idle", stats.idle),
-        ("stalled", stats.stalled),
-        ("evicted", stats.evicted),
-        ("cut", stats.cut),
-    ];
+    let closed = &stats.closed;
+    let rejected = &stats.rejected;
     vec![
         gauge(
             "connections_active",
@@ -115,14 +108,22 @@ fn connections(stats: &Stats) -> Vec<Family> {
         by_reason(
             "connections_closed_total",
             "Connections that were closed.",
-            closed,
+            [
+                ("peer_closed", closed.peer_closed),
+                ("reset", closed.reset),
+                ("error", closed.error),
+                ("idle_timeout", closed.idle_timeout),
+                ("write_timeout", closed.write_timeout),
+                ("evicted", closed.evicted),
+                ("aborted", closed.aborted),
+            ],
         ),
         by_reason(
-            "connections_refused_total",
-            "Connections that were refused: accepted and reset.",
+            "connections_rejected_total",
+            "Connections that were accepted and immediately reset.",
             [
-                ("not_allowed", stats.refused.not_allowed),
-                ("too_many_from_source", stats.refused.too_many_from_source),
+                ("not_allowed", rejected.not_allowed),
+                ("too_many_from_source", rejected.too_many_from_source),
             ],
         ),
         counter(
@@ -132,7 +133,7 @@ fn connections(stats: &Stats) -> Vec<Family> {
         ),
         counter(
             "accept_pauses_total",
-            "Pauses of accepting, at the limit or for want of descriptors or memory.",
+            "Pauses of accepting, at the limit or without descriptors or memory.",
             stats.accept_pauses,
         ),
     ]
@@ -177,41 +178,56 @@ fn datagrams(stats: &Stats) -> Vec<Family> {
         ),
         counter(
             "datagram_errors_total",
-            "Datagrams that could not be sent back.",
+            "Replies that failed with an error.",
             stats.datagram_errors,
         ),
         counter(
+            "datagram_send_buffer_drops_total",
+            "Replies dropped because the send buffer or memory was full.",
+            stats.send_buffer_drops,
+        ),
+        counter(
+            "datagram_receive_buffer_drops_total",
+            "Datagrams that the system dropped because the receive buffer was full.",
+            stats.receive_buffer_drops,
+        ),
+        counter(
             "receive_errors_total",
-            "Errors in place of a datagram.",
+            "Errors that were received instead of a datagram.",
             stats.receive_errors,
         ),
-        unanswered(stats),
+        dropped(stats),
     ]
 }
 
-fn unanswered(stats: &Stats) -> Family {
-    let by = &stats.unanswered;
+fn dropped(stats: &Stats) -> Family {
+    let dropped = &stats.dropped;
     by_reason(
-        "datagrams_unanswered_total",
-        "Datagrams that got no answer by intention.",
+        "datagrams_dropped_total",
+        "Datagrams that got no reply, by a rule.",
         [
-            ("port_zero", by.port_zero),
-            ("reserved_port", by.reserved_port),
-            ("nfs_port", by.nfs_port),
-            ("not_allowed", by.not_allowed),
-            ("own_port", by.own_port),
-            ("source_address", by.source_address),
-            ("destination", by.destination),
+            ("not_allowed", dropped.not_allowed),
+            ("port_zero", dropped.port_zero),
+            ("reserved_port", dropped.reserved_port),
+            ("nfs_port", dropped.nfs_port),
+            ("own_port", dropped.own_port),
+            ("source_address", dropped.source_address),
+            ("destination", dropped.destination),
+            ("hop_limit", dropped.hop_limit),
         ],
     )
 }
 
-fn turns(stats: &Stats) -> Vec<Family> {
+fn event_loop(stats: &Stats) -> Vec<Family> {
     vec![
-        counter("loop_turns_total", "Turns of the loop.", stats.turns),
+        counter(
+            "loop_iterations_total",
+            "Iterations of the event loop.",
+            stats.iterations,
+        ),
         gauge(
             "run_queue_length",
-            "Sockets that had something to do in the last turn of the loop.",
+            "Sockets that had a turn in the last iteration.",
             stats.run_queue,
         ),
     ]
@@ -241,7 +257,7 @@ mod tests {
         let mut stats = Stats::default();
         stats.active = 3;
         stats.bytes_sent = u64::MAX;
-        stats.failed = 7;
+        stats.closed.error = 7;
         let text = Exposition(&stats).to_string();
         for part in [
             "# HELP mio_echo_connections_active Connections that are open now.\n\
@@ -249,7 +265,7 @@ mod tests {
              mio_echo_connections_active 3\n",
             "# TYPE mio_echo_sent_bytes_total counter\n\
              mio_echo_sent_bytes_total 18446744073709551615\n",
-            "mio_echo_connections_closed_total{reason=\"finished\"} 0\n\
+            "mio_echo_connections_closed_total{reason=\"peer_closed\"} 0\n\
              mio_echo_connections_closed_total{reason=\"reset\"} 0\n\
              mio_echo_connections_closed_total{reason=\"error\"} 7\n",
         ] {

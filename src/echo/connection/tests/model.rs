@@ -7,11 +7,10 @@
 use std::collections::{HashSet, VecDeque};
 use std::io::{self, ErrorKind, Read, Write};
 
-use super::{List, NO_PIPES, PIPE_SIZE, connect, scratch};
-use crate::echo::connection::{Connection, Next, State, Stream};
-use crate::echo::scratch::Scratch;
-use crate::net::Readiness;
-use crate::stats::{Reason, Stats};
+use super::{List, NO_PIPES, PIPE_SIZE, connect, shared};
+use crate::echo::connection::{Connection, Next, Shared, State};
+use crate::net::{Readiness, Stream};
+use crate::stats::{CloseReason, Stats};
 
 /// How many bytes the peer sends at the most. Each has its own value, from 0 up.
 const MOST_SENT: u8 = 6;
@@ -140,7 +139,7 @@ impl Socket {
         Readiness {
             readable: self.is_readable(),
             writable: self.is_writable(),
-            more_behind: self.is_reset || self.is_finished || self.mark.is_some(),
+            read_until_would_block: self.is_reset || self.is_finished || self.mark.is_some(),
         }
     }
 
@@ -204,20 +203,20 @@ const MOVES: [Move; 10] = [
 struct World {
     connection: Connection<Socket>,
     stats: Stats,
-    scratch: Scratch<List>,
+    shared: Shared<List>,
     is_queued: bool,
     closed: Option<&'static str>,
 }
 
 impl World {
-    fn new(scratch: Scratch<List>) -> Self {
+    fn new(shared: Shared<List>) -> Self {
         let mut connection = connect(Socket::default());
         // To register is to be told how things are.
         connection.stream.has_changed = true;
         World {
             connection,
             stats: Stats::default(),
-            scratch,
+            shared,
             is_queued: false,
             closed: None,
         }
@@ -244,7 +243,7 @@ impl World {
     }
 
     fn is_ended(&self) -> bool {
-        matches!(self.connection.state, State::Ending | State::Lingering)
+        matches!(self.connection.state, State::Flushing | State::Lingering)
     }
 
     fn make(&mut self, step: Move) {
@@ -281,19 +280,19 @@ impl World {
 
     fn turn(&mut self) {
         self.is_queued = false;
-        let next = self.connection.turn(&mut self.scratch, &mut self.stats);
+        let next = self.connection.turn(&mut self.shared, &mut self.stats);
         // It holds nothing between two turns, so what it looks like is no part of the state.
-        self.scratch.buffer.fill(u8::MAX);
+        self.shared.read_buffer.fill(u8::MAX);
         match next {
-            Next::Wait | Next::WaitStalled => {}
+            Next::WaitReadable | Next::WaitWritable => {}
             Next::Again => self.is_queued = true,
-            Next::Close(Reason::Finished) => {
+            Next::Close(CloseReason::PeerClosed) => {
                 // Closing sends the end of the stream, as nothing is left unread.
                 self.socket().is_shut = true;
                 self.closed = Some("finished");
             }
-            Next::Close(Reason::Reset) => self.closed = Some("reset"),
-            Next::Close(Reason::Cut) => self.closed = Some("cut"),
+            Next::Close(CloseReason::Reset) => self.closed = Some("reset"),
+            Next::Close(CloseReason::Aborted) => self.closed = Some("cut"),
             Next::Close(other) => panic!("{other}: there is neither a clock nor another error"),
         }
     }
@@ -302,16 +301,20 @@ impl World {
     fn check(&self) {
         let connection = &self.connection;
         let socket = &connection.stream;
-        let unsent = connection.unsent.len();
-        assert_eq!(self.stats.buffered, connection.unsent.held(), "not counted");
-        let most = self.scratch.buffer.len().max(PIPE_SIZE);
+        let unsent = connection.pending.len();
+        assert_eq!(
+            self.stats.buffered,
+            connection.pending.held(),
+            "not counted"
+        );
+        let most = self.shared.read_buffer.len().max(PIPE_SIZE);
         assert!(unsent <= most, "more is held than one buffer or pipe");
         match connection.state {
-            State::Echoing | State::Bulk | State::Lingering => {
+            State::Reading | State::Splicing | State::Lingering => {
                 assert_eq!(unsent, 0, "not sent, and forgotten");
             }
-            State::Stalled => assert_ne!(unsent, 0, "stalled by nothing"),
-            State::Ending => {}
+            State::WriteBlocked => assert_ne!(unsent, 0, "stalled by nothing"),
+            State::Flushing => {}
         }
         if self.closed == Some("finished") {
             assert!(socket.is_shut && socket.is_finished && socket.inbound.is_empty());
@@ -322,9 +325,9 @@ impl World {
         // A connection that has work has a place on the run queue, or an edge to come.
         if self.closed.is_none() && !self.is_queued && !socket.has_changed {
             let has_work = match connection.state {
-                State::Stalled => socket.is_writable(),
-                State::Ending => unsent == 0 || socket.is_writable(),
-                State::Echoing | State::Bulk | State::Lingering => socket.is_readable(),
+                State::WriteBlocked => socket.is_writable(),
+                State::Flushing => unsent == 0 || socket.is_writable(),
+                State::Reading | State::Splicing | State::Lingering => socket.is_readable(),
             };
             assert!(!has_work, "left with work to do, and nothing to wake it");
         }
@@ -366,8 +369,8 @@ impl World {
 }
 
 /// Makes every move from every state. Gives how many states there are.
-fn explore(scratch: Scratch<List>) -> usize {
-    let start = World::new(scratch);
+fn explore(shared: Shared<List>) -> usize {
+    let start = World::new(shared);
     let mut seen = HashSet::from([start.key()]);
     let mut open = vec![start];
     while let Some(world) = open.pop() {
@@ -389,7 +392,7 @@ fn explore(scratch: Scratch<List>) -> usize {
 #[test]
 fn no_order_of_events_loses_a_byte_or_a_wakeup() {
     for (buffer_size, worth_it) in [(1, NO_PIPES), (2, NO_PIPES), (4, NO_PIPES), (2, 1), (2, 2)] {
-        let states = explore(scratch(buffer_size, worth_it));
+        let states = explore(shared(buffer_size, worth_it));
         assert!(
             states > 1_000,
             "only {states} states: the model is not what it was"

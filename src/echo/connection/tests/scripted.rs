@@ -3,12 +3,11 @@
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
 
-use super::{List, MORE_BEHIND, NO_PIPES, READABLE, WRITABLE, connect, scratch};
-use crate::echo::connection::{Connection, Next, Stream};
-use crate::echo::pipes::MOST_PIPES;
-use crate::echo::scratch::Scratch;
-use crate::net::SHORT_MEANS_EXHAUSTED;
-use crate::stats::{Reason, Stats};
+use super::{END_AHEAD, List, NO_PIPES, READABLE, WRITABLE, connect, shared};
+use crate::echo::connection::{Connection, Next, Shared};
+use crate::echo::splice::MAX_PIPES;
+use crate::net::{SHORT_READ_DRAINS_SOCKET, Stream};
+use crate::stats::{CloseReason, Stats};
 
 /// The calls that are expected, in this order, and what they return.
 #[derive(Debug)]
@@ -90,10 +89,10 @@ impl Stream for Script {
     }
 }
 
-/// A connection with a script and a scratch buffer of 8 bytes.
+/// A connection with a script and a shared buffer of 8 bytes.
 struct Play {
     connection: Connection<Script>,
-    scratch: Scratch<List>,
+    shared: Shared<List>,
     stats: Stats,
 }
 
@@ -101,7 +100,7 @@ impl Play {
     fn new(calls: impl IntoIterator<Item = Call>) -> Self {
         Play {
             connection: connect(Script(calls.into_iter().collect())),
-            scratch: scratch(8, NO_PIPES),
+            shared: shared(8, NO_PIPES),
             stats: Stats::default(),
         }
     }
@@ -110,17 +109,17 @@ impl Play {
     fn in_bulk(calls: impl IntoIterator<Item = Call>) -> Self {
         let first = [R(Ok("8 bytes!")), W("8 bytes!", Ok(8))];
         let mut play = Play::new(first.into_iter().chain(calls));
-        play.scratch = scratch(8, 4);
+        play.shared = shared(8, 4);
         assert!(matches!(play.turn(), Next::Again));
         play
     }
 
     fn turn(&mut self) -> Next {
-        self.connection.turn(&mut self.scratch, &mut self.stats)
+        self.connection.turn(&mut self.shared, &mut self.stats)
     }
 
-    fn unsent(&self) -> usize {
-        self.connection.unsent.len()
+    fn pending(&self) -> usize {
+        self.connection.pending.len()
     }
 
     fn is_played(&self) -> bool {
@@ -129,12 +128,12 @@ impl Play {
 }
 
 fn waits(next: &Next) -> bool {
-    matches!(next, Next::Wait | Next::WaitStalled)
+    matches!(next, Next::WaitReadable | Next::WaitWritable)
 }
 
 /// What follows a read or write that moved less than it might have.
 fn waits_after_short(next: &Next) -> bool {
-    if SHORT_MEANS_EXHAUSTED {
+    if SHORT_READ_DRAINS_SOCKET {
         waits(next)
     } else {
         matches!(next, Next::Again)
@@ -195,7 +194,7 @@ fn what_a_write_leaves_is_kept_and_sent_before_anything_is_read() {
         matches!(play.turn(), Next::Again),
         "input may have come while it was stalled"
     );
-    assert_eq!(play.unsent(), 0);
+    assert_eq!(play.pending(), 0);
     assert!(waits(&play.turn()));
     assert!(play.is_played());
     assert_eq!((play.stats.bytes_received, play.stats.bytes_sent), (6, 6));
@@ -208,8 +207,8 @@ fn a_write_that_takes_nothing_leaves_everything_kept() {
         W("abc", Err(ErrorKind::WouldBlock)),
         W("abc", Ok(3)),
     ]);
-    assert!(matches!(play.turn(), Next::WaitStalled));
-    assert_eq!(play.unsent(), 3);
+    assert!(matches!(play.turn(), Next::WaitWritable));
+    assert_eq!(play.pending(), 3);
     assert!(matches!(play.turn(), Next::Again));
 }
 
@@ -246,7 +245,7 @@ fn what_stands_behind_the_bytes_is_read_for() {
         R(Ok("e")),
         W("e", Ok(1)),
     ]);
-    assert!(play.connection.wake(MORE_BEHIND));
+    assert!(play.connection.wake(END_AHEAD));
     assert!(
         matches!(play.turn(), Next::Again),
         "the short read stopped at a mark"
@@ -273,19 +272,19 @@ fn what_was_behind_the_bytes_is_not_forgotten_in_a_stall() {
         R(Ok("")),
     ]);
     play.turn();
-    play.connection.wake(MORE_BEHIND);
+    play.connection.wake(END_AHEAD);
     assert!(matches!(play.turn(), Next::Again));
     assert!(
         matches!(play.turn(), Next::Again),
         "the end of the stream was announced, and once"
     );
-    assert!(matches!(play.turn(), Next::Close(Reason::Finished)));
+    assert!(matches!(play.turn(), Next::Close(CloseReason::PeerClosed)));
 }
 
 #[test]
 fn the_end_of_the_stream_is_passed_on() {
     let mut play = Play::new([R(Ok(""))]);
-    assert!(matches!(play.turn(), Next::Close(Reason::Finished)));
+    assert!(matches!(play.turn(), Next::Close(CloseReason::PeerClosed)));
     assert!(play.is_played());
 }
 
@@ -297,7 +296,7 @@ fn error_of_any_call_closes_the_connection_with_that_error() {
         vec![R(Ok("abc")), W("abc", Err(timed_out))],
     ] {
         let mut play = Play::new(script);
-        let Next::Close(Reason::Failed(error)) = play.turn() else {
+        let Next::Close(CloseReason::Error(error)) = play.turn() else {
             panic!("still open")
         };
         assert_eq!(error.kind(), timed_out);
@@ -305,7 +304,7 @@ fn error_of_any_call_closes_the_connection_with_that_error() {
 
     let mut play = Play::new([R(Ok("abc")), W("abc", Ok(1)), W("bc", Err(timed_out))]);
     play.turn();
-    assert!(matches!(play.turn(), Next::Close(Reason::Failed(_))));
+    assert!(matches!(play.turn(), Next::Close(CloseReason::Error(_))));
 }
 
 #[test]
@@ -317,11 +316,11 @@ fn reset_is_no_other_error_whichever_call_meets_it() {
         vec![R(Ok("abc")), W("abc", Err(broken_pipe))],
     ] {
         let mut play = Play::new(script);
-        assert!(matches!(play.turn(), Next::Close(Reason::Reset)));
+        assert!(matches!(play.turn(), Next::Close(CloseReason::Reset)));
     }
     let mut play = Play::new([Shutdown(Err(ErrorKind::NotConnected))]);
     play.connection.end();
-    assert!(matches!(play.turn(), Next::Close(Reason::Reset)));
+    assert!(matches!(play.turn(), Next::Close(CloseReason::Reset)));
 }
 
 #[test]
@@ -337,7 +336,7 @@ fn a_connection_that_is_ended_reads_to_the_end_and_writes_nothing() {
     assert!(matches!(play.turn(), Next::Again));
     assert!(waits(&play.turn()));
     assert!(play.connection.wake(READABLE));
-    assert!(matches!(play.turn(), Next::Close(Reason::Cut)));
+    assert!(matches!(play.turn(), Next::Close(CloseReason::Aborted)));
     assert_eq!(
         play.stats.bytes_received, 0,
         "discarded bytes are not echoed"
@@ -360,7 +359,7 @@ fn a_stalled_connection_that_is_ended_sends_what_was_kept_first() {
     assert!(!play.connection.wake(READABLE));
     assert!(play.connection.wake(WRITABLE));
     assert!(matches!(play.turn(), Next::Again));
-    assert!(matches!(play.turn(), Next::Close(Reason::Cut)));
+    assert!(matches!(play.turn(), Next::Close(CloseReason::Aborted)));
     assert_eq!((play.stats.bytes_received, play.stats.bytes_sent), (3, 3));
 }
 
@@ -368,7 +367,7 @@ fn a_stalled_connection_that_is_ended_sends_what_was_kept_first() {
 fn a_connection_that_cannot_be_ended_is_closed() {
     let mut play = Play::new([Shutdown(Err(ErrorKind::InvalidInput))]);
     play.connection.end();
-    assert!(matches!(play.turn(), Next::Close(Reason::Failed(_))));
+    assert!(matches!(play.turn(), Next::Close(CloseReason::Error(_))));
 }
 
 #[test]
@@ -407,11 +406,11 @@ fn what_the_peer_does_not_take_stays_in_the_pipe() {
         "a short move says nothing about the room that is left"
     );
     assert!(!play.connection.wake(READABLE));
-    assert!(matches!(play.turn(), Next::WaitStalled));
-    assert_eq!(play.unsent(), 4);
+    assert!(matches!(play.turn(), Next::WaitWritable));
+    assert_eq!(play.pending(), 4);
     assert!(play.connection.wake(WRITABLE));
     assert!(matches!(play.turn(), Next::Again));
-    assert_eq!(play.unsent(), 0);
+    assert_eq!(play.pending(), 0);
     assert!(matches!(play.turn(), Next::Again));
     assert!(play.is_played());
 }
@@ -425,7 +424,7 @@ fn a_stream_that_stalls_at_once_is_in_bulk_all_the_same() {
         In(Ok("more")),
         Out("more", Ok(4)),
     ]);
-    play.scratch = scratch(8, 4);
+    play.shared = shared(8, 4);
     for _ in 0..3 {
         play.turn();
     }
@@ -455,7 +454,7 @@ fn a_read_decides_whether_the_stream_has_ended() {
         R(Ok("")),
     ]);
     assert!(waits_after_short(&play.turn()));
-    assert!(matches!(play.turn(), Next::Close(Reason::Finished)));
+    assert!(matches!(play.turn(), Next::Close(CloseReason::PeerClosed)));
     assert!(play.is_played());
 }
 
@@ -468,7 +467,7 @@ fn splice_error_closes_that_connection_with_that_error() {
             vec![In(Ok("abcd")), Out("abcd", Err(kind))],
         ] {
             let mut play = Play::in_bulk(script);
-            let Next::Close(Reason::Failed(error)) = play.turn() else {
+            let Next::Close(CloseReason::Error(error)) = play.turn() else {
                 panic!("still open")
             };
             assert_eq!(error.kind(), kind);
@@ -506,20 +505,20 @@ fn a_connection_that_is_ended_drains_its_pipe_first() {
         matches!(play.turn(), Next::Again),
         "what is discarded needs no pipe"
     );
-    assert!(matches!(play.turn(), Next::Close(Reason::Cut)));
+    assert!(matches!(play.turn(), Next::Close(CloseReason::Aborted)));
     assert!(play.is_played());
 }
 
 #[test]
 fn pipes_are_few_and_come_back() {
     let mut plays: Vec<Play> = Vec::new();
-    let mut pipes = scratch(8, 4);
+    let mut pipes = shared(8, 4);
     // Each stalls with a pipe, for as long as there are any.
-    for _ in 0..MOST_PIPES {
+    for _ in 0..MAX_PIPES {
         let mut play = Play::in_bulk([In(Ok("abcdef")), Out("abcdef", Err(ErrorKind::WouldBlock))]);
-        play.scratch = pipes;
+        play.shared = pipes;
         assert!(waits(&play.turn()));
-        pipes = play.scratch.clone();
+        pipes = play.shared.clone();
         plays.push(play);
     }
     let mut play = Play::in_bulk([
@@ -528,14 +527,14 @@ fn pipes_are_few_and_come_back() {
         In(Ok("")),
         R(Ok("")),
     ]);
-    play.scratch = pipes;
+    play.shared = pipes;
     assert!(matches!(play.turn(), Next::Again), "reads and writes serve");
 
     // One that is closed, with bytes in its pipe, makes room for another.
     let mut closed = plays.pop().unwrap();
     assert_eq!(closed.stats.buffered, 6);
-    let (scratch, stats) = (&mut play.scratch, &mut closed.stats);
-    closed.connection.release(scratch, stats);
+    let (shared, stats) = (&mut play.shared, &mut closed.stats);
+    closed.connection.release(shared, stats);
     assert_eq!(closed.stats.buffered, 0);
-    assert!(matches!(play.turn(), Next::Close(Reason::Finished)));
+    assert!(matches!(play.turn(), Next::Close(CloseReason::PeerClosed)));
 }
