@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 import threading
 import time
+import urllib.request
 
 LIMIT = 60  # seconds, for each conversation
 PIECE = 1 << 18  # bytes, in one call at the most
@@ -76,13 +77,13 @@ class Service:
             command = [*strace(faults, self.trace), *command]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         self.log, self.places = [], []
-        for line in self.process.stderr:
-            self.log.append(line)
-            if listening := re.search(r"listening on udp://\[?(.*?)\]?:(\d+)$", line):
-                self.places.append((listening[1], int(listening[2])))
-            if "listening on unix:" in line:
-                break
-        else:
+        # Reading its log has no limit of its own.
+        alarm = threading.Timer(LIMIT, self.kill_all)
+        alarm.start()
+        self.pid = self.find_pid(bool(faults)) if self.read_places() else None
+        alarm.cancel()
+        if self.pid is None:
+            self.log.extend(self.process.stderr)
             status = self.process.wait(LIMIT)
             self.directory.cleanup()
             raise Ended(status, "".join(self.log))
@@ -90,15 +91,33 @@ class Service:
         self.place = self.places[0]
         self.datagram_places = tuple(self.places)
         self.places.append(unix)
-        self.pid = self.child() if faults else self.process.pid
         self.reader = threading.Thread(target=lambda: self.log.extend(self.process.stderr))
         self.reader.start()
 
-    def child(self):
-        """The program's process, where the one that was started is strace."""
+    def read_places(self):
+        """Where it listens, from its log. Says whether it listens everywhere."""
+        for line in self.process.stderr:
+            self.log.append(line)
+            if listening := re.search(r"listening on udp://\[?(.*?)\]?:(\d+)$", line):
+                self.places.append((listening[1], int(listening[2])))
+            if "listening on unix:" in line:
+                return True
+        return False
+
+    def kill_all(self):
+        """strace(1) does not take the program with it."""
+        for pid in *self.children(), self.process.pid:
+            os.kill(pid, signal.SIGKILL)
+
+    def find_pid(self, is_traced):
+        """The program's process: a child of the one that was started, if that is strace. None if it
+        has ended since it listened."""
+        return next(iter(self.children()), None) if is_traced else self.process.pid
+
+    def children(self):
         children = f"/proc/{self.process.pid}/task/{self.process.pid}/children"
         with open(children, encoding="ascii") as file:
-            return int(file.read().split()[0])
+            return [int(pid) for pid in file.read().split()]
 
     def ask(self, place, data, patience=1):
         """Sends a datagram until it comes back. Gives how often that was."""
@@ -179,6 +198,40 @@ class Service:
             self.process.wait(LIMIT)
         self.reader.join()
         self.directory.cleanup()
+
+
+class CountedService(Service):
+    """The program with its metrics, read over HTTP."""
+
+    def __init__(self, program, *arguments, **options):
+        super().__init__(program, "--metrics", "tcp://127.0.0.1:0", *arguments, **options)
+        try:
+            wait_until(self.metrics_url, "the metrics are served")
+        except AssertionError:
+            self.__exit__()
+            raise
+
+    def metrics_url(self):
+        found = re.search(r"metrics on (http://[^/\s]+)", "".join(self.log))
+        return found and f"{found[1]}/metrics"
+
+    def counters(self):
+        """Each value by its name, without the prefix: `loop_turns_total`, and so on."""
+        # Not by a proxy that the environment may name.
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(self.metrics_url(), timeout=LIMIT) as answer:
+            text = answer.read().decode()
+        found = re.findall(r"^mio_echo_(\S+) (\d+)$", text, re.MULTILINE)
+        return {name: int(value) for name, value in found}
+
+    def active(self):
+        return self.counters()["connections_active"]
+
+    def closed(self):
+        """How many connections were closed, by reason; without those reasons that did not occur."""
+        pattern = re.compile(r'connections_closed_total\{reason="(\w+)"\}')
+        found = ((pattern.fullmatch(name), value) for name, value in self.counters().items())
+        return {match[1]: value for match, value in found if match and value}
 
 
 def strace(faults, trace):

@@ -305,8 +305,13 @@ impl ConfigBuilder {
         self
     }
 
-    /// The permissions of Unix sockets' files: 0 to 0o777; who may write may connect. They hold
-    /// before anyone can connect. Default: what the process's umask leaves; see umask(2).
+    /// The permissions of Unix sockets' files: 0 to 0o777; who may write may connect. A file has
+    /// them from the moment it exists. Abstract names have no file, and ignore them. Default: what
+    /// the process's umask leaves; see umask(2).
+    ///
+    /// Binding fails with `InvalidInput` if the umask, or a default ACL of the directory, takes
+    /// away some of these permissions. So a host clears its umask while it binds (all threads of
+    /// a process share it). On systems other than Linux binding fails with `Unsupported`.
     ///
     /// Give that right to those you trust only. Over a Unix socket file descriptors can be sent, as
     /// many as one likes, and they are closed here, by the system, within the call that reads or

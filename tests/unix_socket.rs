@@ -8,9 +8,14 @@ use std::cell::{Cell, RefCell};
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
-use std::os::unix::fs::PermissionsExt;
+#[cfg(target_os = "linux")]
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+#[cfg(target_os = "linux")]
+use std::process::Command;
+#[cfg(target_os = "linux")]
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use common::{Directory, LIMIT, noise, settle, turn_until};
@@ -247,14 +252,142 @@ fn a_directory_that_is_missing_is_asked_for() {
     );
 }
 
+/// Runs `body` in a child process with this umask: the test itself, started again by its name.
+#[cfg(target_os = "linux")]
+fn with_umask(umask: &str, test: &str, body: impl FnOnce()) {
+    if std::env::var_os("TEST_WITH_UMASK").is_some() {
+        return body();
+    }
+    let output = Command::new("sh")
+        .args(["-c", "umask $1 && exec \"$0\" --exact \"$2\" --nocapture"])
+        .args([std::env::current_exe().unwrap().as_os_str()])
+        .args([umask, test])
+        .env("TEST_WITH_UMASK", umask)
+        .output()
+        .unwrap();
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    assert!(stdout.contains(" 1 passed"), "{stdout} {output:?}");
+}
+
+#[cfg(target_os = "linux")]
+fn mode_of(path: &Path) -> u32 {
+    fs::symlink_metadata(path).unwrap().permissions().mode() & 0o7777
+}
+
+#[cfg(target_os = "linux")]
 #[test]
-fn the_mode_is_as_configured() {
+fn socket_file_has_configured_mode() {
+    with_umask("0", "socket_file_has_configured_mode", || {
+        let directory = Directory::new();
+        for mode in [0, 0o600, 0o660, 0o666, 0o777] {
+            let path = directory.file(&format!("{mode:o}"));
+            let _server = bind(config_at(&path).unix_mode(mode)).unwrap();
+            assert_eq!(mode_of(&path), mode);
+        }
+    });
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn file_that_is_taken_over_gets_configured_mode() {
+    with_umask("0", "file_that_is_taken_over_gets_configured_mode", || {
+        let directory = Directory::new();
+        let path = directory.file("socket");
+        drop(UnixListener::bind(&path).unwrap());
+        let _server = bind(config_at(&path).unix_mode(0o640)).unwrap();
+        assert_eq!(mode_of(&path), 0o640);
+    });
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn mode_that_umask_reduces_is_an_error() {
+    with_umask("027", "mode_that_umask_reduces_is_an_error", || {
+        let directory = Directory::new();
+        let path = directory.file("socket");
+        let error = bind(config_at(&path).unix_mode(0o666)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+        let text = error.to_string();
+        for part in ["umask", "0666 to 0640", "clear the umask"] {
+            assert!(text.contains(part), "no {part:?} in {text}");
+        }
+        assert!(!path.exists(), "the file was left behind");
+
+        let server = bind(config_at(&path).unix_mode(0o640)).unwrap();
+        assert_eq!(mode_of(&path), 0o640);
+        drop(server);
+        let _server = bind(config_at(&path)).unwrap();
+        assert_eq!(mode_of(&path), 0o750, "without a mode the umask decides");
+    });
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn abstract_name_ignores_mode() {
+    with_umask("077", "abstract_name_ignores_mode", || {
+        let name = format!("unix:@mio-echo test of the mode {}", std::process::id());
+        let config = Config::builder().endpoint(name.parse().unwrap());
+        bind(config.unix_mode(0o666)).unwrap();
+    });
+}
+
+/// The umask is cleared while the program binds, and only then.
+#[cfg(all(target_os = "linux", feature = "cli"))]
+#[test]
+fn program_sets_mode_under_any_umask() {
+    use common::service::{PROGRAM, Service};
+
     let directory = Directory::new();
-    let mode_of = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
-    for mode in [0o600, 0o660, 0o777] {
-        let path = directory.file(&format!("{mode:o}"));
-        let _server = bind(config_at(&path).unix_mode(mode)).unwrap();
-        assert_eq!(mode_of(&path), mode);
+    let start = |name: &str, mode: &str| {
+        let path = directory.file(name);
+        let endpoint = format!("unix:{}", path.display());
+        let mut command = Command::new("sh");
+        command.arg("-c");
+        command.arg(format!("umask 077; exec '{PROGRAM}' '{endpoint}' {mode}"));
+        let mut service = Service::launch(command);
+        service.wait_for(&format!("listening on {endpoint}"));
+        // That line is logged while it still binds; an echo comes from the loop behind that.
+        common::echo(&mut connect(&path), b"hello");
+        let status = fs::read_to_string(format!("/proc/{}/status", service.pid())).unwrap();
+        assert!(status.contains("Umask:\t0077\n"), "{status}");
+        mode_of(&path)
+    };
+    assert_eq!(start("with", "--unix-mode 0666"), 0o666);
+    assert_eq!(start("without", ""), 0o700);
+}
+
+/// A user who may write to the directory replaces the socket file by a symbolic link as soon as it
+/// appears.
+#[cfg(target_os = "linux")]
+#[test]
+fn link_in_place_of_socket_file_leads_to_no_other_file() {
+    let directory = Directory::new();
+    let (path, victim) = (directory.file("socket"), directory.file("victim"));
+    fs::write(&victim, "secret").unwrap();
+    fs::set_permissions(&victim, fs::Permissions::from_mode(0o600)).unwrap();
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| replace_by_link_until(&path, &victim, &is_over));
+        for _ in 0..2_000 {
+            // It may bind, or find the link there.
+            drop(bind(config_at(&path).unix_mode(0o700)));
+            let _ = fs::remove_file(&path);
+        }
+        is_over.store(true, Ordering::Relaxed);
+    });
+    assert_eq!(mode_of(&victim), 0o600);
+}
+
+#[cfg(target_os = "linux")]
+fn replace_by_link_until(path: &Path, victim: &Path, is_over: &AtomicBool) {
+    let link = path.with_extension("link");
+    while !is_over.load(Ordering::Relaxed) {
+        if !link.is_symlink() {
+            std::os::unix::fs::symlink(victim, &link).unwrap();
+        }
+        if fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket()) {
+            fs::rename(&link, path).unwrap();
+        }
     }
 }
 

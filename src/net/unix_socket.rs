@@ -1,8 +1,8 @@
 //! The file of a Unix socket: made, taken over from who has died, and removed.
 
-use std::fs::{self, File, Metadata, Permissions};
+use std::fs::{self, File, Metadata};
 use std::io;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixDatagram;
 use std::path::{self, Path, PathBuf};
 
@@ -23,25 +23,70 @@ pub(crate) struct SocketFile {
 type Id = (u64, u64);
 
 impl SocketFile {
-    /// bind(2), in the place of a file that was left behind if there is one; then chmod(2), before
-    /// the socket listens and anyone can connect.
+    /// Binds the socket, in the place of a file that was left behind if there is one.
+    ///
+    /// `mode` is the permissions of the file, from the moment it exists. The path is never given to
+    /// chmod(2), which follows symbolic links: another user who may write to the directory could
+    /// replace the file by a link to a file of this user.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` if the umask takes away bits of `mode`; `Unsupported` if a mode is given
+    /// and the system is not Linux; and the errors of bind(2) and lstat(2).
     pub(crate) fn bind(socket: &Socket, path: &Path, mode: Option<u32>) -> io::Result<Self> {
         let (address, absolute) = (SockAddr::unix(path)?, path::absolute(path)?);
+        if let Some(mode) = mode {
+            set_mode(socket, mode)?;
+        }
         match socket.bind(&address) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
                 take_over(socket, &address, path)?;
             }
             bound => bound?,
         }
+        let metadata = fs::symlink_metadata(path)?;
         let file = SocketFile {
-            id: id(&fs::symlink_metadata(path)?),
+            id: id(&metadata),
             path: absolute,
         };
         if let Some(mode) = mode {
-            fs::set_permissions(path, Permissions::from_mode(mode))?;
+            check_mode(&metadata, mode)?;
         }
         Ok(file)
     }
+}
+
+/// Sets the mode of the file that bind(2) will create. On Linux that is the mode of the socket's
+/// own inode, less the umask (`unix_bind` in the kernel's `net/unix/af_unix.c`).
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn set_mode(socket: &Socket, mode: u32) -> io::Result<()> {
+    use nix::sys::stat::{Mode, fchmod};
+
+    Ok(fchmod(socket, Mode::from_bits_truncate(mode))?)
+}
+
+/// POSIX leaves the effect of `fchmod` on a socket open.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn set_mode(_socket: &Socket, _mode: u32) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// Checks that the new file has the whole mode. The library cannot clear the umask itself, because
+/// all threads of the process share it.
+fn check_mode(file: &Metadata, wanted: u32) -> io::Result<()> {
+    if !file.file_type().is_socket() {
+        let message = "another file has replaced the socket file";
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, message));
+    }
+    let mode = file.mode() & 0o777;
+    if mode == wanted {
+        return Ok(());
+    }
+    let message = format!(
+        "the umask, or a default ACL of the directory, reduces mode {wanted:04o} to {mode:04o}: \
+         clear the umask while binding, or choose a mode that it allows"
+    );
+    Err(io::Error::new(io::ErrorKind::InvalidInput, message))
 }
 
 impl Drop for SocketFile {

@@ -110,7 +110,7 @@ pub(crate) struct Options {
     /// Give that right to those you trust only: by sending it file descriptors that take long to
     /// close, they can stop the service.
     #[arg(long, value_name = "MODE", value_parser = mode)]
-    unix_mode: Option<u32>,
+    pub(crate) unix_mode: Option<u32>,
 
     /// Answer datagrams from well-known ports and from this service's own, too
     ///

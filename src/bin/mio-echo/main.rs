@@ -53,7 +53,7 @@ fn serve() -> Result<(), Failure> {
     let metrics = options.metrics()?;
     // Before it says that it listens: whoever reads that may stop it right away.
     signals.catch_stops()?;
-    let server = Server::with_sockets(config, sockets)?;
+    let server = with_umask_for(&options, || Server::with_sockets(config, sockets))?;
     tell_who_is_served(server.endpoints().iter(), &options.allow);
     tell_who_is_served(metrics.endpoints(), &[]);
     let metrics = Metrics::listen(metrics, server.registry(), FIRST_OF_METRICS)?;
@@ -61,6 +61,27 @@ fn serve() -> Result<(), Failure> {
     let supervisor = Supervisor::from_environment();
     Service::new(server, signals, summary, metrics, supervisor)?.run()?;
     Ok(())
+}
+
+/// Calls `bind`, with a cleared umask if `--unix-mode` is given: bind(2) would take the bits of the
+/// umask from that mode. There are no other threads, which would share the cleared umask.
+#[cfg(unix)]
+fn with_umask_for<T>(options: &Options, bind: impl FnOnce() -> T) -> T {
+    use nix::sys::stat::{Mode, umask};
+
+    if options.unix_mode.is_none() {
+        return bind();
+    }
+    let before = umask(Mode::empty());
+    let bound = bind();
+    umask(before);
+    bound
+}
+
+/// There is no umask here.
+#[cfg(not(unix))]
+fn with_umask_for<T>(_options: &Options, bind: impl FnOnce() -> T) -> T {
+    bind()
 }
 
 /// Where other hosts may come: all of them, or those of some networks.
