@@ -83,7 +83,7 @@ mod stats;
 
 pub use config::{Config, ConfigBuilder, ConfigError, ZeroCopy};
 pub use echo::Echo;
-pub use net::bound_socket::BoundSocket;
+pub use net::bind::BoundSocket;
 pub use net::endpoint::{Endpoint, EndpointError, EndpointErrorKind};
 pub use policy::cidr::{Network, NetworkError};
 pub use server::{Server, ShutdownHandle};

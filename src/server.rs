@@ -13,7 +13,7 @@ use mio::{Events, Poll, Registry, Token, Waker};
 
 use crate::config::Config;
 use crate::echo::Echo;
-use crate::net::bound_socket::BoundSocket;
+use crate::net::bind::BoundSocket;
 use crate::net::endpoint::Endpoint;
 use crate::stats::Stats;
 

@@ -1,13 +1,13 @@
-//! What is accepted, what is not, and what is said of it.
+//! Which settings are accepted, and the errors of the others.
 
 use super::*;
 
 fn error(builder: ConfigBuilder) -> ConfigError {
-    builder.build().expect_err("an impossible value was taken")
+    builder.build().expect_err("accepted")
 }
 
 #[test]
-fn the_ends_of_every_range_are_taken() {
+fn accepts_the_ends_of_every_range() {
     for builder in [
         Config::builder()
             .backlog(1)
@@ -19,6 +19,12 @@ fn the_ends_of_every_range_are_taken() {
             .max_connections(1_000_000_000),
         Config::builder().max_per_source(1),
         Config::builder().max_per_source(Config::DEFAULT_MAX_CONNECTIONS),
+        Config::builder().max_buffered(262_144),
+        Config::builder()
+            .buffer_size(1_000_000)
+            .max_buffered(1_000_000),
+        Config::builder().socket_buffer(4096),
+        Config::builder().socket_buffer(1 << 30),
         Config::builder().drain_timeout(Duration::ZERO),
         Config::builder().drain_timeout(Duration::from_secs(86_400)),
         Config::builder().idle_timeout(Duration::ZERO),
@@ -37,90 +43,105 @@ fn the_ends_of_every_range_are_taken() {
 }
 
 #[test]
-fn what_is_out_of_range_is_named() {
-    let max = usize::MAX;
-    assert_eq!(error(Config::builder().backlog(0)), ConfigError::Backlog(0));
-    assert_eq!(
-        error(Config::builder().backlog(65_536)),
-        ConfigError::Backlog(65_536)
-    );
-    assert_eq!(
-        error(Config::builder().buffer_size(0)),
-        ConfigError::BufferSize(0)
-    );
-    assert_eq!(
-        error(Config::builder().buffer_size(max)),
-        ConfigError::BufferSize(max)
-    );
-    assert_eq!(
-        error(Config::builder().max_connections(0)),
-        ConfigError::MaxConnections(0)
-    );
-    assert_eq!(
-        error(Config::builder().max_connections(max)),
-        ConfigError::MaxConnections(max)
-    );
-    let forever = Duration::MAX;
-    assert_eq!(
-        error(Config::builder().drain_timeout(forever)),
-        ConfigError::DrainTimeout(forever)
-    );
-    assert_eq!(
-        error(Config::builder().idle_timeout(forever)),
-        ConfigError::IdleTimeout(forever)
-    );
-    assert_eq!(
-        error(Config::builder().write_timeout(forever)),
-        ConfigError::WriteTimeout(forever)
-    );
-    assert_eq!(
-        error(Config::builder().busy_poll(forever)),
-        ConfigError::BusyPoll(forever)
-    );
-    assert_eq!(
-        error(Config::builder().socket_buffer(4095)),
-        ConfigError::SocketBuffer(4095)
-    );
-    assert_eq!(
-        error(Config::builder().socket_buffer(max)),
-        ConfigError::SocketBuffer(max)
-    );
-    assert_eq!(
-        error(Config::builder().unix_mode(0o1000)),
-        ConfigError::UnixMode(0o1000)
-    );
-}
-
-#[test]
-fn max_buffered_has_room_for_what_one_peer_may_need() {
-    for (buffer_size, least) in [(1, 262_144), (1024 * 1024, 1_048_576)] {
-        let builder = |bytes| {
-            let builder = Config::builder().buffer_size(buffer_size);
-            builder.max_buffered(bytes)
-        };
-        builder(least).build().unwrap();
-        let bytes = least - 1;
-        let error = error(builder(bytes));
-        assert_eq!(error, ConfigError::MaxBuffered { bytes, least });
-        assert!(error.to_string().contains(&least.to_string()), "{error}");
+fn value_out_of_range_is_named_with_its_range() {
+    let (max, long) = (usize::MAX, Duration::MAX);
+    for (builder, name, range) in [
+        (
+            Config::builder().backlog(0),
+            "backlog 0",
+            "1 to 65535 connections",
+        ),
+        (
+            Config::builder().backlog(65_536),
+            "backlog 65536",
+            "1 to 65535",
+        ),
+        (
+            Config::builder().buffer_size(0),
+            "buffer size 0",
+            "1 to 16777216 bytes",
+        ),
+        (
+            Config::builder().buffer_size(max),
+            "buffer size",
+            "1 to 16777216",
+        ),
+        (
+            Config::builder().max_connections(0),
+            "limit of connections 0",
+            "1 to 1000000000",
+        ),
+        (
+            Config::builder().max_connections(max),
+            "limit of connections",
+            "1 to",
+        ),
+        (
+            Config::builder().max_per_source(0),
+            "per source 0",
+            "1 to 512",
+        ),
+        (
+            Config::builder().max_per_source(513),
+            "per source 513",
+            "1 to 512",
+        ),
+        (
+            Config::builder().max_buffered(262_143),
+            "buffered bytes 262143",
+            "262144 to",
+        ),
+        (
+            Config::builder()
+                .buffer_size(1_000_000)
+                .max_buffered(999_999),
+            "buffered bytes 999999",
+            "1000000 to",
+        ),
+        (
+            Config::builder().socket_buffer(4095),
+            "socket buffer 4095",
+            "4096 to 1073741824 bytes",
+        ),
+        (
+            Config::builder().socket_buffer(max),
+            "socket buffer",
+            "4096 to",
+        ),
+        (
+            Config::builder().drain_timeout(long),
+            "drain timeout",
+            "0ns to 86400s",
+        ),
+        (
+            Config::builder().idle_timeout(long),
+            "idle timeout",
+            "0ns to 86400s",
+        ),
+        (
+            Config::builder().write_timeout(long),
+            "write timeout",
+            "0ns to 86400s",
+        ),
+        (Config::builder().busy_poll(long), "busy poll", "0ns to 1s"),
+        (
+            Config::builder().unix_mode(0o1000),
+            "mode of Unix sockets 0o1000",
+            "0 to 0o777",
+        ),
+    ] {
+        let error = error(builder);
+        assert!(matches!(error, ConfigError::OutOfRange { .. }), "{error:?}");
+        let text = error.to_string();
+        assert!(
+            text.contains(name) && text.contains(&format!("choose {range}")),
+            "{text}"
+        );
     }
 }
 
 #[test]
-fn a_source_may_not_have_more_connections_than_all_may() {
-    let builder = |count| Config::builder().max_connections(5).max_per_source(count);
-    builder(5).build().unwrap();
-    for count in [0, 6, usize::MAX] {
-        let error = error(builder(count));
-        assert_eq!(error, ConfigError::MaxPerSource { count, most: 5 });
-        assert!(error.to_string().contains("choose 1 to 5"), "{error}");
-    }
-    let count = Config::DEFAULT_MAX_CONNECTIONS + 1;
-    error(Config::builder().max_per_source(count));
-}
-
-#[test]
-fn a_network_is_allowed_where_a_peer_could_be_in_one() {
+fn allow_list_needs_an_endpoint_of_its_family() {
     let build = |endpoints: &[&str], networks: &[&str], dual_stack| {
         let mut builder = Config::builder().dual_stack(dual_stack);
         for text in endpoints {
@@ -154,7 +175,7 @@ fn a_network_is_allowed_where_a_peer_could_be_in_one() {
 }
 
 #[test]
-fn a_path_has_no_zero_byte() {
+fn rejects_path_with_zero_byte() {
     let endpoint = Endpoint::Unix("/run/echo\0sock".into());
     let error = error(Config::builder().endpoint(endpoint.clone()));
     assert_eq!(error, ConfigError::NulInPath(endpoint));
@@ -162,7 +183,7 @@ fn a_path_has_no_zero_byte() {
 }
 
 #[test]
-fn a_path_that_is_too_long_is_told_how_long_it_may_be() {
+fn rejects_long_path_with_the_maximum() {
     let long = "x".repeat(Config::UNIX_PATH_MAX + 1);
     for endpoint in [
         Endpoint::Unix(long.clone().into()),
@@ -176,7 +197,7 @@ fn a_path_that_is_too_long_is_told_how_long_it_may_be() {
 }
 
 #[test]
-fn a_socket_may_be_there_once() {
+fn rejects_repeated_socket() {
     let build = |dual_stack: bool, endpoints: [&str; 2]| {
         let mut builder = Config::builder().dual_stack(dual_stack);
         for text in endpoints {
@@ -210,7 +231,7 @@ fn a_socket_may_be_there_once() {
 }
 
 #[test]
-fn without_an_endpoint_it_is_the_default_one() {
+fn adds_default_endpoint() {
     let config = Config::builder().build().unwrap();
     assert_eq!(config, Config::default());
     assert_eq!(config.or_default_endpoint().endpoints, [Endpoint::DEFAULT]);

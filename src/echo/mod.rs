@@ -30,8 +30,7 @@ use timers::{Timeout, Timers};
 use udp::{DatagramSocket, Udp};
 
 use crate::config::Config;
-use crate::net::bind::{Bound, ListenError};
-use crate::net::bound_socket::BoundSocket;
+use crate::net::bind::{BindOptions, Bound, BoundSocket, ListenError};
 use crate::net::endpoint::Endpoint;
 use crate::net::listener::Listener;
 use crate::net::pipe::SystemPipe;
@@ -211,7 +210,11 @@ impl Echo {
         let tokens = token_range(&config, sockets.len(), first_token.0)?;
         let slots = tokens.len().min(RESERVED_SLOTS);
         check_memory(slots)?;
-        let mut bound = Bound::bind_all(&config)?;
+        let options = BindOptions {
+            reuse_port: config.reuse_port,
+            unix_mode: config.unix_mode,
+        };
+        let mut bound = Bound::bind_all(config.sockets(), options)?;
         bound.extend(sockets.into_iter().map(Bound::from));
         let udp_addresses = bound.iter().filter_map(Bound::udp_address);
         let udp_ports = udp_addresses.map(|address| address.port()).collect();

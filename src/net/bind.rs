@@ -1,47 +1,58 @@
-//! socket(2) and bind(2): endpoints become sockets, some of them with a port in common.
+//! socket(2) and bind(2): endpoints become sockets, some of them with a common port; and sockets that
+//! were bound by another program.
 
 use std::error::Error;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use crate::config::Config;
-use crate::net::endpoint::Endpoint;
-use crate::net::udp::packet_info;
+use super::endpoint::Endpoint;
+use super::udp::packet_info;
 #[cfg(unix)]
-use crate::net::unix_socket::SocketFile;
+use super::unix_socket::SocketFile;
 
-/// How many ports are tried for sockets that are to have the same one, whichever it is. The system
-/// knows which are free for TCP, and not which of those are free for UDP too.
-const PORTS_TRIED: usize = 64;
+/// How many ports are tried for sockets that share a port which the system chooses. The system knows
+/// which ports are free for TCP, and not which of those are free for UDP too.
+const MAX_PORTS_TRIED: usize = 64;
 
-/// A bound socket. One for connections does not listen yet: connecting to it is refused.
-///
-/// A step of its own, so that of several endpoints none listens before all are bound.
+/// The options of sockets that are bound here.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct BindOptions {
+    /// `SO_REUSEPORT`
+    pub(crate) reuse_port: bool,
+    /// The mode of the files of Unix sockets.
+    pub(crate) unix_mode: Option<u32>,
+}
+
+/// A bound socket. A stream socket does not listen yet: connecting to it is refused. So of several
+/// endpoints none listens before all are bound.
 #[derive(Debug)]
 pub(crate) struct Bound {
-    /// With the port that the system chose, where 0 was asked for.
+    /// With the real port.
     pub(crate) endpoint: Endpoint,
-    /// Before the socket, so that the file is gone when the socket is closed.
+    /// Dropped before the socket, so that the file is gone when the socket closes.
     #[cfg(unix)]
     pub(crate) file: Option<SocketFile>,
-    /// Whether others have the socket too, and who comes later is theirs. Such a one for
-    /// connections listens already.
+    /// Whether another program bound the socket, and can have copies of it. An inherited stream socket
+    /// listens already.
     pub(crate) inherited: bool,
     pub(crate) socket: Socket,
 }
 
 impl Bound {
-    /// Binds every endpoint.
-    pub(crate) fn bind_all(config: &Config) -> Result<Vec<Self>, ListenError> {
-        let groups = config.sockets().map(|group| bind_group(&group, config));
+    /// Binds every endpoint. The endpoints of a group share a port.
+    pub(crate) fn bind_all(
+        groups: impl IntoIterator<Item = Vec<Endpoint>>,
+        options: BindOptions,
+    ) -> Result<Vec<Self>, ListenError> {
+        let groups = groups.into_iter().map(|group| bind_group(&group, options));
         let groups = groups.collect::<Result<Vec<_>, _>>()?;
         Ok(groups.into_iter().flatten().collect())
     }
 
-    /// The address, where it is for datagrams.
+    /// The address of a UDP socket.
     pub(crate) fn udp_address(&self) -> Option<SocketAddr> {
         match self.endpoint {
             Endpoint::Udp(address) => Some(address),
@@ -49,40 +60,42 @@ impl Bound {
         }
     }
 
-    /// `is_any_port` where the port is for the system to choose, or has just been.
-    fn bind(endpoint: &Endpoint, is_any_port: bool, config: &Config) -> Result<Self, ListenError> {
+    /// `any_port` says that the system chooses the port, or has just chosen it.
+    fn bind(
+        endpoint: &Endpoint,
+        any_port: bool,
+        options: BindOptions,
+    ) -> Result<Self, ListenError> {
         let bound = match endpoint {
-            Endpoint::Tcp(address) => bind_tcp(endpoint, *address, is_any_port, config),
-            Endpoint::Udp(address) => bind_udp(endpoint, *address, config),
-            Endpoint::Unix(_) | Endpoint::Abstract(_) => bind_unix(endpoint, config),
-            Endpoint::TcpAndUdp(_) => unreachable!("taken apart by Endpoint::sockets"),
+            Endpoint::Tcp(address) => bind_tcp(endpoint, *address, any_port, options),
+            Endpoint::Udp(address) => bind_udp(endpoint, *address, options),
+            Endpoint::Unix(_) | Endpoint::Abstract(_) => bind_unix(endpoint, options),
+            Endpoint::TcpAndUdp(_) => unreachable!("split by Endpoint::sockets"),
         };
         bound.map_err(|error| ListenError::new(endpoint, error))
     }
 }
 
-/// Binds sockets at the same port: the first one's, where that is for the system to choose.
-fn bind_group(sockets: &[Endpoint], config: &Config) -> Result<Vec<Bound>, ListenError> {
+fn bind_group(sockets: &[Endpoint], options: BindOptions) -> Result<Vec<Bound>, ListenError> {
     let first = sockets.first().and_then(Endpoint::address);
-    let is_any_port = first.is_some_and(|address| address.port() == 0);
-    let tries = if is_any_port { PORTS_TRIED } else { 1 };
-    // Kept until one is found that all can have: the system would choose the same ports again.
-    let mut passed_over = Vec::new();
+    let any_port = first.is_some_and(|address| address.port() == 0);
+    let tries = if any_port { MAX_PORTS_TRIED } else { 1 };
+    // Ports that are not free for all are held until one is: the system would choose them again.
+    let mut held = Vec::new();
     loop {
         let mut bound = Vec::new();
-        match bind_each(sockets, is_any_port, config, &mut bound) {
-            Err(error) if error.is_in_use() && passed_over.len() + 1 < tries => {
-                passed_over.push(bound);
-            }
+        match bind_each(sockets, any_port, options, &mut bound) {
+            Err(error) if error.is_in_use() && held.len() + 1 < tries => held.push(bound),
             result => return result.map(|()| bound),
         }
     }
 }
 
+/// Binds all sockets at the port of the first.
 fn bind_each(
     sockets: &[Endpoint],
-    is_any_port: bool,
-    config: &Config,
+    any_port: bool,
+    options: BindOptions,
     bound: &mut Vec<Bound>,
 ) -> Result<(), ListenError> {
     for socket in sockets {
@@ -94,7 +107,7 @@ fn bind_each(
             }
             _ => socket.clone(),
         };
-        bound.push(Bound::bind(&endpoint, is_any_port, config)?);
+        bound.push(Bound::bind(&endpoint, any_port, options)?);
     }
     Ok(())
 }
@@ -102,21 +115,21 @@ fn bind_each(
 fn bind_tcp(
     endpoint: &Endpoint,
     address: SocketAddr,
-    is_any_port: bool,
-    config: &Config,
+    any_port: bool,
+    options: BindOptions,
 ) -> io::Result<Bound> {
-    let socket = ip_socket(address, Type::STREAM, Protocol::TCP, config)?;
-    // Connections of an earlier run that linger in TIME_WAIT do not stand in the way. Not where any
-    // port will do: with the option it could be one that somebody else has bound too, and only
-    // listen(2) would say so. On Windows the option would let two programs take the same port.
+    let socket = ip_socket(address, Type::STREAM, Protocol::TCP, options)?;
+    // A restart does not have to wait for connections in TIME_WAIT. Not with a port that the system
+    // chooses: with SO_REUSEADDR another socket can have bound it too, and only listen(2) fails then.
+    // On Windows the option would let two programs use the same port.
     #[cfg(not(windows))]
-    socket.set_reuse_address(!is_any_port)?;
+    socket.set_reuse_address(!any_port)?;
     bind_ip(endpoint, socket, address)
 }
 
-fn bind_udp(endpoint: &Endpoint, address: SocketAddr, config: &Config) -> io::Result<Bound> {
-    let socket = ip_socket(address, Type::DGRAM, Protocol::UDP, config)?;
-    // Before the first datagram can come.
+fn bind_udp(endpoint: &Endpoint, address: SocketAddr, options: BindOptions) -> io::Result<Bound> {
+    let socket = ip_socket(address, Type::DGRAM, Protocol::UDP, options)?;
+    // Before bind(2), after which datagrams can arrive.
     packet_info::enable(&socket, address)?;
     bind_ip(endpoint, socket, address)
 }
@@ -125,15 +138,15 @@ fn ip_socket(
     address: SocketAddr,
     kind: Type,
     protocol: Protocol,
-    config: &Config,
+    options: BindOptions,
 ) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), kind, Some(protocol))?;
     socket.set_nonblocking(true)?;
     if address.is_ipv6() {
-        // The default differs between systems, and can be configured on some.
+        // The default differs between systems, and is configurable on some.
         socket.set_only_v6(true)?;
     }
-    if config.reuse_port {
+    if options.reuse_port {
         reuse_port(&socket)?;
     }
     Ok(socket)
@@ -162,13 +175,13 @@ fn reuse_port(_socket: &Socket) -> io::Result<()> {
 }
 
 #[cfg(unix)]
-fn bind_unix(endpoint: &Endpoint, config: &Config) -> io::Result<Bound> {
+fn bind_unix(endpoint: &Endpoint, options: BindOptions) -> io::Result<Bound> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
     let file = match endpoint {
-        Endpoint::Unix(path) => Some(SocketFile::bind(&socket, path, config.unix_mode)?),
+        Endpoint::Unix(path) => Some(SocketFile::bind(&socket, path, options.unix_mode)?),
         Endpoint::Abstract(name) if cfg!(any(target_os = "linux", target_os = "android")) => {
-            socket.bind(&socket2::SockAddr::unix(format!("\0{name}"))?)?;
+            socket.bind(&SockAddr::unix(format!("\0{name}"))?)?;
             None
         }
         _ => return Err(io::ErrorKind::Unsupported.into()),
@@ -182,12 +195,140 @@ fn bind_unix(endpoint: &Endpoint, config: &Config) -> io::Result<Bound> {
 }
 
 #[cfg(not(unix))]
-fn bind_unix(_endpoint: &Endpoint, _config: &Config) -> io::Result<Bound> {
+fn bind_unix(_endpoint: &Endpoint, _options: BindOptions) -> io::Result<Bound> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-/// Why an endpoint cannot be served at. The kind of the [`io::Error`] that carries it is the one
-/// of the system's error.
+/// A socket that was bound by another program, such as a supervisor, or by the application; see
+/// [`Echo::with_sockets`](crate::Echo::with_sockets).
+///
+/// ```
+/// use std::net::TcpListener;
+/// use mio_echo::{BoundSocket, Config, Server};
+///
+/// let listener = TcpListener::bind("127.0.0.1:0")?;
+/// let copy = listener.try_clone()?;
+/// let server = Server::with_sockets(Config::default(), vec![BoundSocket::new(listener)?])?;
+/// assert_eq!(server.endpoints()[0].address(), Some(copy.local_addr()?));
+/// # Ok::<(), std::io::Error>(())
+/// ```
+///
+/// # Copies
+///
+/// A supervisor keeps a copy of each socket that it passes on, and gives it to the next process. So a
+/// shutdown accepts no connection at such a socket: they wait in its queue for the next process. If
+/// there is no copy, they are reset when the socket closes; keep one as long as that matters.
+///
+/// The file of a Unix socket is not removed, and the backlog does not change. Copies share the options
+/// that are set here, such as non-blocking mode.
+#[derive(Debug)]
+pub struct BoundSocket(Bound);
+
+impl BoundSocket {
+    /// Takes a bound UDP socket, or a listening TCP or Unix stream socket: a
+    /// [`TcpListener`](std::net::TcpListener), [`UdpSocket`](std::net::UdpSocket) or `UnixListener` of
+    /// the standard library, a [`socket2::Socket`], or an `OwnedFd`.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) for anything else: a connection, a stream socket
+    /// that does not listen, a Unix datagram socket, a UDP socket that is not bound. Otherwise the
+    /// errors of getsockname(2) and setsockopt(2).
+    pub fn new(socket: impl Into<Socket>) -> io::Result<Self> {
+        let socket = socket.into();
+        let endpoint = endpoint_of(&socket)?;
+        socket.set_nonblocking(true)?;
+        if let Endpoint::Udp(address) = endpoint {
+            packet_info::enable(&socket, address)?;
+        }
+        Ok(BoundSocket(Bound {
+            endpoint,
+            #[cfg(unix)]
+            file: None,
+            inherited: true,
+            socket,
+        }))
+    }
+
+    /// The endpoint at which the socket is bound.
+    #[must_use]
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.0.endpoint
+    }
+}
+
+impl From<BoundSocket> for Bound {
+    fn from(socket: BoundSocket) -> Self {
+        socket.0
+    }
+}
+
+const OTHER_KIND: &str =
+    "it is neither a TCP, UDP nor Unix stream socket: pass on a socket of one of these kinds";
+
+fn endpoint_of(socket: &Socket) -> io::Result<Endpoint> {
+    let address = socket.local_addr()?;
+    if socket.peer_addr().is_ok() {
+        return Err(unusable(
+            "it is a connection: pass on the listening socket (in a systemd unit: Accept=no)",
+        ));
+    }
+    match (socket.r#type()?, address.as_socket()) {
+        (Type::STREAM, Some(address)) => listening(socket, Endpoint::Tcp(address)),
+        (Type::STREAM, None) => listening(socket, unix_endpoint(&address)?),
+        (Type::DGRAM, Some(address)) if address.port() == 0 => {
+            Err(unusable("it is not bound: bind it first"))
+        }
+        (Type::DGRAM, Some(address)) => Ok(Endpoint::Udp(address)),
+        (Type::DGRAM, None) if address.is_unix() => Err(unusable(
+            "it is a Unix datagram socket: pass on a stream socket (in a systemd unit: \
+             ListenStream=)",
+        )),
+        _ => Err(unusable(OTHER_KIND)),
+    }
+}
+
+#[cfg(unix)]
+fn unix_endpoint(address: &SockAddr) -> io::Result<Endpoint> {
+    if let Some(path) = address.as_pathname() {
+        return Ok(Endpoint::Unix(path.to_owned()));
+    }
+    let name = address.as_abstract_namespace();
+    let name = name.ok_or_else(|| unusable(OTHER_KIND))?;
+    let name = String::from_utf8_lossy(name).into_owned();
+    Ok(Endpoint::Abstract(name))
+}
+
+#[cfg(not(unix))]
+fn unix_endpoint(_address: &SockAddr) -> io::Result<Endpoint> {
+    Err(unusable(OTHER_KIND))
+}
+
+fn listening(socket: &Socket, endpoint: Endpoint) -> io::Result<Endpoint> {
+    if is_listening(socket)? {
+        Ok(endpoint)
+    } else {
+        Err(unusable("it does not listen: call listen(2) first"))
+    }
+}
+
+#[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
+fn is_listening(socket: &Socket) -> io::Result<bool> {
+    socket.is_listener()
+}
+
+/// Unknown here: accept(2) fails if it does not listen.
+#[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd")))]
+#[allow(clippy::unnecessary_wraps, reason = "the same on every system")]
+fn is_listening(_socket: &Socket) -> io::Result<bool> {
+    Ok(true)
+}
+
+fn unusable(message: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, message)
+}
+
+/// Why an endpoint cannot be used. As an [`io::Error`] it has the kind of the system's error.
 #[derive(Debug)]
 pub(crate) struct ListenError {
     endpoint: Endpoint,
@@ -206,15 +347,15 @@ impl ListenError {
         self.error.kind() == io::ErrorKind::AddrInUse
     }
 
-    /// What to do about it; nothing where the system's words have to do.
+    /// What to do about it; empty if there is no advice.
     fn advice(&self) -> &'static str {
         let port = self.endpoint.address().map(|address| address.port());
         match (self.error.kind(), port) {
             (io::ErrorKind::AddrInUse, Some(_)) => {
-                "stop the program that has it, or choose another port"
+                "stop the program that uses it, or choose another port"
             }
             (io::ErrorKind::AddrInUse, None) => {
-                "stop the program that has it, or choose another path"
+                "stop the program that uses it, or choose another path"
             }
             (io::ErrorKind::AddrNotAvailable, _) => "choose an address that this host has",
             (io::ErrorKind::PermissionDenied, Some(..1024)) if cfg!(target_os = "linux") => {
@@ -225,11 +366,11 @@ impl ListenError {
                 "port numbers below 1024 are privileged: choose a higher one"
             }
             (io::ErrorKind::PermissionDenied, None) => {
-                "choose a directory that this user may write to, or remove the file that is there"
+                "choose a directory that this user may write to, or remove the existing file"
             }
-            (io::ErrorKind::NotFound, None) => "make the directory first",
+            (io::ErrorKind::NotFound, None) => "create the directory first",
             (io::ErrorKind::AlreadyExists, None) => "choose another path",
-            (io::ErrorKind::Unsupported, _) => "this system does not have it",
+            (io::ErrorKind::Unsupported, _) => "this system does not support it",
             _ => "",
         }
     }
@@ -241,7 +382,7 @@ impl From<ListenError> for io::Error {
     }
 }
 
-/// Without a source: the message has what the system said.
+/// Without a source: the message contains that of the system.
 impl Error for ListenError {}
 
 impl fmt::Display for ListenError {
@@ -258,12 +399,17 @@ impl fmt::Display for ListenError {
 mod tests {
     use super::*;
 
+    const OPTIONS: BindOptions = BindOptions {
+        reuse_port: false,
+        unix_mode: None,
+    };
+
     fn bind(text: &str) -> Result<Bound, ListenError> {
-        Bound::bind(&text.parse().unwrap(), true, &Config::default())
+        Bound::bind(&text.parse().unwrap(), true, OPTIONS)
     }
 
     #[test]
-    fn a_bound_socket_refuses_until_it_listens() {
+    fn bound_socket_refuses_connections_until_it_listens() {
         let bound = bind("tcp://127.0.0.1:0").unwrap();
         let address = bound.endpoint.address().unwrap();
         let refused = std::net::TcpStream::connect(address).unwrap_err();
@@ -273,7 +419,7 @@ mod tests {
     }
 
     #[test]
-    fn ipv6_leaves_ipv4_alone() {
+    fn ipv6_socket_is_ipv6_only() {
         if crate::has_ipv6() {
             for endpoint in ["tcp://[::]:0", "udp://[::]:0"] {
                 assert!(bind(endpoint).unwrap().socket.only_v6().unwrap());
@@ -282,9 +428,9 @@ mod tests {
     }
 
     #[test]
-    fn sockets_of_a_group_have_the_same_port() {
+    fn sockets_of_a_group_share_the_port() {
         let group = "127.0.0.1:0".parse::<Endpoint>().unwrap().sockets(false);
-        let bound = bind_group(&group, &Config::default()).unwrap();
+        let bound = bind_group(&group, OPTIONS).unwrap();
         let ports = bound.iter().map(|it| it.endpoint.address().unwrap().port());
         let ports: Vec<u16> = ports.collect();
         assert!(
@@ -296,7 +442,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_not_be_bound_says_what_to_do() {
+    fn error_names_the_endpoint_and_says_what_to_do() {
         let holder = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         let taken = format!("udp://{}", holder.local_addr().unwrap());
         let error = io::Error::from(bind(&taken).unwrap_err());
@@ -319,9 +465,9 @@ mod tests {
                 "that this host has",
             ),
             ("unix:/a", io::ErrorKind::PermissionDenied, "may write to"),
-            ("unix:/a", io::ErrorKind::NotFound, "make the directory"),
+            ("unix:/a", io::ErrorKind::NotFound, "create the directory"),
             ("unix:/a", io::ErrorKind::AddrInUse, "another path"),
-            ("unix:@a", io::ErrorKind::Unsupported, "does not have it"),
+            ("unix:@a", io::ErrorKind::Unsupported, "does not support it"),
         ] {
             let error = ListenError::new(&text.parse().unwrap(), kind.into());
             assert!(error.to_string().contains(advice), "{error}");

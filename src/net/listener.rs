@@ -271,11 +271,12 @@ fn is_connection_error(error: &io::Error) -> bool {
 mod tests {
     use super::*;
 
-    use crate::config::Config;
+    use crate::net::bind::BindOptions;
 
     fn listener(text: &str) -> Listener {
-        let config = Config::builder().endpoint(text.parse().unwrap());
-        let mut bound = Bound::bind_all(&config.build().unwrap()).unwrap();
+        let endpoint: Endpoint = text.parse().unwrap();
+        let groups = [endpoint.sockets(false)];
+        let mut bound = Bound::bind_all(groups, BindOptions::default()).unwrap();
         Listener::listen(bound.remove(0), 16, None).unwrap()
     }
 

@@ -5,7 +5,6 @@
 //! by the engine, where it can be tested.
 
 pub(crate) mod bind;
-pub(crate) mod bound_socket;
 pub(crate) mod endpoint;
 pub(crate) mod listener;
 pub(crate) mod pipe;
