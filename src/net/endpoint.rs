@@ -1,4 +1,4 @@
-//! Endpoints: where the service is, as people write them and as the system takes them.
+//! Endpoints: the addresses of the service, as text and as addresses of the system.
 
 use std::error::Error;
 use std::fmt;
@@ -7,21 +7,21 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, ToSocketAdd
 use std::path::PathBuf;
 use std::str::FromStr;
 
-/// A place to serve at: a transport and its address.
+/// An address of the service: a transport and its address.
 ///
-/// | written | what it is |
+/// | text | meaning |
 /// |---|---|
-/// | `HOST:PORT` | TCP and UDP at the same port, as RFC 862 has the echo service |
+/// | `HOST:PORT` | TCP and UDP at the same port, as RFC 862 describes the echo service |
 /// | `tcp://HOST:PORT` | TCP alone |
 /// | `udp://HOST:PORT` | UDP alone |
-/// | `unix:PATH` | a Unix stream socket, as a file; see unix(7) |
-/// | `unix:@NAME` | a Unix stream socket with a name and no file: Linux's abstract addresses |
+/// | `unix:PATH` | a Unix stream socket with a file; see unix(7) |
+/// | `unix:@NAME` | a Unix stream socket in the abstract namespace of Linux, without a file |
 ///
-/// An IPv6 address stands in brackets, as in a URL (RFC 3986, section 3.2.2): `[::1]:7007`. Port 0
-/// asks the system for a free port, which TCP and UDP then share. A path that begins with `@` is
-/// written `./@`.
+/// An IPv6 address is written in brackets, as in a URL (RFC 3986, section 3.2.2): `[::1]:7007`. Port 0
+/// asks the system for a free port, which TCP and UDP share. A path that begins with `@` is written
+/// `./@`.
 ///
-/// [`FromStr`] takes numeric addresses only; [`Endpoint::resolve`] takes host names as well.
+/// [`FromStr`] accepts numeric addresses only; [`Endpoint::resolve`] accepts host names as well.
 ///
 /// ```
 /// use mio_echo::Endpoint;
@@ -41,28 +41,28 @@ pub enum Endpoint {
     Udp(SocketAddr),
     /// A Unix stream socket at this path.
     Unix(PathBuf),
-    /// A Unix stream socket of this name in the abstract namespace, which Linux has.
+    /// A Unix stream socket with this name in the abstract namespace of Linux.
     Abstract(String),
 }
 
 impl Endpoint {
-    /// Where the service is unless told otherwise: TCP and UDP at `127.0.0.1:7007`.
+    /// The default: TCP and UDP at `127.0.0.1:7007`.
     ///
-    /// RFC 862 gives the echo service port 7, which is privileged on most systems; and only this
-    /// host can reach it, because an echo service has no business on a network unless asked there.
+    /// Port 7 of RFC 862 is privileged on most systems. Only this host can reach the address: an echo
+    /// service listens on a network only if it is told to.
     pub const DEFAULT: Endpoint =
         Endpoint::TcpAndUdp(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7007));
 
-    /// Reads an endpoint and looks its host name up, which gives one endpoint for each of the
-    /// name's addresses, in the resolver's order and without repetition.
+    /// Parses an endpoint and resolves its host name. Returns one endpoint for each address of the name,
+    /// in the order of the resolver and without repetitions.
     ///
-    /// Numeric addresses and paths are not looked up. A look-up blocks for as long as the system's
-    /// resolver takes, so this is for the time before the loop starts.
+    /// Numeric addresses and paths need no resolver. Resolving a name blocks as long as the resolver of
+    /// the system takes: do it before the loop starts.
     ///
     /// # Errors
     ///
-    /// Those of [`FromStr`], but for [`EndpointErrorKind::HostName`]; and
-    /// [`EndpointErrorKind::Unresolved`] where the name has no address.
+    /// Those of [`FromStr`] except [`EndpointErrorKind::HostName`], and
+    /// [`EndpointErrorKind::Unresolved`] if the name has no address.
     pub fn resolve(text: &str) -> Result<Vec<Endpoint>, EndpointError> {
         if let Some(unix) = unix(text)? {
             return Ok(vec![unix]);
@@ -71,7 +71,7 @@ impl Endpoint {
         if let Some(address) = parts.numeric()? {
             return Ok(vec![(parts.transport)(address)]);
         }
-        let unresolved = |error| parts.error(EndpointErrorKind::Unresolved(error));
+        let unresolved = |error| EndpointError::unresolved(text, error);
         let addresses = (parts.host, parts.port).to_socket_addrs();
         let endpoints = distinct(addresses.map_err(unresolved)?.map(parts.transport));
         if endpoints.is_empty() {
@@ -80,7 +80,7 @@ impl Endpoint {
         Ok(endpoints)
     }
 
-    /// The IP address and port. `None` where it is a Unix socket.
+    /// The IP address and port; `None` for a Unix socket.
     #[must_use]
     pub fn address(&self) -> Option<SocketAddr> {
         match self {
@@ -91,8 +91,7 @@ impl Endpoint {
         }
     }
 
-    /// Whether other hosts may be able to reach it: every IP address but those of the loopback
-    /// network (127.0.0.0/8 and `::1`).
+    /// Whether other hosts may reach it: every IP address except loopback (127.0.0.0/8 and `::1`).
     #[must_use]
     pub fn is_public(&self) -> bool {
         self.address()
@@ -109,8 +108,8 @@ impl Endpoint {
         }
     }
 
-    /// One endpoint for each socket that it takes, all of them at the same port. With
-    /// `dual_stack`, IPv6's wildcard address stands for IPv4's as well.
+    /// One endpoint for each socket, all at the same port. With `dual_stack`, the IPv6 wildcard address
+    /// includes the IPv4 one.
     pub(crate) fn sockets(&self, dual_stack: bool) -> Vec<Endpoint> {
         let mut endpoints = vec![self.clone()];
         let is_wildcard = |address: &SocketAddr| address.ip() == Ipv6Addr::UNSPECIFIED;
@@ -154,12 +153,16 @@ impl FromStr for Endpoint {
         let parts = Parts::split(text)?;
         match parts.numeric()? {
             Some(address) => Ok((parts.transport)(address)),
-            None => Err(parts.error(EndpointErrorKind::HostName)),
+            None => Err(EndpointError::new(
+                text,
+                EndpointErrorKind::HostName,
+                "a host name; write a numeric address, such as 127.0.0.1",
+            )),
         }
     }
 }
 
-/// All of them, each once.
+/// Removes repetitions.
 fn distinct(all: impl Iterator<Item = Endpoint>) -> Vec<Endpoint> {
     let mut endpoints = Vec::new();
     for endpoint in all {
@@ -170,20 +173,22 @@ fn distinct(all: impl Iterator<Item = Endpoint>) -> Vec<Endpoint> {
     endpoints
 }
 
-/// The Unix socket that the text is of; nothing where it is of another transport.
+/// The endpoint of a text that begins with `unix:`; `None` for other transports.
 fn unix(text: &str) -> Result<Option<Endpoint>, EndpointError> {
-    let Some(place) = text.strip_prefix("unix:") else {
+    let Some(path) = text.strip_prefix("unix:") else {
         return Ok(None);
     };
-    match place.strip_prefix('@') {
-        Some("") => Err(EndpointError::new(text, EndpointErrorKind::NoPath)),
-        None if place.is_empty() => Err(EndpointError::new(text, EndpointErrorKind::NoPath)),
-        Some(name) => Ok(Some(Endpoint::Abstract(name.to_owned()))),
-        None => Ok(Some(Endpoint::Unix(place.into()))),
+    match path.strip_prefix('@') {
+        Some(name) if !name.is_empty() => Ok(Some(Endpoint::Abstract(name.to_owned()))),
+        None if !path.is_empty() => Ok(Some(Endpoint::Unix(path.into()))),
+        _ => Err(EndpointError::syntax(
+            text,
+            "no path; write unix:PATH, such as unix:/run/echo.sock, or unix:@NAME",
+        )),
     }
 }
 
-/// The text of an endpoint with a host and a port, taken apart.
+/// The parts of an endpoint with a host and a port.
 struct Parts<'a> {
     text: &'a str,
     transport: fn(SocketAddr) -> Endpoint,
@@ -194,47 +199,47 @@ struct Parts<'a> {
 
 impl<'a> Parts<'a> {
     fn split(text: &'a str) -> Result<Self, EndpointError> {
-        let fail = |kind| Err(EndpointError::new(text, kind));
+        let syntax = |problem| EndpointError::syntax(text, problem);
         let (transport, authority): (fn(SocketAddr) -> Endpoint, _) = match text.split_once("://") {
             Some(("tcp", authority)) => (Endpoint::Tcp, authority),
             Some(("udp", authority)) => (Endpoint::Udp, authority),
-            Some(_) => return fail(EndpointErrorKind::Scheme),
+            Some(_) => {
+                return Err(syntax(
+                    "unknown transport; write HOST:PORT, tcp://HOST:PORT, udp://HOST:PORT or \
+                     unix:PATH",
+                ));
+            }
             None => (Endpoint::TcpAndUdp, text),
         };
         let Some((host, port)) = authority.rsplit_once(':') else {
-            return fail(EndpointErrorKind::NoPort);
+            return Err(syntax("no port; write HOST:PORT, such as 127.0.0.1:7007"));
         };
         let inner = host
             .strip_prefix('[')
             .and_then(|host| host.strip_suffix(']'));
         if inner.is_none() && (host.contains([':', '[']) || host.ends_with(']')) {
-            return fail(EndpointErrorKind::Brackets);
+            return Err(syntax(
+                "an IPv6 address is written in brackets, such as [::1]:7007",
+            ));
         }
         if host.is_empty() {
-            return fail(EndpointErrorKind::NoHost);
+            return Err(syntax("no host; write HOST:PORT, such as 127.0.0.1:7007"));
         }
-        // `u16` would take a sign: "+7".
-        if !port.bytes().all(|byte| byte.is_ascii_digit()) {
-            return fail(EndpointErrorKind::Port);
-        }
-        match port.parse() {
-            Ok(port) => Ok(Parts {
-                text,
-                transport,
-                host: inner.unwrap_or(host),
-                bracketed: inner.is_some(),
-                port,
-            }),
-            Err(_) => fail(EndpointErrorKind::Port),
-        }
+        Ok(Parts {
+            text,
+            transport,
+            host: inner.unwrap_or(host),
+            bracketed: inner.is_some(),
+            port: parse_port(port).ok_or_else(|| syntax("a port is a number from 0 to 65535"))?,
+        })
     }
 
-    /// The address, where the host is one; nothing where it is a name.
+    /// The address, or `None` if the host is a name.
     fn numeric(&self) -> Result<Option<SocketAddr>, EndpointError> {
         if self.bracketed {
             return match self.host.parse::<Ipv6Addr>() {
                 Ok(ip) if ip.to_ipv4_mapped().is_some() => {
-                    Err(self.error(EndpointErrorKind::MappedAddress))
+                    Err(self.address_error("a mapped IPv4 address; write it as 127.0.0.1:7007"))
                 }
                 Ok(ip) => Ok(Some((ip, self.port).into())),
                 Err(_) => self.zoned(),
@@ -247,72 +252,80 @@ impl<'a> Parts<'a> {
                 if self
                     .host
                     .bytes()
-                    .all(|byte| byte.is_ascii_digit() || byte == b'.') =>
+                    .all(|it| it.is_ascii_digit() || it == b'.') =>
             {
-                Err(self.error(EndpointErrorKind::Address))
+                Err(self.address_error(NOT_AN_ADDRESS))
             }
             Err(_) => Ok(None),
         }
     }
 
-    /// An IPv6 address with its zone (RFC 4007, section 11): a number, or else the name of an
-    /// interface, which only the system's resolver knows.
+    /// An IPv6 address with a zone (RFC 4007, section 11). A number is parsed here; the name of an
+    /// interface is left to the system's resolver.
     fn zoned(&self) -> Result<Option<SocketAddr>, EndpointError> {
         if !self.host.contains('%') {
-            return Err(self.error(EndpointErrorKind::Address));
+            return Err(self.address_error(NOT_AN_ADDRESS));
         }
         let address = format!("[{}]:{}", self.host, self.port);
         Ok(address.parse::<SocketAddrV6>().ok().map(SocketAddr::V6))
     }
 
-    fn error(&self, kind: EndpointErrorKind) -> EndpointError {
-        EndpointError::new(self.text, kind)
+    fn address_error(&self, problem: &str) -> EndpointError {
+        EndpointError::new(self.text, EndpointErrorKind::Address, problem)
     }
 }
 
-/// Why a text is no [`Endpoint`].
+const NOT_AN_ADDRESS: &str = "not an IP address; write one such as 127.0.0.1 or [::1]";
+
+/// Digits only: `u16::from_str` accepts a sign.
+fn parse_port(text: &str) -> Option<u16> {
+    let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|_| is_number)
+}
+
+/// Why a text is not an [`Endpoint`]. The message says what to write instead.
 #[derive(Debug)]
 pub struct EndpointError {
     text: String,
     kind: EndpointErrorKind,
+    problem: String,
 }
 
-/// What was wrong with the text of an [`Endpoint`].
+/// The kinds of [`EndpointError`].
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum EndpointErrorKind {
-    /// The part before `://` is no transport that is served here.
-    Scheme,
-    /// There is neither a path nor a name after `unix:`.
-    NoPath,
-    /// There is no `:PORT` at the end.
-    NoPort,
-    /// There is nothing before the port.
-    NoHost,
-    /// The port is no number from 0 to 65,535.
-    Port,
-    /// The host is neither an address nor in the form of a name.
+    /// The transport, host, port or path is missing, unknown or malformed.
+    Syntax,
+    /// The host is not a usable IP address.
     Address,
-    /// An IPv4 address in the form of one of IPv6 (RFC 4291, section 2.5.5.2), which stands for
-    /// IPv4 on a socket of both families. There are no such sockets here.
-    MappedAddress,
-    /// An IPv6 address without its brackets, or with half of them.
-    Brackets,
-    /// A host name, where only numeric addresses are taken.
+    /// The host is a name, and only numeric addresses are accepted; see [`Endpoint::resolve`].
     HostName,
-    /// The host name has no address, as the resolver said.
+    /// The host name has no address: the error of the resolver.
     Unresolved(io::Error),
 }
 
 impl EndpointError {
-    fn new(text: &str, kind: EndpointErrorKind) -> Self {
+    fn new(text: &str, kind: EndpointErrorKind, problem: &str) -> Self {
         EndpointError {
             text: text.to_owned(),
             kind,
+            problem: problem.to_owned(),
         }
     }
 
-    /// What was wrong.
+    fn syntax(text: &str, problem: &str) -> Self {
+        Self::new(text, EndpointErrorKind::Syntax, problem)
+    }
+
+    fn unresolved(text: &str, error: io::Error) -> Self {
+        let problem = format!(
+            "the host name does not resolve ({error}); check its spelling, or write an address"
+        );
+        Self::new(text, EndpointErrorKind::Unresolved(error), &problem)
+    }
+
+    /// The kind of the error.
     #[must_use]
     pub fn kind(&self) -> &EndpointErrorKind {
         &self.kind
@@ -321,38 +334,7 @@ impl EndpointError {
 
 impl fmt::Display for EndpointError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "endpoint '{}': ", self.text)?;
-        match &self.kind {
-            EndpointErrorKind::Scheme => f.write_str(
-                "unknown transport; write HOST:PORT, tcp://HOST:PORT, udp://HOST:PORT or unix:PATH",
-            ),
-            EndpointErrorKind::NoPath => {
-                f.write_str("no path; write unix:PATH, such as unix:/run/echo.sock, or unix:@NAME")
-            }
-            EndpointErrorKind::NoPort => {
-                f.write_str("no port; write HOST:PORT, such as 127.0.0.1:7007")
-            }
-            EndpointErrorKind::NoHost => {
-                f.write_str("no host; write HOST:PORT, such as 127.0.0.1:7007")
-            }
-            EndpointErrorKind::Port => f.write_str("a port is a number from 0 to 65535"),
-            EndpointErrorKind::Address => {
-                f.write_str("not an IP address; write one such as 127.0.0.1 or [::1]")
-            }
-            EndpointErrorKind::MappedAddress => {
-                f.write_str("an IPv4 address inside one of IPv6; write it as 127.0.0.1:7007")
-            }
-            EndpointErrorKind::Brackets => {
-                f.write_str("an IPv6 address stands in brackets; write it as [::1]:7007")
-            }
-            EndpointErrorKind::HostName => {
-                f.write_str("a host name; write a numeric address, such as 127.0.0.1")
-            }
-            EndpointErrorKind::Unresolved(error) => write!(
-                f,
-                "the host name does not resolve ({error}); check its spelling, or write an address"
-            ),
-        }
+        write!(f, "endpoint '{}': {}", self.text, self.problem)
     }
 }
 
@@ -369,17 +351,8 @@ impl Error for EndpointError {
 mod tests {
     use super::*;
 
-    fn kind_of(text: &str) -> String {
-        let error = Endpoint::from_str(text).expect_err(text);
-        assert!(
-            error.to_string().contains(text),
-            "{error} does not name {text:?}"
-        );
-        format!("{:?}", error.kind())
-    }
-
     #[test]
-    fn what_is_printed_is_parsed_again() {
+    fn printed_endpoint_parses_back() {
         for text in [
             "127.0.0.1:7007",
             "tcp://0.0.0.0:0",
@@ -400,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn the_scheme_is_the_transport() {
+    fn scheme_selects_the_transport() {
         let endpoint = |text: &str| text.parse::<Endpoint>().unwrap();
         let address = "127.0.0.1:7007".parse().unwrap();
         assert_eq!(endpoint("127.0.0.1:7007"), Endpoint::TcpAndUdp(address));
@@ -413,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_transport_it_is_a_socket_of_each() {
+    fn endpoint_without_scheme_is_tcp_and_udp() {
         let sockets = |text: &str, dual_stack| {
             let sockets = text.parse::<Endpoint>().unwrap().sockets(dual_stack);
             sockets.iter().map(Endpoint::to_string).collect::<Vec<_>>()
@@ -445,41 +418,50 @@ mod tests {
     }
 
     #[test]
-    fn each_mistake_has_its_own_error() {
-        for (text, kind) in [
-            ("", "NoPort"),
-            ("7007", "NoPort"),
-            ("127.0.0.1", "NoPort"),
-            (":7007", "NoHost"),
-            ("tcp://:7007", "NoHost"),
-            ("127.0.0.1:65536", "Port"),
-            ("127.0.0.1:", "Port"),
-            ("127.0.0.1:-1", "Port"),
-            ("127.0.0.1:+1", "Port"),
-            ("127.0.0.1:echo", "Port"),
-            ("127.0.0.1:7007/", "Port"),
-            ("256.0.0.1:7007", "Address"),
-            ("1.2.3:7007", "Address"),
-            ("[::g]:7007", "Address"),
-            ("[127.0.0.1]:7007", "Address"),
-            ("[::ffff:127.0.0.1]:7007", "MappedAddress"),
-            ("[]:7007", "Address"),
-            ("::1:7007", "Brackets"),
-            ("[::1:7007", "Brackets"),
-            ("::1]:7007", "Brackets"),
-            ("http://127.0.0.1:7007", "Scheme"),
-            ("udp://127.0.0.1", "NoPort"),
-            ("udp://::1:7007", "Brackets"),
-            ("unix:", "NoPath"),
-            ("unix:@", "NoPath"),
-            ("localhost:7007", "HostName"),
+    fn error_names_the_mistake() {
+        for (text, kind, problem) in [
+            ("", "Syntax", "no port"),
+            ("7007", "Syntax", "no port"),
+            ("127.0.0.1", "Syntax", "no port"),
+            (":7007", "Syntax", "no host"),
+            ("tcp://:7007", "Syntax", "no host"),
+            ("127.0.0.1:65536", "Syntax", "from 0 to 65535"),
+            ("127.0.0.1:", "Syntax", "from 0 to 65535"),
+            ("127.0.0.1:-1", "Syntax", "from 0 to 65535"),
+            ("127.0.0.1:+1", "Syntax", "from 0 to 65535"),
+            ("127.0.0.1:echo", "Syntax", "from 0 to 65535"),
+            ("127.0.0.1:7007/", "Syntax", "from 0 to 65535"),
+            ("256.0.0.1:7007", "Address", "not an IP address"),
+            ("1.2.3:7007", "Address", "not an IP address"),
+            ("[::g]:7007", "Address", "not an IP address"),
+            ("[127.0.0.1]:7007", "Address", "not an IP address"),
+            (
+                "[::ffff:127.0.0.1]:7007",
+                "Address",
+                "a mapped IPv4 address",
+            ),
+            ("[]:7007", "Address", "not an IP address"),
+            ("::1:7007", "Syntax", "in brackets"),
+            ("[::1:7007", "Syntax", "in brackets"),
+            ("::1]:7007", "Syntax", "in brackets"),
+            ("http://127.0.0.1:7007", "Syntax", "unknown transport"),
+            ("udp://127.0.0.1", "Syntax", "no port"),
+            ("udp://::1:7007", "Syntax", "in brackets"),
+            ("unix:", "Syntax", "no path"),
+            ("unix:@", "Syntax", "no path"),
+            ("localhost:7007", "HostName", "a host name"),
         ] {
-            assert_eq!(kind_of(text), kind, "{text:?}");
+            let error = Endpoint::from_str(text).expect_err(text);
+            assert_eq!(format!("{:?}", error.kind()), kind, "{text:?}");
+            let message = error.to_string();
+            let expected = format!("endpoint '{text}': ");
+            assert!(message.starts_with(&expected), "{message}");
+            assert!(message.contains(problem), "{message}");
         }
     }
 
     #[test]
-    fn a_host_name_is_resolved_and_an_address_is_not() {
+    fn resolves_host_names_only() {
         let resolved = Endpoint::resolve("tcp://localhost:7007").unwrap();
         assert!(!resolved.is_empty());
         assert!(
@@ -491,9 +473,9 @@ mod tests {
         assert_eq!(numeric, ["[::1]:7007".parse().unwrap()]);
     }
 
-    /// A resolver may give one more than once.
+    /// A resolver may return an address more than once.
     #[test]
-    fn a_name_is_each_of_its_addresses_once_in_their_order() {
+    fn addresses_of_a_name_keep_their_order_without_repetition() {
         let all = ["[::1]:7", "127.0.0.2:7", "[::1]:7", "127.0.0.1:7"];
         let distinct = distinct(all.iter().map(|text| text.parse().unwrap()));
         let texts: Vec<String> = distinct.iter().map(Endpoint::to_string).collect();
@@ -501,8 +483,8 @@ mod tests {
     }
 
     #[test]
-    fn a_name_without_an_address_is_named() {
-        // A label has at most 63 characters (RFC 1035, section 2.3.4), so no server is asked.
+    fn unresolved_name_is_an_error() {
+        // A label has at most 63 characters (RFC 1035, section 2.3.4), so that no server is asked.
         let text = format!("{}.invalid:7007", "x".repeat(64));
         let error = Endpoint::resolve(&text).unwrap_err();
         assert!(
@@ -513,7 +495,7 @@ mod tests {
     }
 
     #[test]
-    fn only_loopback_is_not_public() {
+    fn every_address_except_loopback_is_public() {
         for (text, public) in [
             ("127.0.0.1:7", false),
             ("127.255.0.1:7", false),
