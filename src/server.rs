@@ -1,4 +1,4 @@
-//! The loop: wait for events, hand each to its owner, give whoever has work a turn.
+//! The event loop: wait for events, pass each to its owner, give each socket with work a turn.
 
 use std::fmt;
 use std::io;
@@ -17,23 +17,23 @@ use crate::net::bind::BoundSocket;
 use crate::net::endpoint::Endpoint;
 use crate::stats::Stats;
 
-/// The token of the waker: a shutdown was asked for elsewhere.
+/// The token of the waker, which a shutdown uses.
 const WAKER: Token = Token(0);
 
-/// How many events are taken from the system at once. More wait there for the next turn.
-const EVENTS_A_TURN: usize = 256;
+/// The most events that one poll returns. More wait in the selector for the next one.
+const EVENTS_CAPACITY: usize = 256;
 
-/// An echo service with its own loop.
+/// An echo service with its own event loop.
 ///
 /// ```no_run
 /// use mio_echo::{Config, Server};
 ///
 /// let mut server = Server::bind(Config::default())?;
-/// server.run()?; // for ever
+/// server.run()?; // until a shutdown
 /// # Ok::<(), std::io::Error>(())
 /// ```
 ///
-/// A [`ShutdownHandle`] ends it from elsewhere:
+/// A [`ShutdownHandle`] ends it from another thread:
 ///
 /// ```
 /// use mio_echo::{Config, Server};
@@ -49,42 +49,43 @@ const EVENTS_A_TURN: usize = 256;
 ///
 /// # In another loop
 ///
-/// Event sources of your own can be [registered](Server::registry) with it as guests: each
-/// [`turn`](Server::turn) gives you their events. Or the whole server can be nested in another
-/// loop, by its file descriptor (on Unix): see [`turn`](Server::turn). Where you have a
-/// [`mio::Poll`] of your own, [`Echo`] fits into that without a descriptor between them.
+/// - Event sources of your own can be [registered](Server::registry) with the server: each
+///   [`turn`](Server::turn) returns their events.
+/// - The server can be nested in another loop by its file descriptor (on Unix); see
+///   [`turn`](Server::turn).
+/// - With a [`mio::Poll`] of your own, use [`Echo`], which needs no second selector.
 pub struct Server {
     poll: Poll,
     events: Events,
     echo: Echo,
-    guests: Vec<Event>,
-    /// Whether the last turn took all the events it had room for.
+    user_events: Vec<Event>,
+    /// Whether the last poll filled the event buffer, so that there may be more.
     more_events: bool,
     shutdown: Arc<Shutdown>,
 }
 
-/// What a server and its handles share.
+/// Shared by a server and its handles.
 struct Shutdown {
-    asked: AtomicBool,
+    requested: AtomicBool,
     waker: Waker,
 }
 
 impl Server {
-    /// The tokens that are free for event sources of your own.
-    pub const GUEST_TOKENS: Range<usize> = WAKER.0 + 1..1024;
+    /// The tokens for event sources of your own.
+    pub const USER_TOKENS: Range<usize> = WAKER.0 + 1..1024;
 
-    /// Binds every endpoint of `config` and listens there. Connections wait in the system's queue
-    /// until the first turn.
+    /// Binds every endpoint of `config` and listens. Connections wait in the backlog until the first turn.
     ///
     /// # Errors
     ///
-    /// Those of [`Echo::new`], and what the system says where it has no selector to give; see
-    /// `epoll_create1(2)` and eventfd(2).
+    /// Those of [`Echo::new`], and those of the selector and its waker; see `epoll_create1(2)` and
+    /// eventfd(2).
     pub fn bind(config: Config) -> io::Result<Self> {
         Self::with_sockets(config, Vec::new())
     }
 
-    /// Serves at sockets that are bound already as well; see [`Echo::with_sockets`].
+    /// As [`bind`](Server::bind), and serves at sockets that are bound already; see
+    /// [`Echo::with_sockets`].
     ///
     /// # Errors
     ///
@@ -92,22 +93,22 @@ impl Server {
     pub fn with_sockets(config: Config, sockets: Vec<BoundSocket>) -> io::Result<Self> {
         let poll = Poll::new()?;
         let waker = Waker::new(poll.registry(), WAKER)?;
-        let first_token = Token(Self::GUEST_TOKENS.end);
+        let first_token = Token(Self::USER_TOKENS.end);
         let echo = Echo::with_sockets(config, sockets, poll.registry(), first_token)?;
         Ok(Server {
             poll,
-            events: Events::with_capacity(EVENTS_A_TURN),
+            events: Events::with_capacity(EVENTS_CAPACITY),
             echo,
-            guests: Vec::new(),
+            user_events: Vec::new(),
             more_events: false,
             shutdown: Arc::new(Shutdown {
-                asked: AtomicBool::new(false),
+                requested: AtomicBool::new(false),
                 waker,
             }),
         })
     }
 
-    /// Turns until a shutdown is over.
+    /// Runs the loop until a shutdown is complete.
     ///
     /// # Errors
     ///
@@ -119,17 +120,17 @@ impl Server {
         Ok(())
     }
 
-    /// One turn of the loop: sleeps until there is an event or something is due, but `timeout` at
-    /// most, and does what there is to do. Returns the events of your own event sources, if you
-    /// have [registered](Server::registry) any.
+    /// One turn of the loop: sleeps until there is an event or a deadline, but `timeout` at most, and
+    /// does what there is to do. Returns the events of your own event sources, if you have
+    /// [registered](Server::registry) any.
     ///
-    /// To nest it in another loop, wait there until the server's file descriptor is readable, or
-    /// until its [`timeout`](Server::timeout) has passed; then call this with a zero timeout.
+    /// To nest the server in another loop, wait there until its file descriptor is readable or its
+    /// [`timeout`](Server::timeout) has passed; then call this with a timeout of zero.
     ///
     /// # Errors
     ///
-    /// What the system says where it cannot wait; see `epoll_wait(2)`. No peer can bring that
-    /// about, and an interruption by a signal is none: the turn then ends early.
+    /// Those of `epoll_wait(2)`, which no peer can cause. After an interruption by a signal the turn
+    /// ends early, without an error.
     pub fn turn(&mut self, timeout: Option<Duration>) -> io::Result<&[Event]> {
         let timeout = [timeout, self.timeout()].into_iter().flatten().min();
         match timeout {
@@ -141,25 +142,25 @@ impl Server {
             polled => polled?,
         }
         let now = Instant::now();
-        self.guests.clear();
+        self.user_events.clear();
         let mut count = 0;
         for event in &self.events {
             count += 1;
             if self.echo.owns(event.token()) {
                 self.echo.handle(event);
             } else if event.token() != WAKER {
-                self.guests.push(event.clone());
-            } else if self.shutdown.asked.load(Ordering::Acquire) {
+                self.user_events.push(event.clone());
+            } else if self.shutdown.requested.load(Ordering::Acquire) {
                 self.echo.shutdown(now);
             }
         }
-        self.more_events = count == EVENTS_A_TURN;
+        self.more_events = count == EVENTS_CAPACITY;
         self.echo.run(now);
-        Ok(&self.guests)
+        Ok(&self.user_events)
     }
 
-    /// For how long another loop may leave the server without a turn, if its file descriptor does
-    /// not become readable; `None` is for ever.
+    /// How long another loop may wait before the next turn, if the file descriptor does not become
+    /// readable; `None` is without limit.
     #[must_use]
     pub fn timeout(&self) -> Option<Duration> {
         if self.more_events {
@@ -169,8 +170,7 @@ impl Server {
         }
     }
 
-    /// Where event sources of your own can be registered, under
-    /// [`GUEST_TOKENS`](Server::GUEST_TOKENS).
+    /// The registry for event sources of your own, with [`USER_TOKENS`](Server::USER_TOKENS).
     #[must_use]
     pub fn registry(&self) -> &Registry {
         self.poll.registry()
@@ -200,7 +200,7 @@ impl Server {
         self.echo.is_finished()
     }
 
-    /// What shuts the server down from elsewhere, such as another thread.
+    /// A handle that shuts the server down from another thread.
     #[must_use]
     pub fn shutdown_handle(&self) -> ShutdownHandle {
         ShutdownHandle {
@@ -217,7 +217,7 @@ impl fmt::Debug for Server {
     }
 }
 
-/// The selector's: readable while there are events. See [`Server::turn`].
+/// The descriptor of the selector: readable while there are events. See [`Server::turn`].
 #[cfg(unix)]
 impl std::os::fd::AsFd for Server {
     fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
@@ -225,7 +225,7 @@ impl std::os::fd::AsFd for Server {
     }
 }
 
-/// The selector's: readable while there are events. See [`Server::turn`].
+/// The descriptor of the selector: readable while there are events. See [`Server::turn`].
 #[cfg(unix)]
 impl std::os::fd::AsRawFd for Server {
     fn as_raw_fd(&self) -> std::os::fd::RawFd {
@@ -240,14 +240,14 @@ pub struct ShutdownHandle {
 }
 
 impl ShutdownHandle {
-    /// Has the server call [`Echo::shutdown`] in its next turn, which begins at once. After the
-    /// first call, and after the server's end, this changes nothing.
+    /// Wakes the server, which calls [`Echo::shutdown`] in its next turn. Later calls, and calls after
+    /// the server's end, change nothing.
     ///
     /// # Errors
     ///
-    /// What the system says where the loop could not be woken; see eventfd(2).
+    /// Those of waking the loop; see eventfd(2).
     pub fn shutdown(&self) -> io::Result<()> {
-        self.shared.asked.store(true, Ordering::Release);
+        self.shared.requested.store(true, Ordering::Release);
         self.shared.waker.wake()
     }
 }

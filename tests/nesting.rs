@@ -78,7 +78,7 @@ fn a_turn_gives_the_events_of_guests() {
     let (near, mut far) = std::os::unix::net::UnixStream::pair().unwrap();
     near.set_nonblocking(true).unwrap();
     let mut near = mio::net::UnixStream::from_std(near);
-    let token = Token(Server::GUEST_TOKENS.start);
+    let token = Token(Server::USER_TOKENS.start);
     server
         .registry()
         .register(&mut near, token, Interest::READABLE)

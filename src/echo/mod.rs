@@ -46,7 +46,7 @@ use crate::stats::{CloseReason, Stats};
 ///
 /// It never blocks, sleeps, starts a thread or reads the clock. It registers its sockets with
 /// your [`Registry`], under the first token you give it and [as many above](Echo::tokens) as it
-/// needs. You hand it its events, give it turns, and tell it the time:
+/// needs. You pass it its events and the current time:
 ///
 /// ```
 /// use std::time::Instant;
@@ -300,7 +300,7 @@ impl Echo {
                 Echo::close_remaining_listeners,
             ),
             (self.phase_ends_at(), Echo::advance_phase),
-            // Entries of closed connections wake nobody up.
+            // Entries of closed connections do not wake the loop.
             (
                 timers.filter(|_| self.stats.active > 0),
                 Echo::queue_expired,

@@ -247,7 +247,7 @@ impl Wheel {
         keys
     }
 
-    /// Takes one key out of the first slot that has any, and tells the slot.
+    /// Takes one key out of the first slot that has any, with the number of the slot.
     fn take_first(&mut self) -> Option<(usize, u64)> {
         let slot = self.first_occupied()?;
         let keys = &mut self.slots[place(slot)];

@@ -291,7 +291,7 @@ mod tests {
             let address = listener.endpoint().address().unwrap();
             let _client = std::net::TcpStream::connect(address).unwrap();
             let Accepted::Connection(stream, _) = listener.accept() else {
-                panic!("connected over loopback, and nobody is there");
+                panic!("no connection to accept");
             };
             let socket = SockRef::from(&stream);
             assert!(socket.tcp_nodelay().unwrap(), "small answers would wait");
@@ -334,12 +334,12 @@ mod tests {
 
     #[test]
     fn a_peer_has_the_address_of_its_own_family() {
-        for (told, peer) in [
+        for (reported, peer) in [
             ("[::ffff:192.0.2.1]:7", "192.0.2.1:7"),
             ("192.0.2.1:7", "192.0.2.1:7"),
             ("[fe80::1%2]:7", "[fe80::1%2]:7"),
         ] {
-            assert_eq!(canonical(told.parse().unwrap()).to_string(), peer);
+            assert_eq!(canonical(reported.parse().unwrap()).to_string(), peer);
         }
     }
 

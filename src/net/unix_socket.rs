@@ -1,4 +1,4 @@
-//! The file of a Unix socket: made, taken over from who has died, and removed.
+//! The file of a Unix socket: created, taken over from a process that crashed, and removed.
 
 use std::fs::{self, File, Metadata};
 use std::io;
@@ -10,8 +10,8 @@ use log::{info, warn};
 use nix::fcntl::{Flock, FlockArg};
 use socket2::{SockAddr, Socket};
 
-/// The file that a socket was bound to. Removed when this is dropped, which has to be before the
-/// socket is closed: until then no other file can have the same number.
+/// The file that a socket is bound to. Removed on drop, which has to be before the socket closes: until
+/// then no other file can have the same inode number.
 #[derive(Debug)]
 pub(crate) struct SocketFile {
     /// Absolute, because the process may change its directory.
@@ -19,11 +19,11 @@ pub(crate) struct SocketFile {
     id: Id,
 }
 
-/// What tells a file from one that came in its place: device and inode.
+/// Identifies a file, whatever its path: device and inode.
 type Id = (u64, u64);
 
 impl SocketFile {
-    /// Binds the socket, in the place of a file that was left behind if there is one.
+    /// Binds the socket. Takes the place of a file that a crash left behind.
     ///
     /// `mode` is the permissions of the file, from the moment it exists. The path is never given to
     /// chmod(2), which follows symbolic links: another user who may write to the directory could
@@ -99,7 +99,7 @@ impl Drop for SocketFile {
         };
         if let Err(error) = removed {
             warn!(
-                "unix:{}: the file stays behind: {error}",
+                "unix:{}: cannot remove the file: {error}",
                 self.path.display()
             );
         }
@@ -110,10 +110,10 @@ fn id(file: &Metadata) -> Id {
     (file.dev(), file.ino())
 }
 
-/// Binds in the place of a file that was left behind.
+/// Binds in the place of a file that a crash left behind.
 ///
-/// Between the look at it and its removal somebody else could have done the same, and it would be
-/// their new file that is removed. So the directory is locked meanwhile; see flock(2).
+/// Between the check and the removal another process could do the same, and its new file would be
+/// removed. So the directory is locked meanwhile; see flock(2).
 fn take_over(socket: &Socket, address: &SockAddr, path: &Path) -> io::Result<()> {
     let directory = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -121,30 +121,32 @@ fn take_over(socket: &Socket, address: &SockAddr, path: &Path) -> io::Result<()>
     };
     let directory = File::open(directory)?;
     let _lock = Flock::lock(directory, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| {
-        let message = format!("somebody else has locked its directory ({errno}): try again");
+        let message = format!("another program has locked its directory ({errno}): try again");
         io::Error::new(io::ErrorKind::ResourceBusy, message)
     })?;
     clear(path)?;
     socket.bind(address)
 }
 
-/// Removes a socket's file, if nobody has the socket any more.
+/// Removes the file of a socket, unless a process still has the socket.
 fn clear(path: &Path) -> io::Result<()> {
     match fs::symlink_metadata(path) {
         Ok(file) if file.file_type().is_socket() => {}
         Ok(_) => {
-            let message = "there is a file that is no socket";
+            let message = "a file that is not a socket is in the way";
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, message));
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error),
     }
-    // A datagram socket cannot be connected to a stream socket. So this does not disturb who is
-    // there; it is told that they are of the wrong type, even if they do not listen yet; and it is
-    // refused only where nobody has the socket.
+    // Connecting a datagram socket to a stream socket fails with EPROTOTYPE, even if that does not
+    // listen yet, and does not disturb it. ECONNREFUSED means that no process has the socket.
     match UnixDatagram::unbound()?.connect(path) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            info!("unix:{}: left behind, and taken over", path.display());
+            info!(
+                "unix:{}: takes over the file of a process that is gone",
+                path.display()
+            );
             fs::remove_file(path)
         }
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(error),
@@ -158,7 +160,7 @@ mod tests {
 
     use socket2::{Domain, Type};
 
-    /// A directory of the test's own, gone at its end.
+    /// A temporary directory, removed on drop.
     struct Directory(PathBuf);
 
     impl Directory {
@@ -186,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_bound_is_left_alone_even_before_it_listens() {
+    fn bound_socket_is_left_alone_before_it_listens() {
         let directory = Directory::new("bound");
         let path = directory.socket();
         let holder = bind(&path).unwrap();
@@ -200,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn of_several_who_start_at_once_one_takes_over() {
+    fn one_of_several_processes_takes_over() {
         let directory = Directory::new("race");
         let path = directory.socket();
         for _ in 0..200 {
@@ -212,12 +214,15 @@ mod tests {
             });
             assert_eq!(bound.len(), 1);
             let id_now = id(&fs::symlink_metadata(&path).unwrap());
-            assert_eq!(bound[0].0.id, id_now, "it lost its file to another");
+            assert_eq!(
+                bound[0].0.id, id_now,
+                "its file was removed by another start"
+            );
         }
     }
 
     #[test]
-    fn the_socket_of_another_type_is_left_alone_too() {
+    fn datagram_socket_is_left_alone() {
         let directory = Directory::new("type");
         let path = directory.socket();
         let _datagrams = UnixDatagram::bind(&path).unwrap();
@@ -226,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn the_file_is_removed_and_only_if_it_is_the_one_that_was_made() {
+    fn removes_only_the_file_that_it_created() {
         let directory = Directory::new("remove");
         let path = directory.socket();
         drop(bind(&path).unwrap());
@@ -236,15 +241,14 @@ mod tests {
         fs::remove_file(&path).unwrap();
         let second = bind(&path).unwrap();
         drop(first);
-        assert!(path.exists(), "somebody else's file was removed");
+        assert!(path.exists(), "the file of another socket was removed");
         drop(second);
         assert!(!path.exists());
     }
 
-    /// The process may change its directory meanwhile; this one does not, because all tests do with
-    /// it.
+    /// The process may change its directory meanwhile. This one does not: all tests share it.
     #[test]
-    fn the_file_is_known_by_its_absolute_path() {
+    fn keeps_the_absolute_path() {
         let directory = Directory::new("absolute");
         let path = directory.socket();
         let here = std::env::current_dir().unwrap();

@@ -12,7 +12,7 @@ use crate::signals::{Asked, Signals};
 use crate::summary::Summary;
 use crate::systemd::Supervisor;
 
-const SIGNALS: Token = Token(Server::GUEST_TOKENS.start);
+const SIGNALS: Token = Token(Server::USER_TOKENS.start);
 
 /// From here on up.
 pub(crate) const FIRST_OF_METRICS: Token = Token(SIGNALS.0 + 1);

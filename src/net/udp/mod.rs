@@ -52,7 +52,7 @@ pub(crate) struct Datagram {
     pub(crate) size: usize,
     pub(crate) peer: SocketAddr,
     pub(crate) info: PacketInfo,
-    /// How many datagrams the system has dropped at this socket, if it tells: a counter that wraps.
+    /// How many datagrams the system has dropped at this socket, if it reports that: a counter that wraps.
     pub(crate) drops: Option<u32>,
 }
 

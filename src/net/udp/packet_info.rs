@@ -1,4 +1,4 @@
-//! Control messages of UDP: what the system reports with a datagram, and what it is told with the reply.
+//! Control messages of UDP: what the system reports with a datagram, and what a reply is sent with.
 //!
 //! - **Local address.** A socket that is bound to a wildcard address has all addresses of the host, and
 //!   the system would choose the source of a reply. See `IP_PKTINFO` in ip(7) and `IPV6_RECVPKTINFO`
@@ -263,9 +263,9 @@ mod linux {
 
         #[test]
         fn datagram_queued_before_the_option_is_answered_from_its_destination() {
-            let told = info(&[message("0.0.0.0", "192.0.2.1")], "127.0.0.1");
-            assert_eq!(told.local_ip, Some("192.0.2.1".parse().unwrap()));
-            assert!(!told.multicast);
+            let received = info(&[message("0.0.0.0", "192.0.2.1")], "127.0.0.1");
+            assert_eq!(received.local_ip, Some("192.0.2.1".parse().unwrap()));
+            assert!(!received.multicast);
             assert!(info(&[message("0.0.0.0", "224.0.0.1")], "127.0.0.1").multicast);
         }
 
@@ -285,16 +285,16 @@ mod linux {
                 ("2001:db8::1", "2001:db8::1", "fe80::2", INTERFACE, false),
                 ("ff02::1", "ff02::1", "fe80::2", INTERFACE, true),
             ] {
-                let told = info(&[message(own, destination)], peer);
+                let received = info(&[message(own, destination)], peer);
                 let expected = PacketInfo {
                     local_ip: Some(own.parse().unwrap()),
                     interface,
                     ttl: None,
                     multicast,
                 };
-                assert_eq!(told, expected, "{peer} to {destination}");
-                // And that is what the system is told in its turn.
-                let control = Control::new(told, peer.parse().unwrap());
+                assert_eq!(received, expected, "{peer} to {destination}");
+                // The reply is sent with the same.
+                let control = Control::new(received, peer.parse().unwrap());
                 let (ip, index) = match control.local.unwrap() {
                     Local::V4(info) => {
                         let ip = info.ipi_spec_dst.s_addr.to_ne_bytes();
@@ -308,7 +308,7 @@ mod linux {
 
         #[test]
         fn peer_over_ipv4_at_a_dual_stack_socket_has_the_messages_of_ipv4() {
-            let told = info(
+            let received = info(
                 &[
                     message("::ffff:192.0.2.255", "::ffff:192.0.2.255"),
                     ControlMessageOwned::Ipv4Ttl(64),
@@ -322,8 +322,8 @@ mod linux {
                 ttl: Some(64),
                 multicast: true,
             };
-            assert_eq!(told, expected);
-            let ttl = Control::new(told, "192.0.2.2".parse().unwrap()).ttl;
+            assert_eq!(received, expected);
+            let ttl = Control::new(received, "192.0.2.2".parse().unwrap()).ttl;
             assert!(matches!(ttl, Some(Ttl::V4(63))), "{ttl:?}");
         }
     }
