@@ -27,8 +27,8 @@ fn set_options(socket: &SockRef<'_>) -> io::Result<()> {
     // Each answer goes out at once, instead of waiting for the peer to acknowledge the last.
     socket.set_tcp_nodelay(true)?;
     // A byte sent as urgent is a byte of the stream, as RFC 6093, section 6, wants it: it comes
-    // back in its place.
-    socket.set_out_of_band_inline(true)?;
+    // back in its place. MPTCP sockets refuse it (EOPNOTSUPP).
+    let _ = socket.set_out_of_band_inline(true);
     // A peer that vanished without a word is found out, after two hours or so, and does not keep
     // its place for ever; see tcp(7).
     socket.set_keepalive(true)

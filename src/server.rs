@@ -192,6 +192,9 @@ impl Server {
     /// [`shutdown_handle`](Server::shutdown_handle).
     pub fn shutdown(&mut self) {
         self.echo.shutdown(Instant::now());
+        // A host that only waits for the descriptor has to call `turn` once more. No other call can
+        // wake the selector if this one fails, and the shutdown has begun all the same.
+        let _ = self.shutdown.waker.wake();
     }
 
     /// See [`Echo::is_finished`].

@@ -339,11 +339,10 @@ fn a_new_client_replaces_the_one_that_has_been_asking_longest() {
     let mut silent: Vec<_> = (0..16)
         .map(|key| open(&mut service, metrics, key))
         .collect();
-    for replaced in 0..3 {
-        let mut late = open(&mut service, metrics, replaced);
-        assert_eq!(read_to_the_end(&mut silent[replaced]), b"");
-        late.write_all(&ASK.as_bytes()[..20]).unwrap();
-        silent[replaced] = late;
+    for (key, client) in silent.iter_mut().take(3).enumerate() {
+        let late = open(&mut service, metrics, key);
+        assert_eq!(read_to_the_end(client), b"");
+        *client = late;
     }
     // The others still have the time that a request may take.
     silent[15].write_all(ASK.as_bytes()).unwrap();
