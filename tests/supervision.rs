@@ -111,6 +111,18 @@ fn what_cannot_be_served_gets_one_line_that_names_the_descriptor() {
     );
 }
 
+/// It does not allocate memory for all of them.
+#[test]
+fn more_descriptors_than_there_can_be_get_one_line() {
+    let (listener, _) = listener();
+    let mut command = activated(PROGRAM, vec![listener.into()], 2_000_000_000, "");
+    command.env("LISTEN_FDNAMES", "first:second");
+    let (status, lines) = Service::launch(command).end();
+    assert_eq!(status.code(), Some(1), "{lines:#?}");
+    assert_eq!(lines.len(), 1, "{lines:#?}");
+    assert!(lines[0].contains("descriptor 4 (second): Bad file"));
+}
+
 #[test]
 fn variables_that_are_no_numbers_get_one_line() {
     let mut command = Command::new(PROGRAM);
