@@ -188,7 +188,8 @@ impl Server {
         self.echo.stats()
     }
 
-    /// See [`Echo::shutdown`]. From another thread, use a
+    /// See [`Echo::shutdown`]. Makes the file descriptor readable, so that a host which waits for that
+    /// gives the server its next [`turn`](Server::turn). From another thread, use a
     /// [`shutdown_handle`](Server::shutdown_handle).
     pub fn shutdown(&mut self) {
         self.echo.shutdown(Instant::now());
