@@ -169,11 +169,11 @@ class Host:
 class Service:
     """The program, running on a host. It ends with this script, however that ends."""
 
-    def __init__(self, program, host, arguments):
+    def __init__(self, command, host, arguments):
         self.log_file = tempfile.TemporaryFile("w+")
         with host.inside():
             self.process = subprocess.Popen(
-                ["setpriv", "--pdeathsig", "KILL", program, *arguments],
+                ["setpriv", "--pdeathsig", "KILL", *command, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=self.log_file,
                 stderr=self.log_file,
@@ -215,6 +215,7 @@ class Network:
         self.program = program
         self.hosts = []
         self.services = []
+        self.names = None
 
     def __enter__(self):
         return self
@@ -224,6 +225,22 @@ class Network:
         for service in self.services:
             service.kill()
         remove_namespaces()
+        if self.names:
+            self.names.close()
+
+    def name(self, **addresses):
+        """From now on, the program finds these names and their addresses in its /etc/hosts."""
+        self.names = tempfile.NamedTemporaryFile("w", prefix=PREFIX)
+        lines = [f"{ip} {name}.test\n" for name, ips in addresses.items() for ip in ips]
+        self.names.writelines(lines)
+        self.names.flush()
+
+    def command(self):
+        """How to start the program: in a mount namespace of its own, if it is to know names."""
+        if not self.names:
+            return [self.program]
+        script = 'mount --bind "$0" /etc/hosts && exec "$@"'
+        return ["unshare", "--mount", "sh", "-c", script, self.names.name, self.program]
 
     def close_sockets(self):
         for host in self.hosts:
@@ -261,7 +278,7 @@ class Network:
         return client, server
 
     def start(self, host, *arguments):
-        service = Service(self.program, host, arguments)
+        service = Service(self.command(), host, arguments)
         self.services.append(service)
         return service
 
@@ -699,13 +716,19 @@ def port_0(network, udp, tcp, free):
     ask(client, address, b"over UDP")
 
 
+def fails_to_start(network, host, *arguments, warnings=0):
+    """With one line of error, after as many of warning."""
+    service = network.start(host, *arguments)
+    status = service.process.wait(LIMIT)
+    require(status == 1, f"{arguments}: ended with status {status}")
+    lines = service.log().splitlines()
+    require(len(lines) == 1 + warnings, f"{arguments}: said {lines}")
+    network.services.remove(service)
+
+
 def no_port_0(network, udp, tcp):
     host = few_ports(network, udp, tcp)
-    service = network.start(host, "127.0.0.1:0")
-    status = service.process.wait(LIMIT)
-    require(status == 1, f"ended with status {status}")
-    require(len(service.log().splitlines()) == 1, "said something else than one line")
-    network.services.remove(service)
+    fails_to_start(network, host, "127.0.0.1:0")
 
 
 def port_0_where_udp_has_one(network):
@@ -728,6 +751,53 @@ def port_0_where_udp_has_none(network):
 
 def port_0_where_both_have_none(network):
     no_port_0(network, range(40000, 40004), range(40004, 40008))
+
+
+# Checks: names of several addresses
+
+
+def names_where_ipv6_is_off(network):
+    """A name's addresses are served as far as the host has them; others than names' are required."""
+    (host,) = network.make("host")
+    host.sysctl("net/ipv6/conf/all/disable_ipv6", 1)
+    network.name(both=["::1", "127.0.0.1"], ipv6=["::1"])
+    metrics = "--metrics", f"tcp://both.test:{PORT + 1}"
+    service = network.start(host, f"both.test:{PORT}", *metrics)
+    service.wait_for(2)
+    ask(host.socket(UDP4), ("127.0.0.1", PORT), b"over UDP")
+    echo_over_tcp(host.connect(("127.0.0.1", PORT)), b"over TCP")
+    host.connect(("127.0.0.1", PORT + 1))
+    for left_out in f"both.test:{PORT}: [::1]:{PORT}", f"tcp://[::1]:{PORT + 1}":
+        require(service.log().count(f"{left_out} is left out: ") == 1, "not one warning each")
+    require(service.log().count("WARN") == 2, "other warnings")
+    fails_to_start(network, host, f"[::1]:{PORT}")
+    fails_to_start(network, host, f"ipv6.test:{PORT}")
+    # In use, so it is there.
+    fails_to_start(network, host, "-q", f"tcp://both.test:{PORT}", warnings=1)
+
+
+def check_of_a_name_with_a_silent_address(network):
+    """Whichever of the two addresses the resolver gives first."""
+    (host,) = network.make("host")
+    network.name(two=["127.0.0.2", "127.0.0.3"])
+    serving = {PORT: "127.0.0.2", PORT + 1: "127.0.0.3"}
+    network.serve(host, *(f"{address}:{port}" for port, address in serving.items()))
+    for silent, port in ("127.0.0.3", PORT), ("127.0.0.2", PORT + 1):
+        host.hold(UDP4, silent, [port])
+        listener = host.socket(TCP4)
+        listener.bind((silent, port))
+        listener.listen()
+        for scheme in "tcp://", "udp://", "":
+            require(checks(network, host, f"{scheme}two.test:{port}") == 0, f"{silent} is waited for")
+            status = checks(network, host, f"{scheme}{silent}:{port}")
+            require(status == 1, f"status {status} of a silent address")
+
+
+def checks(network, host, endpoint):
+    """The exit status of a check."""
+    with host.inside():
+        command = [*network.command(), "--check", endpoint]
+        return subprocess.run(command, stderr=subprocess.DEVNULL, timeout=LIMIT).returncode
 
 
 # Checks: the load generator, and the ports that it connects from
@@ -795,6 +865,8 @@ CHECKS = [
     port_0_where_both_have_none,
     load_takes_another_loopback_address,
     load_says_that_no_port_is_left,
+    names_where_ipv6_is_off,
+    check_of_a_name_with_a_silent_address,
 ]
 
 

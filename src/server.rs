@@ -188,10 +188,14 @@ impl Server {
         self.echo.stats()
     }
 
-    /// See [`Echo::shutdown`]. From another thread, use a
+    /// See [`Echo::shutdown`]. Makes the file descriptor readable, so that a host which waits for that
+    /// gives the server its next [`turn`](Server::turn). From another thread, use a
     /// [`shutdown_handle`](Server::shutdown_handle).
     pub fn shutdown(&mut self) {
         self.echo.shutdown(Instant::now());
+        // A host that only waits for the descriptor has to call `turn` once more. No other call can
+        // wake the selector if this one fails, and the shutdown has begun all the same.
+        let _ = self.shutdown.waker.wake();
     }
 
     /// See [`Echo::is_finished`].

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use common::{Directory, LIMIT, connect, settle, turn_until};
 use mio::{Events, Poll, Token};
 use mio_echo::{BoundSocket, Config, Echo, Endpoint, Server};
-use socket2::{Domain, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 fn server(sockets: Vec<BoundSocket>) -> Server {
     Server::with_sockets(Config::default(), sockets).unwrap()
@@ -108,6 +108,28 @@ fn who_came_before_is_served_with_the_options_of_an_echo() {
         client.read_exact(&mut echoed).unwrap();
         assert_eq!(&echoed, b"!hello");
     }
+}
+
+/// As systemd hands it over with `SocketProtocol=mptcp`: it does not have all options of TCP.
+#[cfg(target_os = "linux")]
+#[test]
+fn an_mptcp_socket_is_served() {
+    let mptcp = Protocol::from(262); // IPPROTO_MPTCP
+    let Ok(listener) = Socket::new(Domain::IPV4, Type::STREAM, Some(mptcp)) else {
+        // A kernel without MPTCP is no fault of the machine that tests.
+        eprintln!("left out: this kernel has no MPTCP");
+        return;
+    };
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    listener.bind(&any.into()).unwrap();
+    listener.listen(16).unwrap();
+    let address = listener.local_addr().unwrap().as_socket().unwrap();
+    let early = connect(address);
+    let mut server = server(vec![BoundSocket::new(listener).unwrap()]);
+    talk(&mut server, early);
+    let late = Socket::new(Domain::IPV4, Type::STREAM, Some(mptcp)).unwrap();
+    late.connect(&address.into()).unwrap();
+    talk(&mut server, TcpStream::from(late));
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use common::service::{Service, complaint, program};
 #[cfg(target_os = "linux")]
-use common::service::{cpu_ticks, limited};
+use common::service::{cpu_ticks, limited, state};
 use common::{LIMIT, connect, echo, is_served, read_to_the_end};
 use nix::sys::signal::Signal;
 
@@ -327,28 +327,91 @@ fn who_does_not_close_is_closed() {
     service.stop();
 }
 
+/// Connects, and waits until the client has its place.
+fn open(service: &mut Service, metrics: SocketAddr, key: usize) -> TcpStream {
+    let client = connect(metrics);
+    service.wait_for(&format!("client {key} opened"));
+    client
+}
+
 #[test]
-fn sixteen_clients_are_served_at_once_and_others_wait() {
+fn a_new_client_replaces_the_one_that_has_been_asking_longest() {
     let (mut service, metrics) = start(&["-vv"]);
-    let mut idle: Vec<TcpStream> = (0..16).map(|_| connect(metrics)).collect();
-    for key in 0..16 {
-        service.wait_for(&format!("client {key} opened"));
+    let mut silent: Vec<_> = (0..16)
+        .map(|key| open(&mut service, metrics, key))
+        .collect();
+    for (key, client) in silent.iter_mut().take(3).enumerate() {
+        let late = open(&mut service, metrics, key);
+        assert_eq!(read_to_the_end(client), b"");
+        *client = late;
     }
-    let mut late = connect(metrics);
-    late.write_all(ASK.as_bytes()).unwrap();
-    // The echo is not among those who wait.
-    for _ in 0..3 {
-        assert!(is_served(&mut connect(service.address)));
-        service.wait_for("closed: closed by the peer");
-    }
+    // The others still have the time that a request may take.
+    silent[15].write_all(ASK.as_bytes()).unwrap();
+    assert_eq!(rest(&mut silent[15]).status(), "200 OK");
+    assert!(is_served(&mut connect(service.address)));
     let mut is_resting = || !service.wait_for("waiting for events, ").contains(", 0ns");
     assert!((0..1000).any(|_| is_resting()), "it spins");
-    common::reset(idle.remove(7));
-    service.wait_for("client 7 closed: Connection reset by peer");
-    service.wait_for("client 7 opened");
-    assert_eq!(rest(&mut late).status(), "200 OK");
-    drop(idle);
-    assert_eq!(get(metrics, "/healthz").status(), "200 OK");
+    drop(silent);
+    let lines = service.stop();
+    let replaced = lines.iter().filter(|line| line.contains("replaced by"));
+    assert_eq!(replaced.count(), 3, "{lines:#?}");
+}
+
+/// A client that was answered lingers for a second, which is longer than this takes.
+#[test]
+fn clients_that_are_answered_are_replaced_only_if_no_other_is_asking() {
+    let (mut service, metrics) = start(&["-v"]);
+    let answered = |service: &mut Service, key| {
+        let mut client = open(service, metrics, key);
+        client.write_all(ASK.as_bytes()).unwrap();
+        rest(&mut client);
+        client
+    };
+    let first = answered(&mut service, 0);
+    let silent = open(&mut service, metrics, 1);
+    let others: Vec<_> = (2..16).map(|key| answered(&mut service, key)).collect();
+    let late = answered(&mut service, 1);
+    let last = answered(&mut service, 0);
+    drop((first, silent, others, late, last));
+    let lines = service.stop();
+    let keys = lines.iter().filter_map(|line| {
+        let (client, _) = line.split_once(" closed: replaced by a new client")?;
+        client.rsplit(' ').next()
+    });
+    assert_eq!(keys.collect::<Vec<_>>(), ["1", "0"], "{lines:#?}");
+}
+
+#[test]
+fn silent_clients_do_not_keep_a_scrape_waiting() {
+    let (service, metrics) = start(&["-v"]);
+    let silent: Vec<_> = (0..200).map(|_| connect(metrics)).collect();
+    assert_eq!(get(metrics, "/metrics").status(), "200 OK");
+    let lines = service.stop();
+    let is_timed_out = |line: &String| line.contains("is answered 408");
+    assert!(!lines.iter().any(is_timed_out), "it has waited for others");
+    drop(silent);
+}
+
+/// It was stopped for longer than a request may take, and not the client.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_request_that_arrives_while_the_process_is_stopped_is_answered() {
+    let (mut service, metrics) = start(&["-v"]);
+    let mut whole = open(&mut service, metrics, 0);
+    let mut half = open(&mut service, metrics, 1);
+    let mut silent = open(&mut service, metrics, 2);
+    half.write_all(&ASK.as_bytes()[..20]).unwrap();
+    service.signal(Signal::SIGSTOP);
+    common::wait_until(|| state(service.pid()) == "T");
+    whole.write_all(ASK.as_bytes()).unwrap();
+    half.write_all(&ASK.as_bytes()[20..]).unwrap();
+    // The limit is 5 seconds.
+    std::thread::sleep(Duration::from_millis(5500));
+    service.signal(Signal::SIGCONT);
+    assert_eq!(rest(&mut whole).status(), "200 OK");
+    assert_eq!(rest(&mut half).status(), "200 OK");
+    assert_eq!(rest(&mut silent).status(), "408 Request Timeout");
+    drop((whole, half, silent));
     service.stop();
 }
 

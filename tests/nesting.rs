@@ -43,6 +43,26 @@ fn a_server_nested_in_another_poll_echoes() {
     assert!(echoed.join().unwrap() == bytes);
 }
 
+/// As calloop, glib and asyncio do, which know nothing of a timeout.
+#[test]
+fn a_shutdown_makes_the_descriptor_readable_and_the_next_turn_finishes() {
+    let (mut server, _) = bind(config());
+    let mut outer = Poll::new().unwrap();
+    let mut events = Events::with_capacity(4);
+    let fd = server.as_raw_fd();
+    outer
+        .registry()
+        .register(&mut SourceFd(&fd), Token(0), Interest::READABLE)
+        .unwrap();
+    common::settle(&mut server);
+    outer.poll(&mut events, Some(Duration::ZERO)).unwrap();
+    server.shutdown();
+    outer.poll(&mut events, Some(common::LIMIT)).unwrap();
+    assert!(!events.is_empty(), "it was never readable");
+    server.turn(Some(Duration::ZERO)).unwrap();
+    assert!(server.is_finished());
+}
+
 #[test]
 fn more_events_than_a_turn_takes_are_not_forgotten() {
     let limit = nix::sys::resource::Resource::RLIMIT_NOFILE;

@@ -430,6 +430,49 @@ fn help_and_version_are_printed() {
     );
 }
 
+/// As `head` ends before it has read all.
+#[test]
+fn help_whose_reader_has_gone_is_no_error() {
+    for argument in ["--help", "--version"] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = program(&[argument]);
+        command.stdout(writer).stderr(Stdio::piped());
+        let output = command.spawn().unwrap().wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        assert!(output.stderr.is_empty(), "{output:?}");
+    }
+}
+
+#[test]
+fn control_characters_are_escaped_in_errors_and_the_log() {
+    for (arguments, escaped) in [
+        (&["tcp://\x1b[31mé:1\x07:7007"][..], "\\u{1b}[31mé:1\\u{7}:"),
+        (&["\u{9b}2J"], "\\u{9b}2J"),
+        (&["unix:/dev/null/\r\n2026 INFO"], "/\\r\\n2026 INFO"),
+        (&["--allow", "a\tb"], "a\\tb"),
+        // clap leaves out what it takes for an escape sequence.
+        (&["--allow", "\x1b]0;title\x07"], "''"),
+        (&["--metrics", "tcp://\x08:1:2"], "\\u{8}:1:2"),
+        (&["--check", "a\tb"], "a\\tb"),
+    ] {
+        let (line, _) = complaint(program(arguments));
+        assert!(line.contains(escaped), "{line:?}");
+        assert!(!line.trim_end().contains(char::is_control), "{line:?}");
+    }
+
+    let directory = Directory::new();
+    let path = directory.file("a\x1b[2J\nb");
+    let mut command = program(&["127.0.0.1:0", &format!("unix:{}", path.display()), "-v"]);
+    command.env("RUST_LOG", "\x1b[2Jé");
+    let mut service = Service::spawn(command);
+    service.wait_for("/a\\u{1b}[2J\\nb");
+    let lines = service.stop();
+    assert!(lines[0].contains("'\\u{1b}[2Jé' ignored"), "{lines:#?}");
+    let has_controls = |line: &String| line.contains(char::is_control);
+    assert!(!lines.iter().any(has_controls), "{lines:#?}");
+}
+
 #[test]
 fn debug_tells_of_connections_and_trace_of_every_call() {
     let mut service = Service::start(&["-vv", "--buffer-size", "4KiB"]);
@@ -745,4 +788,36 @@ fn out_of_descriptors_it_waits_and_warns_once_and_goes_on() {
         lines.last().unwrap().contains("100 connections"),
         "{lines:#?}"
     );
+}
+
+/// Descriptors besides the standard streams that a program started here has from the beginning.
+#[cfg(target_os = "linux")]
+fn inherited() -> usize {
+    let listed = Command::new("ls").arg("/proc/self/fd").output().unwrap();
+    let is_inherited = |line: &&str| line.parse::<u32>().unwrap() > 2;
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    // One is the directory's own.
+    listed.lines().filter(is_inherited).count() - 1
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn it_starts_with_as_many_open_files_as_one_connection_needs() {
+    for (arguments, needed) in [
+        ("", 13),
+        ("--max-connections 1000", 13),
+        ("tcp://127.0.0.1:0 udp://127.0.0.1:0", 15),
+        ("--metrics tcp://127.0.0.1:0", 14),
+    ] {
+        let (line, status) = complaint(limited(&format!("-n {}", needed - 1), arguments));
+        assert_eq!(status, Some(1), "{line}");
+        let told = format!("one connection needs {needed}");
+        assert!(line.contains(&told), "{line}");
+        assert!(line.contains("ulimit -Hn"), "{line}");
+
+        let limits = format!("-n {}", needed + inherited());
+        let service = Service::spawn(limited(&limits, arguments));
+        assert!(is_served(&mut connect(service.address)));
+        service.stop();
+    }
 }

@@ -111,6 +111,18 @@ fn what_cannot_be_served_gets_one_line_that_names_the_descriptor() {
     );
 }
 
+/// It does not allocate memory for all of them.
+#[test]
+fn more_descriptors_than_there_can_be_get_one_line() {
+    let (listener, _) = listener();
+    let mut command = activated(PROGRAM, vec![listener.into()], 2_000_000_000, "");
+    command.env("LISTEN_FDNAMES", "first:second");
+    let (status, lines) = Service::launch(command).end();
+    assert_eq!(status.code(), Some(1), "{lines:#?}");
+    assert_eq!(lines.len(), 1, "{lines:#?}");
+    assert!(lines[0].contains("descriptor 4 (second): Bad file"));
+}
+
 #[test]
 fn variables_that_are_no_numbers_get_one_line() {
     let mut command = Command::new(PROGRAM);
@@ -225,24 +237,131 @@ fn the_loop_gives_signs_of_life_where_it_is_watched() {
     assert_eq!(status.code(), Some(0));
 }
 
-#[test]
-fn without_a_supervisor_nothing_is_told_and_without_its_socket_it_is_served() {
-    let directory = Directory::new();
-    let nobody = directory.file("nobody");
-    let command = told(PROGRAM, &nobody, &["tcp://127.0.0.1:0", "-v"]);
-    let mut service = Service::launch(command);
-    let address = service.listens_at();
-    service.wait_for("the supervisor could not be told");
-    assert!(is_served(&mut connect(address)));
-    service.stop();
+/// Waits until the loop sleeps until an event comes; gives the lines of the log until then.
+fn lines_until_it_sleeps(service: &mut Service) -> Vec<String> {
+    let mut lines = Vec::new();
+    loop {
+        let line = service.wait_for("");
+        lines.push(line.clone());
+        if line.ends_with("waiting for events") {
+            return lines;
+        }
+        assert!(lines.len() < 100, "it does not sleep: {lines:#?}");
+    }
+}
 
-    let mut command = Command::new(PROGRAM);
-    command.args(["tcp://127.0.0.1:0", "-vv"]);
-    command
-        .env_remove("NOTIFY_SOCKET")
-        .env("WATCHDOG_USEC", "1");
+fn count(lines: &[String], text: &str) -> usize {
+    lines.iter().filter(|line| line.contains(text)).count()
+}
+
+/// The times that it slept and was woken so far; see `proc_pid_status(5)`.
+fn wakeups(service: &Service) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", service.pid())).unwrap();
+    let (_, count) = status.split_once("\nvoluntary_ctxt_switches:").unwrap();
+    count.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+#[test]
+fn a_dead_supervisor_is_given_up_with_one_warning_and_the_loop_sleeps() {
+    let directory = Directory::new();
+    let (missing, refusing) = (directory.file("missing"), directory.file("refusing"));
+    drop(UnixDatagram::bind(&refusing).unwrap());
+    for path in [missing, refusing] {
+        let mut command = told(PROGRAM, &path, &["tcp://127.0.0.1:0", "-vv"]);
+        command.env("WATCHDOG_USEC", "60000000");
+        let mut service = Service::launch(command);
+        let address = service.listens_at();
+        let lines = lines_until_it_sleeps(&mut service);
+        assert_eq!(count(&lines, "NOTIFY_SOCKET is dead"), 1, "{lines:#?}");
+        assert_eq!(count(&lines, "could not be told"), 5, "{lines:#?}");
+        assert!(is_served(&mut connect(address)));
+        lines_until_it_sleeps(&mut service);
+        // An interval to measure over.
+        let before = wakeups(&service);
+        std::thread::sleep(std::time::Duration::from_millis(500));
+        let woken = wakeups(&service) - before;
+        assert!(woken <= 1, "it was woken {woken} times");
+        let lines = service.stop();
+        assert_eq!(count(&lines, "could not be told"), 5, "{lines:#?}");
+    }
+}
+
+/// Its queue is full for longer than a message is retried in short intervals.
+#[test]
+fn a_busy_supervisor_hears_of_all_as_soon_as_it_reads() {
+    let directory = Directory::new();
+    let path = directory.file("notify");
+    let manager = Manager::at(&path);
+    let filler = UnixDatagram::unbound().unwrap();
+    filler.set_nonblocking(true).unwrap();
+    while filler.send_to(b"filler", &path).is_ok() {}
+    let mut command = told(PROGRAM, &path, &["tcp://127.0.0.1:0", "-v"]);
+    command.env("WATCHDOG_USEC", "400000");
     let mut service = Service::launch(command);
-    assert!(service.wait_for("waiting for events").ends_with("events"));
+    for _ in 0..12 {
+        service.wait_for("could not be told");
+    }
+    // Either may be the first to be tried again.
+    let mut awaited = vec!["WATCHDOG=1", "READY=1\nSTATUS=0 connections"];
+    for _ in 0..100 {
+        let message = manager.next();
+        awaited.retain(|it| *it != message);
+        if awaited.is_empty() {
+            break;
+        }
+    }
+    assert!(awaited.is_empty(), "it was not told {awaited:?}");
     let lines = service.stop();
-    assert!(!lines.iter().any(|line| line.contains("supervisor")));
+    assert_eq!(count(&lines, "WARN"), 0, "{lines:#?}");
+}
+
+#[test]
+fn a_watchdog_time_that_is_none_is_ignored_with_one_warning() {
+    let directory = Directory::new();
+    let path = directory.file("notify");
+    let manager = Manager::at(&path);
+    for micros in [
+        "",
+        "0",
+        "1",
+        "9999",
+        "-10000",
+        "soon",
+        "18446744073709551616",
+    ] {
+        let mut command = told(PROGRAM, &path, &["tcp://127.0.0.1:0", "-vv"]);
+        command.env("WATCHDOG_USEC", micros);
+        let mut service = Service::launch(command);
+        manager.wait_for("READY=1\nSTATUS=0 connections");
+        lines_until_it_sleeps(&mut service);
+        let lines = service.stop();
+        let warning = format!("WATCHDOG_USEC={micros} ignored");
+        assert_eq!(count(&lines, &warning), 1, "{lines:#?}");
+        assert_eq!(count(&lines, "WARN"), 1, "{lines:#?}");
+        assert_eq!(manager.next(), "STOPPING=1");
+    }
+
+    let mut command = told(PROGRAM, &path, &["tcp://127.0.0.1:0"]);
+    command.env("WATCHDOG_USEC", "10000");
+    let service = Service::launch(command);
+    manager.wait_for("READY=1\nSTATUS=0 connections");
+    manager.wait_for("WATCHDOG=1");
+    let lines = service.stop();
+    assert_eq!(count(&lines, "WARN"), 0, "{lines:#?}");
+}
+
+#[test]
+fn without_a_supervisor_nothing_is_told() {
+    for socket in [None, Some("")] {
+        let mut command = Command::new(PROGRAM);
+        command.args(["tcp://127.0.0.1:0", "-vv"]);
+        command.env_remove("NOTIFY_SOCKET");
+        command.envs(socket.map(|socket| ("NOTIFY_SOCKET", socket)));
+        command.env("WATCHDOG_USEC", "1").env_remove("RUST_LOG");
+        let mut service = Service::launch(command);
+        lines_until_it_sleeps(&mut service);
+        let lines = service.stop();
+        assert_eq!(count(&lines, "supervisor"), 0, "{lines:#?}");
+        assert_eq!(count(&lines, "WARN"), 0, "{lines:#?}");
+    }
 }

@@ -1,7 +1,7 @@
 //! Each server of this crate gives back what it is sent.
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::process::{Child, Command};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -11,9 +11,14 @@ const LIMIT: Duration = Duration::from_secs(20);
 struct Server(Child);
 
 impl Server {
-    fn start(program: &str, transport: &str, address: &str) -> Self {
+    fn start(program: &str, transport: &str, address: SocketAddr) -> Self {
         let mut command = Command::new(program);
-        Server(command.args([transport, address]).spawn().unwrap())
+        Server(
+            command
+                .args([transport, &address.to_string()])
+                .spawn()
+                .unwrap(),
+        )
     }
 }
 
@@ -24,7 +29,7 @@ impl Drop for Server {
     }
 }
 
-fn connect(address: &str) -> TcpStream {
+fn connect(address: SocketAddr) -> TcpStream {
     let begin = Instant::now();
     loop {
         match TcpStream::connect(address) {
@@ -33,6 +38,17 @@ fn connect(address: &str) -> TcpStream {
         }
         thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// An address of this machine that no other test or run uses; `number` is from 0 to 2.
+///
+/// Not a port of 127.0.0.1 that was free a moment ago: when another test starts a process, that has a
+/// copy of each socket that is open here, until it runs its program. A listener that was closed here
+/// still accepts connections meanwhile, and then resets them.
+fn loopback(number: u32) -> SocketAddr {
+    let host = (std::process::id() << 2 | number) & 0x00ff_ffff;
+    let ip = Ipv4Addr::from_bits(Ipv4Addr::LOCALHOST.to_bits() & 0xff00_0000 | host);
+    (ip, 7007).into()
 }
 
 /// More than a buffer of any of them, but less than what the system holds in both directions: the
@@ -47,13 +63,11 @@ fn noise() -> Vec<u8> {
 }
 
 #[track_caller]
-fn assert_echoes_streams(program: &str) {
-    let free = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = free.local_addr().unwrap().to_string();
-    drop(free);
-    let _server = Server::start(program, "tcp", &address);
-    let mut first = connect(&address);
-    let mut second = connect(&address);
+fn assert_echoes_streams(program: &str, number: u32) {
+    let address = loopback(number);
+    let _server = Server::start(program, "tcp", address);
+    let mut first = connect(address);
+    let mut second = connect(address);
     let noise = noise();
     for _ in 0..3 {
         for stream in [&mut first, &mut second] {
@@ -69,11 +83,9 @@ fn assert_echoes_streams(program: &str) {
 }
 
 #[track_caller]
-fn assert_echoes_datagrams(program: &str) {
-    let free = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let address = free.local_addr().unwrap();
-    drop(free);
-    let _server = Server::start(program, "udp", &address.to_string());
+fn assert_echoes_datagrams(program: &str, number: u32) {
+    let address = loopback(number);
+    let _server = Server::start(program, "udp", address);
     let client = UdpSocket::bind("127.0.0.1:0").unwrap();
     client.connect(address).unwrap();
     client
@@ -93,17 +105,17 @@ fn assert_echoes_datagrams(program: &str) {
 
 #[test]
 fn epoll_echoes() {
-    assert_echoes_streams(env!("CARGO_BIN_EXE_epoll"));
-    assert_echoes_datagrams(env!("CARGO_BIN_EXE_epoll"));
+    assert_echoes_streams(env!("CARGO_BIN_EXE_epoll"), 0);
+    assert_echoes_datagrams(env!("CARGO_BIN_EXE_epoll"), 0);
 }
 
 #[test]
 fn tokio_echoes() {
-    assert_echoes_streams(env!("CARGO_BIN_EXE_tokio"));
-    assert_echoes_datagrams(env!("CARGO_BIN_EXE_tokio"));
+    assert_echoes_streams(env!("CARGO_BIN_EXE_tokio"), 1);
+    assert_echoes_datagrams(env!("CARGO_BIN_EXE_tokio"), 1);
 }
 
 #[test]
 fn naive_mio_echoes() {
-    assert_echoes_streams(env!("CARGO_BIN_EXE_naive-mio"));
+    assert_echoes_streams(env!("CARGO_BIN_EXE_naive-mio"), 2);
 }

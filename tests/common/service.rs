@@ -153,15 +153,23 @@ pub fn limited(limits: &str, arguments: &str) -> Command {
     command
 }
 
-/// User and system time of a process so far, in clock ticks; see `proc_pid_stat(5)`.
+/// User and system time of a process so far, in clock ticks.
 #[cfg(target_os = "linux")]
 pub fn cpu_ticks(pid: Pid) -> u64 {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    let fields: Vec<&str> = stat
-        .rsplit(')')
-        .next()
-        .unwrap()
-        .split_whitespace()
-        .collect();
+    let fields = stat(pid);
     fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}
+
+/// State of a process, in one letter; `T` is stopped by a signal.
+#[cfg(target_os = "linux")]
+pub fn state(pid: Pid) -> String {
+    stat(pid).swap_remove(0)
+}
+
+/// What follows the command's name in `proc_pid_stat(5)`.
+#[cfg(target_os = "linux")]
+fn stat(pid: Pid) -> Vec<String> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields = stat.rsplit(')').next().unwrap().split_whitespace();
+    fields.map(str::to_owned).collect()
 }

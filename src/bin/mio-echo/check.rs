@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mio_echo::Endpoint;
 
@@ -20,27 +20,46 @@ const BYTES: &[u8] = b"mio-echo --check: are you there?";
 /// Checks the endpoint. A name is checked at each of its addresses until one is fine, as clients
 /// try them; TCP and UDP have to be fine both where both are meant.
 pub(crate) fn check(endpoint: &str) -> Result<(), Failure> {
+    let deadline = Instant::now() + LIMIT;
     let text = endpoint.to_owned();
-    let (sender, receiver) = channel();
-    // In a thread that nobody waits for: a look-up of a name takes as long as it likes.
-    thread::spawn(move || sender.send(check_any(&text)));
-    match receiver.recv_timeout(LIMIT) {
-        Ok(checked) => checked,
-        Err(RecvTimeoutError::Timeout) => Err(failure(endpoint, "no answer in time")),
-        Err(RecvTimeoutError::Disconnected) => Err(failure(endpoint, "the check broke off")),
-    }
-}
-
-fn check_any(text: &str) -> Result<(), Failure> {
-    let endpoints = Endpoint::resolve(text).map_err(Failure::of_setup)?;
+    let resolved = within(LIMIT, move || Endpoint::resolve(&text));
+    let resolved = resolved.map_err(|problem| failure(endpoint, problem))?;
+    let endpoints = resolved.map_err(Failure::of_setup)?;
     let mut checked = Ok(());
-    for endpoint in endpoints {
-        checked = talk(&endpoint).map_err(|error| failure(&endpoint.to_string(), error));
+    for (index, endpoint) in endpoints.iter().enumerate() {
+        // Each address has its share of the time: one that is silent leaves some for the others.
+        let left = u32::try_from(endpoints.len() - index).unwrap_or(u32::MAX);
+        let share = deadline.saturating_duration_since(Instant::now()) / left;
+        checked = check_one(endpoint, share);
         if checked.is_ok() {
             break;
         }
     }
     checked
+}
+
+fn check_one(endpoint: &Endpoint, limit: Duration) -> Result<(), Failure> {
+    let copy = endpoint.clone();
+    let problem = match within(limit, move || talk(&copy)) {
+        Ok(Ok(())) => return Ok(()),
+        Ok(Err(error)) => error.to_string(),
+        Err(problem) => problem.to_owned(),
+    };
+    Err(failure(&endpoint.to_string(), problem))
+}
+
+/// The result of a call, or why there is none after `limit`. The call has a thread that is not joined:
+/// neither the look-up of a name nor connect(2) to a Unix socket has a limit of its own.
+fn within<T: Send + 'static>(
+    limit: Duration,
+    call: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, &'static str> {
+    let (sender, receiver) = channel();
+    thread::spawn(move || sender.send(call()));
+    receiver.recv_timeout(limit).map_err(|error| match error {
+        RecvTimeoutError::Timeout => "no answer in time",
+        RecvTimeoutError::Disconnected => "the check broke off",
+    })
 }
 
 fn failure(endpoint: &str, problem: impl Display) -> Failure {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -24,9 +25,10 @@ pub(crate) struct Options {
     /// Where to serve: HOST:PORT, tcp://HOST:PORT, udp://HOST:PORT, unix:PATH or unix:@NAME
     ///
     /// Without a transport it is TCP and UDP at the same port. HOST is an IPv4 address, an IPv6
-    /// address in brackets, or a name, which stands for all of its addresses. Port 0 asks the
-    /// system for a free port. @NAME is an abstract Unix socket, which has no file. May be there
-    /// several times [default: 127.0.0.1:7007, or the sockets that a supervisor hands over]
+    /// address in brackets, or a name, which stands for all of its addresses that this host
+    /// has. Port 0 asks the system for a free port. @NAME is an abstract Unix socket, which has no
+    /// file. May be there several times [default: 127.0.0.1:7007, or the sockets that a supervisor
+    /// hands over]
     #[arg(value_name = "ENDPOINT")]
     endpoints: Vec<String>,
 
@@ -261,10 +263,11 @@ impl Options {
         match Options::try_parse() {
             Ok(options) => Ok(Some(options)),
             Err(error) if error.use_stderr() => Err(Failure::of_usage(one_line(&error))),
-            Err(help) => {
-                help.print()?;
-                Ok(None)
-            }
+            Err(help) => match help.print() {
+                // The reader has seen enough, as `head` has.
+                Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+                _ => Ok(None),
+            },
         }
     }
 
@@ -299,16 +302,15 @@ impl Options {
         for &network in &self.allow {
             builder = builder.allow(network);
         }
-        for text in &self.endpoints {
-            for endpoint in Endpoint::resolve(text)? {
-                builder = builder.endpoint(endpoint);
-            }
+        let endpoints = self.endpoints(sockets)?;
+        let most = open_files.map(|files| {
+            let sockets = sockets.len() + self.count_sockets(&endpoints);
+            most_connections(files, sockets)
+        });
+        let most = most.transpose()?;
+        for endpoint in endpoints {
+            builder = builder.endpoint(endpoint);
         }
-        // Said here, so that what contradicts it is found.
-        if self.endpoints.is_empty() && sockets.is_empty() {
-            builder = builder.endpoint(Endpoint::DEFAULT);
-        }
-        let most = open_files.map(most_connections);
         if let Some(connections) = self.max_connections.or(most) {
             builder = builder.max_connections(connections);
         }
@@ -323,9 +325,33 @@ impl Options {
         Ok(config)
     }
 
+    /// Where to serve besides `sockets`, with host names looked up. The default endpoint is among them
+    /// if there is no other, so that what contradicts it is found when the configuration is built.
+    fn endpoints(&self, sockets: &[BoundSocket]) -> Result<Vec<Endpoint>, Failure> {
+        let mut endpoints = Vec::new();
+        for text in &self.endpoints {
+            endpoints.extend(resolve(text)?);
+        }
+        if endpoints.is_empty() && sockets.is_empty() {
+            endpoints.push(Endpoint::DEFAULT);
+        }
+        Ok(endpoints)
+    }
+
+    /// How many sockets these endpoints and the metrics take.
+    fn count_sockets(&self, endpoints: &[Endpoint]) -> usize {
+        let is_both = |address: SocketAddr| address.ip() == Ipv6Addr::UNSPECIFIED;
+        let count = |endpoint: &Endpoint| {
+            let transports = 1 + usize::from(matches!(endpoint, Endpoint::TcpAndUdp(_)));
+            let families = self.dual_stack && endpoint.address().is_some_and(is_both);
+            transports * (1 + usize::from(families))
+        };
+        usize::from(self.metrics.is_some()) + endpoints.iter().map(count).sum::<usize>()
+    }
+
     /// Where metrics are to be had, with host names looked up: bound, and not listening yet.
     pub(crate) fn metrics(&self) -> Result<Bound, Failure> {
-        let endpoints = self.metrics.as_deref().map(Endpoint::resolve).transpose()?;
+        let endpoints = self.metrics.as_deref().map(resolve).transpose()?;
         Ok(Bound::bind(
             &endpoints.unwrap_or_default(),
             self.dual_stack,
@@ -333,13 +359,60 @@ impl Options {
     }
 }
 
-/// How many connections the limit on open files leaves room for: some are kept for pipes, listeners,
-/// metrics, the selector, the log and the like.
-fn most_connections(open_files: usize) -> usize {
+/// The endpoints that the text stands for. Of the addresses of a name, those that this host does not
+/// have are left out, with a warning each: `localhost` may be `::1` as well where IPv6 is off.
+fn resolve(text: &str) -> Result<Vec<Endpoint>, EndpointError> {
+    let endpoints = Endpoint::resolve(text)?;
+    let missing: Vec<_> = endpoints.iter().map(missing_address).collect();
+    // If none is there, binding them tells why.
+    if missing.iter().all(Option::is_some) {
+        return Ok(endpoints);
+    }
+    let mut present = Vec::new();
+    for (endpoint, missing) in endpoints.into_iter().zip(missing) {
+        match missing {
+            Some(error) => warn!("{text}: {endpoint} is left out: {error}"),
+            None => present.push(endpoint),
+        }
+    }
+    Ok(present)
+}
+
+/// The system's error if this host does not have the endpoint's address. Other errors, such as a port
+/// in use, are those of the socket that is served at.
+fn missing_address(endpoint: &Endpoint) -> Option<io::Error> {
+    let mut address = endpoint.address()?;
+    address.set_port(0);
+    UdpSocket::bind(address).err().filter(means_missing)
+}
+
+fn means_missing(error: &io::Error) -> bool {
+    #[cfg(unix)]
+    if error.raw_os_error() == Some(nix::errno::Errno::EAFNOSUPPORT as i32) {
+        return true;
+    }
+    error.kind() == io::ErrorKind::AddrNotAvailable
+}
+
+/// Descriptors of the program itself: standard streams (3), signals (2), the selector and its copies
+/// (3), the waker, and the supervisor's socket.
+const OWN_DESCRIPTORS: usize = 10;
+
+/// How many connections the limit on open files leaves room for, beside `sockets` that are served at:
+/// some files are kept for pipes, the log and the like.
+fn most_connections(open_files: usize, sockets: usize) -> Result<usize, Failure> {
     const RESERVE: usize = 128;
 
-    let connections = open_files.saturating_sub(RESERVE.min(open_files / 2));
-    connections.clamp(1, *Config::MAX_CONNECTIONS_RANGE.end())
+    let own = OWN_DESCRIPTORS + sockets;
+    let reserve = RESERVE.min(open_files / 2).max(own);
+    match open_files.saturating_sub(reserve) {
+        0 => Err(Failure::of_setup(format!(
+            "the limit on open files is {open_files}, and one connection needs {}: raise it (see \
+             ulimit -Hn)",
+            own + 1
+        ))),
+        connections => Ok(connections.min(*Config::MAX_CONNECTIONS_RANGE.end())),
+    }
 }
 
 fn size(text: &str) -> Result<ByteSize, &'static str> {
@@ -479,17 +552,21 @@ mod tests {
     #[test]
     fn some_descriptors_are_kept_in_reserve() {
         for (open_files, connections) in [
-            (0, 1),
-            (1, 1),
-            (20, 10),
+            (13, 1),
+            (20, 8),
             (64, 32),
             (128, 64),
             (256, 128),
             (1024, 896),
             (20_000, 19_872),
         ] {
-            assert_eq!(most_connections(open_files), connections, "of {open_files}");
+            let most = most_connections(open_files, 2).unwrap();
+            assert_eq!(most, connections, "of {open_files}");
         }
-        assert_eq!(most_connections(usize::MAX), 1_000_000_000);
+        assert_eq!(most_connections(usize::MAX, 2).unwrap(), 1_000_000_000);
+        for open_files in [0, 1, 12] {
+            let failure = most_connections(open_files, 2).unwrap_err().to_string();
+            assert!(failure.contains("one connection needs 13"), "{failure}");
+        }
     }
 }

@@ -36,10 +36,33 @@ pub(crate) fn start(options: &Options) {
     }
 }
 
+/// The text with its control characters escaped. Arguments and the environment may have been written by
+/// others, and must neither begin a new line of the log nor control the terminal.
+pub(crate) fn escape_controls(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_control() {
+            escaped.extend(character.escape_default());
+        } else {
+            escaped.push(character);
+        }
+    }
+    escaped
+}
+
 /// A logger that cannot end the program. `SimpleLogger` prints with `eprintln!`, which panics
 /// where standard error cannot be written to: a full disk, or a pipe whose reader has gone. The
-/// service outlives its log.
+/// service outlives its log. Each line has its control characters escaped.
 struct Unstoppable(SimpleLogger);
+
+impl Unstoppable {
+    fn write(&self, record: &Record<'_>) {
+        let text = escape_controls(&record.args().to_string());
+        let mut escaped = Record::builder();
+        escaped.metadata(record.metadata().clone());
+        self.0.log(&escaped.args(format_args!("{text}")).build());
+    }
+}
 
 impl Log for Unstoppable {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
@@ -47,7 +70,9 @@ impl Log for Unstoppable {
     }
 
     fn log(&self, record: &Record<'_>) {
-        let _ = catch_unwind(AssertUnwindSafe(|| self.0.log(record)));
+        if self.enabled(record.metadata()) {
+            let _ = catch_unwind(AssertUnwindSafe(|| self.write(record)));
+        }
     }
 
     fn flush(&self) {

@@ -31,7 +31,8 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             // Where even this cannot be written, the exit status says it.
-            let _ = writeln!(io::stderr(), "mio-echo: {failure}");
+            let failure_text = logging::escape_controls(&failure.to_string());
+            let _ = writeln!(io::stderr(), "mio-echo: {failure_text}");
             failure.status()
         }
     }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use mio_echo::Server;
 
-/// Whoever has started the service and wants to be told: who has set `NOTIFY_SOCKET`. Where nobody
-/// has, nothing is done here.
+/// Whoever has started the service and wants to be told: who has set `NOTIFY_SOCKET`. Without it, and
+/// after it has turned out to be dead, nothing is done here.
 pub(crate) struct Supervisor {
     #[cfg(unix)]
     reports: Option<reports::Reports<reports::NotifySocket>>,
@@ -40,6 +40,8 @@ impl Supervisor {
         if let Some(reports) = &mut self.reports {
             reports.report(server.stats().active, std::time::Instant::now());
         }
+        // From then on the loop does not wake up for it.
+        self.reports.take_if(|reports| reports.is_given_up());
     }
 
     /// The service listens no more.

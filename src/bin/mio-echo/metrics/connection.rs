@@ -50,6 +50,7 @@ pub(super) enum Next {
 pub(super) struct Connection<S> {
     stream: S,
     phase: Phase,
+    opened: Instant,
     /// When the phase is over.
     until: Instant,
     /// Whether a call is worth a try: none has said "would block" since the last event.
@@ -67,6 +68,7 @@ impl<S: Stream> Connection<S> {
         Connection {
             stream,
             phase: Phase::Asking { head: Vec::new() },
+            opened: now,
             until: now + PATIENCE,
             is_ready: true,
         }
@@ -74,6 +76,15 @@ impl<S: Stream> Connection<S> {
 
     pub(super) fn stream_mut(&mut self) -> &mut S {
         &mut self.stream
+    }
+
+    pub(super) fn opened(&self) -> Instant {
+        self.opened
+    }
+
+    /// Whether its request is not complete yet.
+    pub(super) fn is_asking(&self) -> bool {
+        matches!(self.phase, Phase::Asking { .. })
     }
 
     /// When it wants a turn if no event comes before; `None` is at once.
@@ -91,14 +102,23 @@ impl<S: Stream> Connection<S> {
         self.enter(Phase::Answering { answer, sent: 0 }, now + PATIENCE);
     }
 
-    /// At most one read or write.
+    /// At most one read or write. A phase whose time is over has its turn first: while the process was
+    /// stopped its request may have arrived, and the event for it may still be in the selector.
     pub(super) fn turn(&mut self, now: Instant) -> io::Result<Next> {
-        if self.until <= now {
+        let is_over = self.until <= now;
+        let next = if is_over || self.is_ready {
+            self.step(now)?
+        } else {
+            Next::Wait
+        };
+        // Not if the step began the next phase, which has its own time.
+        if is_over && self.until <= now && matches!(next, Next::Wait) {
             return Ok(self.time_is_over());
         }
-        if !self.is_ready {
-            return Ok(Next::Wait);
-        }
+        Ok(next)
+    }
+
+    fn step(&mut self, now: Instant) -> io::Result<Next> {
         match self.phase {
             Phase::Asking { .. } => self.ask(),
             Phase::Answering { .. } => self.send(now),

@@ -27,7 +27,8 @@ pub(crate) use listener::Bound;
 use listener::Listener;
 use prometheus::Exposition;
 
-/// How many clients are served at once. Others wait in the system's queue.
+/// How many clients are served at once. One more replaces the client that has been sending its request
+/// longest, so that clients which connect and send nothing do not keep a scrape waiting.
 const MOST_CONNECTIONS: usize = 16;
 
 /// After how long to try again when the system is short of something, such as descriptors.
@@ -92,42 +93,44 @@ impl Metrics {
         }
     }
 
-    /// Gives everybody who has something to do a turn.
+    /// Gives each client that has something to do a turn, and accepts new ones.
     pub(crate) fn run(&mut self, now: Instant, stats: impl Fn() -> Stats) {
         self.turned = now;
-        if self.accepts_at().is_some_and(|at| at <= now) {
-            self.accept(now);
-        }
-        // No key is larger: those that are free are used first.
-        for key in 0..MOST_CONNECTIONS {
-            self.turn(key, now, &stats);
-        }
-    }
-
-    /// When somebody is to be accepted, as far as is known.
-    fn accepts_at(&self) -> Option<Instant> {
-        let has_room = self.connections.len() < MOST_CONNECTIONS;
-        let is_ready = self.listeners.iter().any(|it| it.is_ready);
-        (has_room && is_ready).then(|| self.retry.unwrap_or(self.turned))
-    }
-
-    /// Accepts until nobody waits or there is no more room.
-    fn accept(&mut self, now: Instant) {
         for index in 0..self.listeners.len() {
-            while self.connections.len() < MOST_CONNECTIONS {
-                match self.listeners[index].accept() {
-                    Ok(Some((stream, peer))) => match self.open(stream, peer, now) {
-                        Ok(()) => self.retry = None,
-                        Err(error) => return self.pause(&error, now),
-                    },
-                    Ok(None) => break,
-                    Err(error) => return self.pause(&error, now),
-                }
+            // First, and before each new client: one whose request has arrived is not replaced unread.
+            self.turn_all(now, &stats);
+            if self.accepts_at().is_some_and(|at| at <= now)
+                && let Err(error) = self.accept(index, now)
+            {
+                self.pause(&error, now);
             }
         }
     }
 
+    fn turn_all(&mut self, now: Instant, stats: &impl Fn() -> Stats) {
+        // No key is larger: those that are free are used first.
+        for key in 0..MOST_CONNECTIONS {
+            self.turn(key, now, stats);
+        }
+    }
+
+    /// When to accept, if a client may be waiting.
+    fn accepts_at(&self) -> Option<Instant> {
+        let is_ready = self.listeners.iter().any(|it| it.is_ready);
+        is_ready.then(|| self.retry.unwrap_or(self.turned))
+    }
+
+    /// Accepts one client, if one is waiting at this listener.
+    fn accept(&mut self, index: usize, now: Instant) -> io::Result<()> {
+        if let Some((stream, peer)) = self.listeners[index].accept()? {
+            self.open(stream, peer, now)?;
+            self.retry = None;
+        }
+        Ok(())
+    }
+
     fn open(&mut self, mut stream: TcpStream, peer: SocketAddr, now: Instant) -> io::Result<()> {
+        self.make_room();
         let key = self.connections.vacant_key();
         let token = Token(self.first_token + self.listeners.len() + key);
         let both = Interest::READABLE | Interest::WRITABLE;
@@ -135,6 +138,17 @@ impl Metrics {
         debug!("client {key} opened: {peer}");
         self.connections.insert(Connection::new(stream, now));
         Ok(())
+    }
+
+    /// Closes the oldest of the clients that are still sending their request, or else the oldest.
+    fn make_room(&mut self) {
+        if self.connections.len() < MOST_CONNECTIONS {
+            return;
+        }
+        let is_newer = |(_, it): &(usize, &Connection<_>)| (!it.is_asking(), it.opened());
+        if let Some((key, _)) = self.connections.iter().min_by_key(is_newer) {
+            self.close(key, "replaced by a new client");
+        }
     }
 
     /// Whatever the error is, whoever waits is not announced again: the time has to.

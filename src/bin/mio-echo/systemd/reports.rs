@@ -7,12 +7,19 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::{Duration, Instant};
 
 use log::{debug, warn};
+use nix::errno::Errno;
 
 /// How often at the most the supervisor is told how many are connected.
 const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// After how long that is tried again for which the supervisor had no room, and which it needs.
 const RETRY: Duration = Duration::from_millis(100);
+
+/// How many messages may fail in a row before the socket counts as dead, or its reader as busy.
+const FAILURES_MAX: u32 = 5;
+
+/// The shortest watchdog time that is accepted: the loop wakes up twice in it.
+const WATCHDOG_MIN: Duration = Duration::from_millis(10);
 
 /// How messages go out. The tests have one that may be full.
 pub(super) trait Outlet {
@@ -30,6 +37,9 @@ pub(super) struct Reports<O> {
     active: usize,
     told: usize,
     status_at: Option<Instant>,
+    /// Messages that have failed since the last one that did not.
+    failures: u32,
+    is_given_up: bool,
 }
 
 impl<O: Outlet> Reports<O> {
@@ -43,6 +53,8 @@ impl<O: Outlet> Reports<O> {
             active: 0,
             told: 0,
             status_at: None,
+            failures: 0,
+            is_given_up: false,
         }
     }
 
@@ -55,12 +67,17 @@ impl<O: Outlet> Reports<O> {
     fn say_ready(&mut self, now: Instant) {
         if self.ready_at.is_some_and(|at| at <= now) {
             let is_told = self.tell(&format!("READY=1\nSTATUS={}", status(0)));
-            self.ready_at = (!is_told).then_some(now + RETRY);
+            self.ready_at = (!is_told).then(|| now + self.retry_after(STATUS_INTERVAL));
         }
     }
 
     pub(super) fn stopping(&mut self) {
         self.tell("STOPPING=1");
+    }
+
+    /// Whether the supervisor's socket has turned out to be dead.
+    pub(super) fn is_given_up(&self) -> bool {
+        self.is_given_up
     }
 
     pub(super) fn timeout(&self, now: Instant) -> Option<Duration> {
@@ -93,7 +110,7 @@ impl<O: Outlet> Reports<O> {
                 let pause = if is_told {
                     interval
                 } else {
-                    interval.min(RETRY)
+                    self.retry_after(interval)
                 };
                 self.watchdog = Some((interval, now + pause));
             }
@@ -103,12 +120,41 @@ impl<O: Outlet> Reports<O> {
 
     /// Says whether it could be told. The service goes on without, as it does without a log.
     fn tell(&mut self, message: &str) -> bool {
+        if self.is_given_up {
+            return false;
+        }
         let sent = self.outlet.send(message);
-        if let Err(error) = &sent {
-            debug!("the supervisor could not be told {message:?}: {error}");
+        match &sent {
+            Ok(()) => self.failures = 0,
+            Err(error) => self.note_failure(message, error),
         }
         sent.is_ok()
     }
+
+    fn note_failure(&mut self, message: &str, error: &io::Error) {
+        debug!("the supervisor could not be told {message:?}: {error}");
+        self.failures = self.failures.saturating_add(1);
+        if self.failures >= FAILURES_MAX && !is_shortage(error) {
+            warn!("NOTIFY_SOCKET is dead, no more messages are sent to the supervisor: {error}");
+            self.is_given_up = true;
+        }
+    }
+
+    /// When to send a message again that has failed and is sent every `interval` otherwise.
+    fn retry_after(&self, interval: Duration) -> Duration {
+        if self.failures < FAILURES_MAX {
+            interval.min(RETRY)
+        } else {
+            interval
+        }
+    }
+}
+
+/// Whether a later message may get through: the supervisor is busy, or the system is short of memory.
+/// To give up the watchdog then would get the service killed.
+fn is_shortage(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    matches!(errno, Some(Errno::EAGAIN | Errno::ENOBUFS | Errno::ENOMEM))
 }
 
 fn status(active: usize) -> String {
@@ -124,7 +170,7 @@ pub(super) struct NotifySocket {
 impl NotifySocket {
     /// `None` where nobody wants to be told, or where that cannot be done.
     pub(super) fn from_environment() -> Option<Self> {
-        let name = env::var_os("NOTIFY_SOCKET")?;
+        let name = env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty())?;
         match Self::to(&name) {
             Ok(socket) => Some(socket),
             Err(error) => {
@@ -168,38 +214,48 @@ fn address(name: &OsStr) -> io::Result<SocketAddr> {
 
 /// For how long the loop may be silent, where it is watched.
 pub(super) fn watchdog() -> Option<Duration> {
+    let micros = env::var_os("WATCHDOG_USEC")?;
     let is_of_another = env::var_os("WATCHDOG_PID")
         .is_some_and(|pid| pid != OsString::from(std::process::id().to_string()));
     if is_of_another {
         return None;
     }
-    let micros = env::var("WATCHDOG_USEC").ok()?.parse().ok()?;
-    Some(Duration::from_micros(micros)).filter(|limit| !limit.is_zero())
+    let limit = micros.to_str().and_then(|micros| micros.parse().ok());
+    let limit = limit.map(Duration::from_micros);
+    let accepted = limit.filter(|limit| *limit >= WATCHDOG_MIN);
+    if accepted.is_none() {
+        let least = WATCHDOG_MIN.as_micros();
+        warn!(
+            "WATCHDOG_USEC={} ignored: write a number of {least} or more",
+            micros.display()
+        );
+    }
+    accepted
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Keeps what it is given, or has no room.
+    /// Keeps what it is given, or fails.
     #[derive(Default)]
-    struct Paper {
+    struct FakeSocket {
         messages: Vec<String>,
-        is_full: bool,
+        error: Option<Errno>,
     }
 
-    impl Outlet for Paper {
+    impl Outlet for FakeSocket {
         fn send(&mut self, message: &str) -> io::Result<()> {
-            if self.is_full {
-                return Err(io::ErrorKind::WouldBlock.into());
+            if let Some(errno) = self.error {
+                return Err(errno.into());
             }
             self.messages.push(message.to_owned());
             Ok(())
         }
     }
 
-    fn reports(watchdog: Option<Duration>) -> (Reports<Paper>, impl Fn(u64) -> Instant) {
-        let mut reports = Reports::new(Paper::default(), watchdog);
+    fn reports(watchdog: Option<Duration>) -> (Reports<FakeSocket>, impl Fn(u64) -> Instant) {
+        let mut reports = Reports::new(FakeSocket::default(), watchdog);
         let start = Instant::now();
         reports.ready(start);
         reports.outlet.messages.clear();
@@ -252,10 +308,10 @@ mod tests {
     #[test]
     fn what_the_supervisor_has_no_room_for_is_told_later() {
         let (mut reports, at) = reports(Some(Duration::from_secs(2)));
-        reports.outlet.is_full = true;
+        reports.outlet.error = Some(Errno::EAGAIN);
         reports.report(3, at(1000));
         assert_eq!(reports.timeout(at(1000)), Some(RETRY));
-        reports.outlet.is_full = false;
+        reports.outlet.error = None;
         reports.report(3, at(1100));
         assert_eq!(reports.outlet.messages, ["WATCHDOG=1"]);
         reports.report(3, at(2000));
@@ -265,14 +321,51 @@ mod tests {
     #[test]
     fn that_the_service_listens_is_told_in_any_case() {
         let (mut reports, at) = reports(None);
-        reports.outlet.is_full = true;
+        reports.outlet.error = Some(Errno::EAGAIN);
         reports.ready(at(0));
         assert_eq!(reports.timeout(at(0)), Some(RETRY));
-        reports.outlet.is_full = false;
+        reports.outlet.error = None;
         for _ in 0..2 {
             reports.report(0, at(100));
             assert_eq!(reports.outlet.messages, ["READY=1\nSTATUS=0 connections"]);
             assert_eq!(reports.timeout(at(100)), None);
+        }
+    }
+
+    #[test]
+    fn a_busy_supervisor_is_not_given_up_and_does_not_keep_the_loop_awake() {
+        for errno in [Errno::EAGAIN, Errno::ENOBUFS, Errno::ENOMEM] {
+            let (mut reports, at) = reports(Some(Duration::from_secs(20)));
+            reports.outlet.error = Some(errno);
+            for millis in [100, 200, 300, 400, 500, 10_500, 20_500] {
+                reports.report(0, at(millis));
+                let is_retried = millis < 500;
+                let timeout = Duration::from_millis(if is_retried { 100 } else { 10_000 });
+                assert_eq!(reports.timeout(at(millis)), Some(timeout));
+            }
+            assert!(!reports.is_given_up(), "{errno}");
+            reports.outlet.error = None;
+            reports.report(0, at(30_500));
+            assert_eq!(reports.outlet.messages, ["WATCHDOG=1"]);
+        }
+    }
+
+    #[test]
+    fn a_dead_socket_is_given_up_after_failures_in_a_row() {
+        let (mut reports, at) = reports(Some(Duration::from_secs(20)));
+        for (millis, error, is_given_up) in [
+            (100, Some(Errno::ECONNREFUSED), false),
+            (200, Some(Errno::ECONNREFUSED), false),
+            (300, None, false),
+            (10_300, Some(Errno::ENOENT), false),
+            (10_400, Some(Errno::ENOENT), false),
+            (10_500, Some(Errno::ENOENT), false),
+            (10_600, Some(Errno::ENOENT), false),
+            (10_700, Some(Errno::ENOENT), true),
+        ] {
+            reports.outlet.error = error;
+            reports.report(0, at(millis));
+            assert_eq!(reports.is_given_up(), is_given_up, "after {millis} ms");
         }
     }
 }

@@ -160,7 +160,7 @@ fn who_does_not_read_is_given_up() {
     connection.stream.room.push_back(10);
     let next = settle(&mut connection, now + PATIENCE);
     assert!(matches!(next, Next::Close));
-    assert_eq!(connection.stream.written.len(), 10);
+    assert_eq!(connection.stream.written.len(), 20);
 }
 
 #[test]
