@@ -35,6 +35,7 @@ wait_until = functools.partial(service.wait_until, limit=LIMIT)
 LIMIT_OF_ALL = 240  # seconds, for everything together
 PORT = 7007
 METRICS_PORT = 9007
+METRICS = f"--metrics=tcp://127.0.0.1:{METRICS_PORT}"
 PREFIX = f"mio-echo-{os.getpid()}-"
 NAMESPACES = "/run/netns"  # where ip-netns(8) keeps them
 
@@ -592,15 +593,25 @@ def counters(server):
     return totals
 
 
+def check_sums(now):
+    """Each datagram received has been counted once more."""
+    outcomes = "datagrams_sent", "datagram_errors", "datagram_send_buffer_drops"
+    counted = sum(now[f"{name}_total"] for name in (*outcomes, "datagrams_unanswered"))
+    require(now["datagrams_received_total"] == counted, f"the sums differ: {now}")
+
+
+def forger_of(client, address):
+    """A socket that sends from an address which its host does not have."""
+    forger = client.socket(UDP4)
+    forger.setsockopt(socket.SOL_IP, IP_TRANSPARENT, 1)
+    forger.bind((address, 50_000))
+    return forger
+
+
 def forge(client, stop):
     """Until told to stop, 31 datagrams a second from a hundred addresses of the link that no host
     has, at random intervals. Linux waits three seconds for a neighbour to answer ARP."""
-    forgers = []
-    for host in range(100, 200):
-        forger = client.socket(UDP4)
-        forger.setsockopt(socket.SOL_IP, IP_TRANSPARENT, 1)
-        forger.bind((f"10.7.0.{host}", 50_000))
-        forgers.append(forger)
+    forgers = [forger_of(client, f"10.7.0.{host}") for host in range(100, 200)]
     dice = random.Random(7)
     for forger in itertools.cycle(forgers):
         if stop.wait(dice.expovariate(31)):
@@ -623,8 +634,7 @@ def forged_neighbours(network):
     """Replies to neighbours that do not exist fill the send buffer. Peers that exist are served all
     the same: a reply for which there is no room is dropped, and receiving goes on."""
     client, server = network.client_and_server()
-    metrics = f"--metrics=tcp://127.0.0.1:{METRICS_PORT}"
-    network.serve(server, metrics, f"udp://10.7.0.1:{PORT}")
+    network.serve(server, METRICS, f"udp://10.7.0.1:{PORT}")
     stop = threading.Event()
     forger = threading.Thread(target=forge, args=(client, stop), daemon=True)
     forger.start()
@@ -645,9 +655,29 @@ def forged_neighbours(network):
         forger.join(LIMIT)
     now = counters(server)
     require(now["datagram_send_buffer_drops_total"] > 0, f"nothing was dropped: {now}")
-    sums = "datagrams_sent", "datagram_errors", "datagram_send_buffer_drops", "datagrams_unanswered"
-    accounted = sum(now[f"{name}_total"] for name in sums)
-    require(now["datagrams_received_total"] == accounted, f"the sums differ: {now}")
+    check_sums(now)
+
+
+def unreachable_peers(network):
+    """An error of sending is that of one reply: the others of its batch are sent."""
+    client, server = network.client_and_server()
+    server.ip("route", "add", "unreachable", "10.9.0.0/24")
+    service = network.serve(server, METRICS, f"udp://10.7.0.1:{PORT}")
+    forger = forger_of(client, "10.9.0.1")
+    peer = client.socket(UDP4)
+    pings = [str(number).encode() for number in range(8)]
+    service.process.send_signal(signal.SIGSTOP)
+    for data in pings:
+        forger.sendto(data, target("10.7.0.1"))
+        peer.sendto(data, target("10.7.0.1"))
+    service.process.send_signal(signal.SIGCONT)
+    for data in pings:
+        answer = peer.recv(1 << 16)
+        require(answer == data, f"{answer} came back of {data}")
+    ask(peer, target("10.7.0.1"), b"the last")
+    now = counters(server)
+    require(now["datagram_errors_total"] == len(pings), f"other errors: {now}")
+    check_sums(now)
 
 
 # Checks: to everybody
@@ -855,6 +885,7 @@ CHECKS = [
     others_beside_2_mbit,
     others_beside_10_mbit,
     forged_neighbours,
+    unreachable_peers,
     broadcast_and_multicast_over_ipv4,
     broadcast_and_multicast_with_dual_stack,
     multicast_over_ipv6,

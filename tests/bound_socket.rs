@@ -291,6 +291,22 @@ fn dual_stack_udp_socket_replies_from_the_address_asked() {
     }
 }
 
+/// So that routers divide what is larger than the next network's packets.
+#[cfg(target_os = "linux")]
+#[test]
+fn dual_stack_udp_socket_lets_routers_fragment() {
+    use rustix::net::sockopt::{Ipv4PathMtuDiscovery, ip_mtu_discover};
+
+    if !common::has_ipv6() {
+        return;
+    }
+    let (socket, _) = dual_stack("[::]:0");
+    let copy = socket.try_clone().unwrap();
+    let _server = server(vec![BoundSocket::new(socket).unwrap()]);
+    let discovery = ip_mtu_discover(copy).unwrap();
+    assert_eq!(discovery, Ipv4PathMtuDiscovery::DONT);
+}
+
 /// To the broadcast address of the loopback network, at sockets whose own addresses are of IPv6.
 #[cfg(target_os = "linux")]
 #[test]

@@ -183,13 +183,14 @@ fn used_up_ttl_gets_no_reply() {
         let (mut server, bound) = bind(config_at(endpoint).udp_answer_any_port(true));
         let client = UdpSocket::bind((host, 0)).unwrap();
         let server_address = SocketAddr::new(host.parse().unwrap(), bound.port());
-        for ttl in [1, 2] {
+        for ttl in [1_u8, 2] {
             if host == "::1" {
-                SockRef::from(&client).set_unicast_hops_v6(ttl).unwrap();
+                let hops = ttl.into();
+                SockRef::from(&client).set_unicast_hops_v6(hops).unwrap();
             } else {
-                client.set_ttl(ttl).unwrap();
+                client.set_ttl(ttl.into()).unwrap();
             }
-            client.send_to(&[ttl as u8], server_address).unwrap();
+            client.send_to(&[ttl], server_address).unwrap();
         }
         turn_until(&mut server, |server| server.stats().datagrams_received == 2);
         settle(&mut server);

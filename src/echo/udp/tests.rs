@@ -348,7 +348,9 @@ fn received_with(socket: &mut DatagramSocket<Script>, drops: &[Option<u32>]) -> 
 
 #[test]
 fn datagrams_of_one_ttl_are_sent_with_one_call() {
-    let received: Vec<_> = (0..32).map(|number| (number, number as u8 % 8)).collect();
+    let received: Vec<_> = (0..32)
+        .map(|number: u8| (number.into(), number % 8))
+        .collect();
     let calls = calls(&received);
     assert_eq!(calls.len(), 8, "{calls:?}");
     assert!(calls.iter().all(|call| call.is_sorted()), "{calls:?}");
