@@ -435,10 +435,12 @@ fn in_range<T: PartialOrd + fmt::Debug>(
     if range.contains(&value) {
         return Ok(());
     }
+    let (start, end) = (format!("{:?}", range.start()), range.end());
     Err(ConfigError::OutOfRange {
         name,
         value: format!("{value:?}"),
-        range: format!("{:?} to {:?}{unit}", range.start(), range.end()),
+        // A duration of zero is "0ns".
+        range: format!("{} to {end:?}{unit}", start.trim_end_matches("ns")),
     })
 }
 

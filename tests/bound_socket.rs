@@ -423,7 +423,7 @@ fn sockets_of_other_kinds_are_told_apart() {
         assert!(complaint(quiet).contains("listen(2)"));
         assert!(complaint(file).contains("ocket"));
         let packets = Socket::new(Domain::UNIX, Type::SEQPACKET, None).unwrap();
-        assert!(complaint(packets).contains("not served"));
+        assert!(complaint(packets).contains("neither a TCP"));
     }
     if common::has_ipv6() {
         let ipv6 = UdpSocket::bind("[::1]:0").unwrap();

@@ -385,7 +385,7 @@ fn a_socket_that_one_has_no_right_to_is_left_alone() {
     let endpoint = format!("unix:{}", path.display());
     let (line, status) = complaint(without_rights(&directory, &endpoint));
     assert_eq!(status, Some(1), "{line}");
-    assert!(line.contains("or remove the file that is there"), "{line}");
+    assert!(line.contains("or remove the existing file"), "{line}");
     assert!(path.exists());
 }
 
@@ -706,7 +706,7 @@ fn a_unix_socket_comes_and_goes_with_the_service() {
         service.wait_for(&format!("unix#{number}: closed: closed by the peer"));
     }
     let lines = service.stop();
-    let taken_over = format!("{endpoint}: left behind, and taken over");
+    let taken_over = format!("{endpoint}: takes over the file of a process that is gone");
     assert!(
         lines.iter().any(|line| line.contains(&taken_over)),
         "{lines:#?}"

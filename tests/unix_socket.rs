@@ -247,7 +247,7 @@ fn a_directory_that_is_missing_is_asked_for() {
     let directory = Directory::new();
     let error = bind(config_at(&directory.file("no/socket"))).unwrap_err();
     assert!(
-        error.to_string().contains("make the directory first"),
+        error.to_string().contains("create the directory first"),
         "{error}"
     );
 }

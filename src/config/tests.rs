@@ -111,19 +111,19 @@ fn value_out_of_range_is_named_with_its_range() {
         (
             Config::builder().drain_timeout(long),
             "drain timeout",
-            "0ns to 86400s",
+            "0 to 86400s",
         ),
         (
             Config::builder().idle_timeout(long),
             "idle timeout",
-            "0ns to 86400s",
+            "0 to 86400s",
         ),
         (
             Config::builder().write_timeout(long),
             "write timeout",
-            "0ns to 86400s",
+            "0 to 86400s",
         ),
-        (Config::builder().busy_poll(long), "busy poll", "0ns to 1s"),
+        (Config::builder().busy_poll(long), "busy poll", "0 to 1s"),
         (
             Config::builder().unix_mode(0o1000),
             "mode of Unix sockets 0o1000",
