@@ -17,32 +17,11 @@ use std::time::Instant;
 
 use log::{Level, log_enabled, trace};
 
-use super::splice::Pipes;
+use super::shared::Shared;
 use super::timers::{Millis, Timeout};
-use crate::config::ZeroCopy;
 use crate::net::stream::Peer;
 use crate::net::{Pipe, Readiness, SHORT_READ_DRAINS_SOCKET, Stream, nonblocking};
 use crate::stats::{CloseReason, Stats};
-
-/// Read buffer and pipes, shared by all connections. Neither holds a byte between two turns.
-#[derive(Debug)]
-#[cfg_attr(test, derive(Clone))]
-pub(crate) struct Shared<P> {
-    pub(crate) read_buffer: Box<[u8]>,
-    pub(crate) pipes: Pipes<P>,
-    /// The time of this turn.
-    pub(crate) now: Millis,
-}
-
-impl<P: Pipe> Shared<P> {
-    pub(crate) fn new(buffer_size: usize, zero_copy: ZeroCopy) -> Self {
-        Shared {
-            read_buffer: vec![0; buffer_size].into(),
-            pipes: Pipes::new(zero_copy),
-            now: 0,
-        }
-    }
-}
 
 /// What a connection asks for at the end of a turn.
 #[derive(Debug)]

@@ -17,15 +17,19 @@ use slab::Slab;
 
 mod accept;
 mod connection;
+mod shared;
 mod shutdown;
+mod slots;
 mod splice;
 mod timeouts;
 mod timers;
 mod udp;
 
 use accept::{Acceptor, MAX_ACCEPTS_PER_TURN};
-use connection::{Connection, Next, Shared};
+use connection::{Connection, Next};
+use shared::Shared;
 use shutdown::Phase;
+use slots::{RunQueue, Slot, Source};
 use timers::{Timeout, Timers};
 use udp::{DatagramSocket, Udp};
 
@@ -34,7 +38,6 @@ use crate::net::bind::{BindOptions, Bound, BoundSocket, ListenError};
 use crate::net::endpoint::Endpoint;
 use crate::net::listener::Listener;
 use crate::net::pipe::SystemPipe;
-use crate::net::stream::StreamSocket;
 use crate::net::{CLOSE_DEREGISTERS, Readiness};
 use crate::policy::admission::Admission;
 use crate::policy::cidr::AllowList;
@@ -107,67 +110,6 @@ pub struct Echo {
 /// How many slots are reserved at the start. The system provides memory for those that are used; a slab
 /// that grows step by step is copied, and leaves holes in the heap.
 const RESERVED_SLOTS: usize = 65_536;
-
-/// Keys of the sockets that have something to do: each at most once, in the order of arrival.
-#[derive(Debug, Default)]
-struct RunQueue {
-    keys: Vec<usize>,
-    /// The keys that have their turns now. Empty between runs; kept for its memory.
-    batch: Vec<usize>,
-}
-
-impl RunQueue {
-    /// Takes the keys out. Keys that are queued meanwhile are in the next batch.
-    fn take_batch(&mut self) -> Vec<usize> {
-        mem::replace(&mut self.keys, mem::take(&mut self.batch))
-    }
-}
-
-#[derive(Debug)]
-struct Slot {
-    source: Source,
-    /// Whether the key is on the run queue.
-    queued: bool,
-}
-
-/// A socket of the engine. The few that are not connections are boxed, or their size would be that of
-/// every connection.
-#[derive(Debug)]
-enum Source {
-    Connection(Connection<StreamSocket>),
-    Listener(Box<Listener>),
-    Udp(Box<DatagramSocket>),
-}
-
-impl Slot {
-    fn new(source: Source) -> Self {
-        Slot {
-            source,
-            queued: false,
-        }
-    }
-
-    fn connection(&self) -> Option<&Connection<StreamSocket>> {
-        match &self.source {
-            Source::Connection(connection) => Some(connection),
-            _ => None,
-        }
-    }
-
-    fn listener_mut(&mut self) -> Option<&mut Listener> {
-        match &mut self.source {
-            Source::Listener(listener) => Some(listener),
-            _ => None,
-        }
-    }
-
-    fn udp_mut(&mut self) -> Option<&mut DatagramSocket> {
-        match &mut self.source {
-            Source::Udp(socket) => Some(socket),
-            _ => None,
-        }
-    }
-}
 
 impl Echo {
     /// Binds every endpoint of `config`, listens, and registers with `registry` under `first_token`

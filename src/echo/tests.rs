@@ -8,7 +8,7 @@ use mio::Poll;
 use mio::unix::SourceFd;
 use socket2::{Domain, Socket, Type};
 
-use crate::net::stream::Peer;
+use crate::net::stream::{Peer, StreamSocket};
 use crate::net::syn_filter::HANDSHAKE_GRACE;
 use crate::policy::log_lines::logged;
 

@@ -9,7 +9,7 @@ use std::net::Ipv4Addr;
 use std::time::Instant;
 
 use super::{Connection, Shared, Stream, WriteBuffer};
-use crate::echo::splice::Pipes;
+use crate::echo::shared::Pipes;
 use crate::net::stream::Peer;
 use crate::net::{Pipe, Readiness};
 

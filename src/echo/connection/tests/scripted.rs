@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind, Read, Write};
 
 use super::{END_AHEAD, List, NO_PIPES, READABLE, WRITABLE, connect, shared};
 use crate::echo::connection::{Connection, Next, Shared};
-use crate::echo::splice::MAX_PIPES;
+use crate::echo::shared::MAX_PIPES;
 use crate::net::{SHORT_READ_DRAINS_SOCKET, Stream};
 use crate::stats::{CloseReason, Stats};
 

@@ -1,0 +1,69 @@
+//! The sockets of the engine, and the run queue.
+
+use std::mem;
+
+use super::connection::Connection;
+use super::udp::DatagramSocket;
+use crate::net::listener::Listener;
+use crate::net::stream::StreamSocket;
+
+/// Keys of the sockets that have something to do: each at most once, in the order of arrival.
+#[derive(Debug, Default)]
+pub(super) struct RunQueue {
+    pub(super) keys: Vec<usize>,
+    /// The keys that have their turns now. Empty between runs; kept for its memory.
+    pub(super) batch: Vec<usize>,
+}
+
+impl RunQueue {
+    /// Takes the keys out. Keys that are queued meanwhile are in the next batch.
+    pub(super) fn take_batch(&mut self) -> Vec<usize> {
+        mem::replace(&mut self.keys, mem::take(&mut self.batch))
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Slot {
+    pub(super) source: Source,
+    /// Whether the key is on the run queue.
+    pub(super) queued: bool,
+}
+
+/// A socket of the engine. The few that are not connections are boxed, or their size would be that of
+/// every connection.
+#[derive(Debug)]
+pub(super) enum Source {
+    Connection(Connection<StreamSocket>),
+    Listener(Box<Listener>),
+    Udp(Box<DatagramSocket>),
+}
+
+impl Slot {
+    pub(super) fn new(source: Source) -> Self {
+        Slot {
+            source,
+            queued: false,
+        }
+    }
+
+    pub(super) fn connection(&self) -> Option<&Connection<StreamSocket>> {
+        match &self.source {
+            Source::Connection(connection) => Some(connection),
+            _ => None,
+        }
+    }
+
+    pub(super) fn listener_mut(&mut self) -> Option<&mut Listener> {
+        match &mut self.source {
+            Source::Listener(listener) => Some(listener),
+            _ => None,
+        }
+    }
+
+    pub(super) fn udp_mut(&mut self) -> Option<&mut DatagramSocket> {
+        match &mut self.source {
+            Source::Udp(socket) => Some(socket),
+            _ => None,
+        }
+    }
+}
