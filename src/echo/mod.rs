@@ -222,31 +222,30 @@ impl Echo {
         if is_busy || !self.run_queue.keys.is_empty() {
             return Some(Duration::ZERO);
         }
-        let next = self
-            .deadlines()
-            .into_iter()
-            .filter_map(|(at, _)| at)
-            .min()?;
+        let next = self.deadlines().into_iter().flatten().min()?;
         Some(next.saturating_duration_since(now))
     }
 
-    /// All deadlines, and what is done when they have passed: `timeout` announces the first, `run` acts
-    /// on those that are due.
-    fn deadlines(&self) -> [(Option<Instant>, fn(&mut Echo, Instant)); 5] {
+    /// What is done when the [deadlines](Echo::deadlines) have passed.
+    const ON_DEADLINE: [fn(&mut Echo, Instant); 5] = [
+        Echo::resume_accepting,
+        Echo::retry_udp,
+        Echo::close_remaining_listeners,
+        Echo::advance_phase,
+        Echo::queue_expired,
+    ];
+
+    /// All deadlines: `timeout` announces the first, `run` acts on those that have passed.
+    #[inline]
+    fn deadlines(&self) -> [Option<Instant>; 5] {
         let timers = self.timers.next_at();
         [
-            (self.acceptor.retry_at(), Echo::resume_accepting),
-            (self.udp.retry_at, Echo::retry_udp),
-            (
-                self.acceptor.listeners_close_at,
-                Echo::close_remaining_listeners,
-            ),
-            (self.phase_ends_at(), Echo::advance_phase),
+            self.acceptor.retry_at(),
+            self.udp.retry_at,
+            self.acceptor.listeners_close_at,
+            self.phase_ends_at(),
             // Entries of closed connections do not wake the loop.
-            (
-                timers.filter(|_| self.stats.active > 0),
-                Echo::queue_expired,
-            ),
+            timers.filter(|_| self.stats.active > 0),
         ]
     }
 
@@ -276,7 +275,7 @@ impl Echo {
     pub fn run(&mut self, now: Instant) {
         self.stats.iterations += 1;
         self.set_now(now);
-        for (at, act) in self.deadlines() {
+        for (at, act) in self.deadlines().into_iter().zip(Self::ON_DEADLINE) {
             if at.is_some_and(|at| at <= now) {
                 act(self, now);
             }
