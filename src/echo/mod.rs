@@ -289,7 +289,9 @@ impl Echo {
             self.turn(key, now);
         }
         self.run_queue.batch = batch;
-        self.close_expired(now);
+        if !self.timers.due().is_empty() {
+            self.close_expired(now);
+        }
     }
 
     /// One turn of a socket that was taken off the run queue.

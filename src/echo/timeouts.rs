@@ -24,6 +24,7 @@ impl Echo {
     /// They get a turn before they are judged, because bytes can wait without a reported event: the
     /// process was stopped for a while, a signal interrupted the poll, or there were more events than
     /// it returns at once.
+    #[cold]
     pub(super) fn queue_expired(&mut self, _now: Instant) {
         self.timers.collect_due();
         for index in 0..self.timers.due().len() {
@@ -36,6 +37,7 @@ impl Echo {
 
     /// After their turns: closes the connections in which still no byte has moved, and schedules the
     /// others again.
+    #[cold]
     pub(super) fn close_expired(&mut self, now: Instant) {
         for (key, timeout) in self.timers.take_due() {
             if self.has_expired(key, timeout) {

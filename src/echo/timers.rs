@@ -178,7 +178,7 @@ impl Wheel {
             slot_length: (range / 100).max(50),
             slots: Box::new(array::from_fn(|_| Vec::new())),
             occupied: 0,
-            scheduled: KeySet::default(),
+            scheduled: KeySet::new(),
             first: 0,
             due_at: u64::MAX,
         }
@@ -280,10 +280,16 @@ impl Wheel {
 }
 
 /// A set of keys, which are small numbers: a bit for each.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct KeySet(Vec<u64>);
 
 impl KeySet {
+    /// With room for 65,536 keys, so that the set rarely moves while the slots grow: that would leave
+    /// holes in the heap.
+    fn new() -> Self {
+        KeySet(Vec::with_capacity(1024))
+    }
+
     /// Says whether the key was not in the set.
     fn insert(&mut self, key: usize) -> bool {
         let (word, bit) = (key / 64, 1 << (key % 64));
