@@ -134,15 +134,16 @@
 //!
 //! - `server.rs`: the poll loop, and the handle that shuts it down from another thread.
 //! - `echo/`: the engine. It has no poll and no clock.
-//!   - `mod.rs`: the slots, the run queue, `handle`, `run` and `timeout`.
+//!   - `mod.rs`: `handle`, `run` and `timeout`. `slots.rs`: the sockets, and the run queue.
 //!   - `connection.rs`: the echo state machine of one connection. `splice.rs`: its zero-copy mode.
+//!   - `shared.rs`: the read buffer and the pool of pipes, which all connections share.
 //!   - `accept.rs`: accepts connections, pauses at limits, backs off from errors.
 //!   - `udp.rs`: receives a batch of datagrams, filters it and replies.
 //!   - `timers.rs`: the timer wheel. `timeouts.rs`: which connections it closes.
 //!   - `shutdown.rs`: drain, linger, abort.
 //! - `net/`: sockets and the operating system. It has no policy and no counters.
 //!   - `mod.rs`: the interface between the engine and the system, and what an event says.
-//!   - `endpoint.rs`, `bind.rs`, `bound_socket.rs`: from text to bound sockets.
+//!   - `endpoint.rs`, `bind.rs`: from text to bound sockets.
 //!   - `listener.rs`, `stream.rs`, `pipe.rs`, `udp/`: what the engine does with sockets.
 //!   - `unix_socket.rs`: the file of a Unix socket. `syn_filter.rs`: the socket filter of a restart.
 //! - `policy/`: decisions without I/O.
@@ -157,7 +158,7 @@
 //! |---|---|
 //! | socket, bind | `bind_tcp`, `bind_udp` and `bind_unix` in `net/bind.rs` |
 //! | listen | `Listener::listen` in `net/listener.rs` |
-//! | all three, done before by a supervisor | `BoundSocket::new` in `net/bound_socket.rs` |
+//! | all three, done before by a supervisor | `BoundSocket::new` in `net/bind.rs` |
 //! | wait for many sockets at once | `Server::turn` in `server.rs` |
 //! | accept | `Listener::accept` in `net/listener.rs`; how often, and when not: `Echo::accept` in `echo/accept.rs`; from which addresses: `Admission::acquire` in `policy/admission.rs` |
 //! | recv, send | `Connection::echo` and `Connection::flush` in `echo/connection.rs`; without a copy: `Connection::splice_echo` in `echo/splice.rs` |
