@@ -60,22 +60,22 @@ fn main() -> Result<(), Box<dyn Error>> {
             if echo.owns(event.token()) {
                 echo.handle(event);
             } else {
-                report(&reporter, echo.stats());
+                report(&reporter, &echo.stats());
             }
         }
         echo.run(now);
 
         if now >= next_tick {
-            println!("{}", line(echo.stats()));
-            // Whoever could not be accepted when the event came: it is not announced again.
-            report(&reporter, echo.stats());
+            println!("{}", line(&echo.stats()));
+            // Accepts clients for which accept failed when the event came: it is not announced again.
+            report(&reporter, &echo.stats());
             next_tick = now + TICK;
         }
     }
 }
 
-/// Answers everybody who has connected, until there is nobody left.
-fn report(listener: &TcpListener, stats: Stats) {
+/// Sends the report to each client in the queue.
+fn report(listener: &TcpListener, stats: &Stats) {
     loop {
         match listener.accept() {
             Ok((stream, _)) => drop(answer(stream, stats)),
@@ -87,15 +87,15 @@ fn report(listener: &TcpListener, stats: Stats) {
 }
 
 /// Sends a line, which always fits into an empty send buffer, and closes.
-fn answer(mut stream: TcpStream, stats: Stats) -> io::Result<()> {
+fn answer(mut stream: TcpStream, stats: &Stats) -> io::Result<()> {
     writeln!(stream, "{}", line(stats))?;
     stream.shutdown(Shutdown::Write)?;
-    // What was asked is not looked at, but it is read: to close with input unread would reset the
-    // connection. What comes later than this is the asker's risk.
+    // The request is ignored, but it is read: closing with unread input would reset the connection.
+    // What arrives after this read is the risk of the client.
     stream.read(&mut [0; 4096]).map(drop)
 }
 
-fn line(stats: Stats) -> String {
+fn line(stats: &Stats) -> String {
     format!(
         "{} connected now, {} so far, {} bytes echoed",
         stats.active, stats.accepted, stats.bytes_sent

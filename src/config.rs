@@ -426,7 +426,7 @@ fn check_memory(config: &Config) -> Result<(), ConfigError> {
     )
 }
 
-fn in_range<T: PartialOrd + fmt::Debug>(
+fn in_range<T: Copy + PartialOrd + fmt::Debug>(
     name: &'static str,
     value: T,
     range: RangeInclusive<T>,

@@ -354,14 +354,13 @@ impl Echo {
     }
 
     fn source(&self, bound: Bound) -> io::Result<Source> {
+        if let Some(address) = bound.udp_address() {
+            let socket = DatagramSocket::new(bound, address)?;
+            return Ok(Source::Udp(Box::new(socket)));
+        }
         let config = &self.config;
-        Ok(match bound.udp_address() {
-            Some(address) => Source::Udp(Box::new(DatagramSocket::new(bound, address)?)),
-            None => {
-                let listener = Listener::listen(bound, config.backlog, config.socket_buffer)?;
-                Source::Listener(Box::new(listener))
-            }
-        })
+        let listener = Listener::listen(bound, config.backlog, config.socket_buffer)?;
+        Ok(Source::Listener(Box::new(listener)))
     }
 
     /// Registers a listener or UDP socket.

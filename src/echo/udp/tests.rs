@@ -439,13 +439,15 @@ fn drops_are_counted_by_reason_and_warned_of_once_a_minute() {
             other => panic!("{other:?} after {seconds} s"),
         }
     }
-    let mut expected = Dropped::default();
-    expected.port_zero = 1;
-    expected.reserved_port = 1;
-    expected.nfs_port = 1;
-    expected.own_port = 1;
-    expected.destination = 1;
-    expected.hop_limit = 2;
+    let expected = Dropped {
+        port_zero: 1,
+        reserved_port: 1,
+        nfs_port: 1,
+        own_port: 1,
+        destination: 1,
+        hop_limit: 2,
+        ..Dropped::default()
+    };
     assert_eq!(stats.dropped, expected);
     let last = start + Duration::from_secs(2000);
     assert!(udp.admits(&datagram(50_000, nothing), &mut stats, last));
