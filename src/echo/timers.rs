@@ -232,7 +232,6 @@ impl Wheel {
         for &key in &due {
             self.scheduled.remove(key as usize);
         }
-        self.first = present;
         self.update_due_at();
         due
     }

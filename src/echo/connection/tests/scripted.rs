@@ -538,3 +538,20 @@ fn pipes_are_few_and_come_back() {
     assert_eq!(closed.stats.buffered, 0);
     assert!(matches!(play.turn(), Next::Close(CloseReason::PeerClosed)));
 }
+
+/// A peer that takes all but one byte of each buffer must not hold more than is counted.
+#[test]
+fn pending_buffer_counts_whole_until_its_last_byte_is_sent() {
+    let mut play = Play::new([
+        R(Ok("8 bytes!")),
+        W("8 bytes!", Ok(1)),
+        W(" bytes!", Ok(6)),
+        W("!", Ok(1)),
+    ]);
+    play.turn();
+    assert_eq!(play.stats.buffered, 7);
+    play.turn();
+    assert_eq!((play.pending(), play.stats.buffered), (1, 7));
+    play.turn();
+    assert_eq!(play.stats.buffered, 0);
+}
