@@ -171,6 +171,20 @@ fn loop_that_slept_too_long_checks_every_connection_once() {
     assert!(world.progress.is_empty());
 }
 
+/// A key whose deadline has passed already is due later, so that the loop over due keys ends.
+#[test]
+fn overdue_key_is_due_after_the_present_slot() {
+    let mut world = World::new([5_000, 0], 100_000);
+    world.schedule(7, 0, 0);
+    world.timers.collect_due();
+    assert_eq!(world.timers.due(), []);
+    let next = world.next().unwrap();
+    assert!(world.now < next && next <= world.now + 50, "{next}");
+    world.advance(next - world.now);
+    world.timers.collect_due();
+    assert_eq!(world.timers.take_due(), [(7, Timeout::Idle)]);
+}
+
 #[test]
 fn clock_never_moves_backwards() {
     let mut world = World::new([1_000, 0], 5_000);
