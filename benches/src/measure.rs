@@ -13,9 +13,9 @@ use crate::process::{Group, Outcome};
 use crate::programs::{HERE, Programs};
 use crate::ready;
 use crate::results::Round;
-use crate::servers::Server;
+use crate::servers::{Server, Transport};
 use crate::stop::Stop;
-use crate::workloads::{Kind, Transport, Workload};
+use crate::workloads::{Kind, Workload};
 
 /// For how long the load generator waits for what is missing: long enough for a machine that has
 /// something else to do.
@@ -79,7 +79,7 @@ impl Bench<'_> {
     }
 
     fn load(&self, workload: &Workload, target: &Target) -> Result<Value> {
-        let (warm_up, duration) = workload.times(self.options);
+        let (warm_up, duration) = workload.times(self.options.warm_up, self.options.duration);
         let load = self.start_load(workload.load, warm_up, duration, target)?;
         let limit = warm_up.unwrap_or_default() + duration + SLACK;
         verified(&load.finish(limit, self.stop)?)
@@ -87,7 +87,7 @@ impl Bench<'_> {
 
     /// The other load is there from before to after, and then told to end.
     fn load_beside(&self, other: &str, workload: &Workload, target: &Target) -> Result<Value> {
-        let (warm_up, duration) = workload.times(self.options);
+        let (warm_up, duration) = workload.times(self.options.warm_up, self.options.duration);
         let long = warm_up.unwrap_or_default() + duration + SLACK;
         let streams = self.start_load(other, Some(Duration::ZERO), long, target)?;
         thread::sleep(HEAD_START);

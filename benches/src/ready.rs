@@ -9,8 +9,8 @@ use anyhow::{Context, Result, ensure};
 use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
 
 use crate::process::Group;
+use crate::servers::Transport;
 use crate::stop::Stop;
-use crate::workloads::Transport;
 
 const LIMIT: Duration = Duration::from_secs(10);
 

@@ -6,14 +6,7 @@ use crate::metrics::{
     CLIENT_CORE, CONNECTIONS, CPU, CPU_PER_64_KIB, CPU_PER_CONNECTION, DATAGRAMS, MEMORY, Metric,
     P50, P99, RATE, SERVER_CORE, STREAMS, THROUGHPUT,
 };
-use crate::options::Options;
-use crate::servers::Server;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Transport {
-    Tcp,
-    Udp,
-}
+use crate::servers::{Server, Transport};
 
 /// What is special about the load.
 #[derive(Clone, Copy)]
@@ -143,17 +136,18 @@ impl Workload {
     }
 
     /// How long to put load on it before it counts, and how long then.
-    pub(crate) fn times(&self, options: &Options) -> (Option<Duration>, Duration) {
+    pub(crate) fn times(
+        &self,
+        warm_up: Duration,
+        duration: Duration,
+    ) -> (Option<Duration>, Duration) {
         const SHORT: Duration = Duration::from_millis(200);
         const CHURN: Duration = Duration::from_secs(1);
         const HOLD: Duration = Duration::from_millis(500);
 
         match self.kind {
-            Kind::Steady | Kind::Beside(_) => (Some(options.warm_up), options.duration),
-            Kind::Churn => (
-                Some(options.warm_up.min(SHORT)),
-                options.duration.min(CHURN),
-            ),
+            Kind::Steady | Kind::Beside(_) => (Some(warm_up), duration),
+            Kind::Churn => (Some(warm_up.min(SHORT)), duration.min(CHURN)),
             Kind::Hold => (None, HOLD),
         }
     }
@@ -171,12 +165,19 @@ mod tests {
     }
 
     #[test]
-    fn names_are_unique_and_refer_to_what_there_is() {
+    fn workload_names_are_unique() {
         for (place, workload) in WORKLOADS.iter().enumerate() {
             assert!(WORKLOADS[..place].iter().all(|it| it.name != workload.name));
-            for name in workload.without {
-                assert!(SERVERS.iter().any(|it| it.name == *name), "{name}");
-            }
+        }
+    }
+
+    #[test]
+    fn workloads_and_servers_name_existing_ones() {
+        for name in WORKLOADS.iter().flat_map(|it| it.without) {
+            assert!(SERVERS.iter().any(|it| it.name == *name), "{name}");
+        }
+        for name in SERVERS.iter().flat_map(|it| it.only) {
+            assert!(WORKLOADS.iter().any(|it| it.name == *name), "{name}");
         }
     }
 
