@@ -22,14 +22,13 @@
 //! - `measure`: one server under one load; `ready`: when it can begin; `process`: cores, and an end
 //!   for every process that was started
 //! - `statistics`, `results`: the figures
-//! - `table`, `chart`, `groups`: how they are shown
+//! - `table`, `charts`, `svg`: how they are shown
 //! - `bin` and `../servers`: the servers that are there for comparison
 
 #![forbid(unsafe_code)]
 
 mod build;
-mod chart;
-mod groups;
+mod charts;
 mod machine;
 mod measure;
 mod metrics;
@@ -41,6 +40,7 @@ mod results;
 mod servers;
 mod statistics;
 mod stop;
+mod svg;
 mod table;
 mod workloads;
 
@@ -137,7 +137,7 @@ fn order(round: usize, count: usize) -> Vec<usize> {
 
 fn draw(directory: &Path) -> Result<()> {
     let results = Results::load(directory)?;
-    for file in groups::draw(&results, directory).context("charts")? {
+    for file in charts::draw(&results, directory).context("charts")? {
         eprintln!("wrote {}", file.display());
     }
     Ok(())

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::metrics::{self, Values};
 use crate::options::Options;
-use crate::process::{Group, Outcome};
+use crate::process::{Outcome, ProcessGroup};
 use crate::programs::{HERE, Programs};
 use crate::ready;
 use crate::results::Round;
@@ -67,7 +67,12 @@ impl Bench<'_> {
         Ok(metrics::values(workload.metrics, &json))
     }
 
-    fn start_server(&self, server: &Server, transport: Transport, port: u16) -> Result<Group> {
+    fn start_server(
+        &self,
+        server: &Server,
+        transport: Transport,
+        port: u16,
+    ) -> Result<ProcessGroup> {
         let line = server.command(transport).context("not over this")?;
         let line = line.replace("PORT", &port.to_string());
         let mut words = line.split(' ');
@@ -75,7 +80,7 @@ impl Bench<'_> {
         let mut command = Command::new(self.programs.path(program)?);
         command.args(words).current_dir(HERE);
         command.stdin(Stdio::null()).stdout(Stdio::null());
-        Group::start(&mut command, self.options.server_core)
+        ProcessGroup::start(&mut command, self.options.server_core)
     }
 
     fn load(&self, workload: &Workload, target: &Target) -> Result<Value> {
@@ -105,7 +110,7 @@ impl Bench<'_> {
         warm_up: Option<Duration>,
         duration: Duration,
         target: &Target,
-    ) -> Result<Group> {
+    ) -> Result<ProcessGroup> {
         let time = |time: Duration| format!("{}ms", time.as_millis());
         let mut command = Command::new(self.programs.path("load")?);
         command.arg("--json").args(arguments.split(' '));
@@ -119,7 +124,7 @@ impl Bench<'_> {
         }
         command.arg(&target.endpoint).stdin(Stdio::null());
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        Group::start(&mut command, self.options.client_core)
+        ProcessGroup::start(&mut command, self.options.client_core)
     }
 }
 

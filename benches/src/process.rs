@@ -26,7 +26,7 @@ pub(crate) fn raise_open_files() -> Result<()> {
 }
 
 /// A process, and all that it forks. They end when this is dropped.
-pub(crate) struct Group {
+pub(crate) struct ProcessGroup {
     pid: Pid,
     /// Until its end is asked for: after that the number may be another process's.
     child: Option<Child>,
@@ -39,7 +39,7 @@ pub(crate) struct Outcome {
     pub(crate) stderr: String,
 }
 
-impl Group {
+impl ProcessGroup {
     /// Starts it on that core, by going there first: a process inherits where it may run.
     pub(crate) fn start(command: &mut Command, core: usize) -> Result<Self> {
         let mut cores = CpuSet::new();
@@ -47,7 +47,7 @@ impl Group {
         sched_setaffinity(None, &cores).with_context(|| format!("core {core}"))?;
         let child = command.process_group(0).spawn();
         let child = child.with_context(|| command.get_program().display().to_string())?;
-        Ok(Group {
+        Ok(ProcessGroup {
             pid: Pid::from_child(&child),
             child: Some(child),
         })
@@ -98,7 +98,7 @@ impl Group {
     }
 }
 
-impl Drop for Group {
+impl Drop for ProcessGroup {
     fn drop(&mut self) {
         let _ = self.end();
     }
@@ -119,10 +119,10 @@ mod tests {
 
     use super::*;
 
-    fn shell(script: &str) -> Group {
+    fn shell(script: &str) -> ProcessGroup {
         let mut command = Command::new("sh");
         command.args(["-c", script]).stdout(Stdio::piped());
-        Group::start(&mut command, 0).unwrap()
+        ProcessGroup::start(&mut command, 0).unwrap()
     }
 
     #[test]
@@ -157,7 +157,7 @@ mod tests {
 
     #[test]
     fn a_core_that_is_not_there_is_an_error() {
-        let error = Group::start(&mut Command::new("true"), CpuSet::MAX_CPU - 1).err();
+        let error = ProcessGroup::start(&mut Command::new("true"), CpuSet::MAX_CPU - 1).err();
         let text = format!("{:#}", error.unwrap());
         assert!(text.starts_with("core 1023: "), "{text}");
     }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
 
-use crate::process::Group;
+use crate::process::ProcessGroup;
 use crate::servers::Transport;
 use crate::stop::Stop;
 
@@ -29,7 +29,12 @@ pub(crate) fn free_port(transport: Transport) -> Result<u16> {
 }
 
 /// Tries until the server echoes.
-pub(crate) fn wait_for(server: &Group, transport: Transport, port: u16, stop: &Stop) -> Result<()> {
+pub(crate) fn wait_for(
+    server: &ProcessGroup,
+    transport: Transport,
+    port: u16,
+    stop: &Stop,
+) -> Result<()> {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let begin = Instant::now();
     loop {

@@ -5,14 +5,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
-use crate::chart::{self, Bar, Panel};
 use crate::metrics::Metric;
 use crate::results::{Results, ServerResults};
 use crate::servers::BASELINE;
+use crate::svg::{self, Bar, Panel};
 use crate::table::number;
 use crate::workloads::{WORKLOADS, Workload};
 
-struct Group {
+struct Chart {
     file: &'static str,
     title: &'static str,
     workloads: &'static [&'static str],
@@ -25,50 +25,50 @@ const CPU: &str = "server_cpu_ns_per_echo";
 const LATENCIES: [&str; 2] = ["latency_p50_ns", "latency_p99_ns"];
 const SMALL: &[&str] = &["50x64B", "1000x64B", "50x1KiBx16"];
 
-const GROUPS: &[Group] = &[
-    Group {
+const CHARTS: &[Chart] = &[
+    Chart {
         file: "small-messages.svg",
         title: "Small messages",
         workloads: SMALL,
         metrics: &[RATE],
     },
-    Group {
+    Chart {
         file: "cpu.svg",
         title: "What an echo takes",
         workloads: SMALL,
         metrics: &[CPU],
     },
-    Group {
+    Chart {
         file: "bulk.svg",
         title: "Bulk",
         workloads: &["8x64KiBx4", "1x64KiBx8"],
         metrics: &["bytes_per_s", CPU],
     },
-    Group {
+    Chart {
         file: "latency.svg",
         title: "One connection",
         workloads: &["1x64B"],
         metrics: &LATENCIES,
     },
-    Group {
+    Chart {
         file: "churn.svg",
         title: "Connections one after the other",
         workloads: &["churn"],
         metrics: &[RATE, CPU],
     },
-    Group {
+    Chart {
         file: "memory.svg",
         title: "Idle connections",
         workloads: &["idle"],
         metrics: &["server_rss_bytes_per_connection"],
     },
-    Group {
+    Chart {
         file: "fairness.svg",
         title: "A small message beside greedy streams",
         workloads: &["ping"],
         metrics: &[LATENCIES[0], LATENCIES[1], "streams_bytes_per_s"],
     },
-    Group {
+    Chart {
         file: "udp.svg",
         title: "UDP",
         workloads: &["udp"],
@@ -80,11 +80,11 @@ const GROUPS: &[Group] = &[
 /// other results, go.
 pub(crate) fn draw(results: &Results, directory: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
-    for group in GROUPS {
-        let panels = group.panels(results);
-        let file = directory.join(group.file);
+    for chart in CHARTS {
+        let panels = chart.panels(results);
+        let file = directory.join(chart.file);
         if !panels.is_empty() {
-            chart::draw(&file, group.title, &panels, &footer(results))?;
+            svg::draw(&file, chart.title, &panels, &footer(results))?;
             files.push(file);
         } else if file.exists() {
             fs::remove_file(&file)?;
@@ -101,7 +101,7 @@ fn footer(results: &Results) -> String {
     )
 }
 
-impl Group {
+impl Chart {
     fn panels(&self, results: &Results) -> Vec<Panel> {
         let named = |name| WORKLOADS.iter().find(|it| it.name == name);
         let workloads = self.workloads.iter().copied().filter_map(named);
@@ -171,10 +171,10 @@ mod tests {
 
     #[test]
     fn charts_refer_to_what_there_is() {
-        for group in GROUPS {
-            for name in group.workloads {
+        for chart in CHARTS {
+            for name in chart.workloads {
                 let workload = WORKLOADS.iter().find(|it| it.name == *name).unwrap();
-                for metric in group.metrics {
+                for metric in chart.metrics {
                     let mut names = workload.metrics.iter().map(|it| it.name);
                     assert!(names.any(|it| it == *metric), "{metric} of {name}");
                 }
@@ -192,7 +192,7 @@ mod tests {
     #[test]
     fn each_workload_is_in_a_chart() {
         for workload in WORKLOADS {
-            let mut shown = GROUPS.iter().flat_map(|it| it.workloads);
+            let mut shown = CHARTS.iter().flat_map(|it| it.workloads);
             assert!(shown.any(|name| *name == workload.name));
         }
     }
