@@ -1,4 +1,4 @@
-//! Which charts there are, and what is in them.
+//! The charts and their contents.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,14 +9,14 @@ use crate::metrics::Metric;
 use crate::results::{Results, ServerResults};
 use crate::servers::BASELINE;
 use crate::svg::{self, Bar, Panel};
-use crate::table::number;
+use crate::table::format_number;
 use crate::workloads::{WORKLOADS, Workload};
 
 struct Chart {
     file: &'static str,
     title: &'static str,
     workloads: &'static [&'static str],
-    /// The names of the metrics that are shown of each.
+    /// Names of the metrics: a panel for each workload and metric.
     metrics: &'static [&'static str],
 }
 
@@ -34,37 +34,37 @@ const CHARTS: &[Chart] = &[
     },
     Chart {
         file: "cpu.svg",
-        title: "What an echo takes",
+        title: "CPU time per echo",
         workloads: SMALL,
         metrics: &[CPU],
     },
     Chart {
         file: "bulk.svg",
-        title: "Bulk",
+        title: "Bulk transfer",
         workloads: &["8x64KiBx4", "1x64KiBx8"],
         metrics: &["bytes_per_s", CPU],
     },
     Chart {
         file: "latency.svg",
-        title: "One connection",
+        title: "Latency of one connection",
         workloads: &["1x64B"],
         metrics: &LATENCIES,
     },
     Chart {
         file: "churn.svg",
-        title: "Connections one after the other",
+        title: "Connection churn",
         workloads: &["churn"],
         metrics: &[RATE, CPU],
     },
     Chart {
         file: "memory.svg",
-        title: "Idle connections",
+        title: "Memory per idle connection",
         workloads: &["idle"],
         metrics: &["server_rss_bytes_per_connection"],
     },
     Chart {
         file: "fairness.svg",
-        title: "A small message beside greedy streams",
+        title: "Latency beside greedy streams",
         workloads: &["ping"],
         metrics: &[LATENCIES[0], LATENCIES[1], "streams_bytes_per_s"],
     },
@@ -76,8 +76,9 @@ const CHARTS: &[Chart] = &[
     },
 ];
 
-/// Draws the charts of what was measured, and gives their files. Those of what was not, which are of
-/// other results, go.
+/// Draws the charts into `directory` and returns their files.
+///
+/// Deletes the charts of workloads that were not measured, because they show other results.
 pub(crate) fn draw(results: &Results, directory: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for chart in CHARTS {
@@ -96,7 +97,7 @@ pub(crate) fn draw(results: &Results, directory: &Path) -> Result<Vec<PathBuf>> 
 fn footer(results: &Results) -> String {
     let day = results.date.get(..10).unwrap_or(&results.date);
     format!(
-        "Medians of {} × {} s; the line is from the least to the most. {}. {day}",
+        "Median of {} rounds of {} s; the line spans minimum to maximum. {}. {day}",
         results.rounds, results.duration_s, results.machine
     )
 }
@@ -113,7 +114,7 @@ impl Chart {
     }
 }
 
-/// Nothing if it was not measured.
+/// Returns `None` if the workload or the metric was not measured.
 fn panel(workload: &Workload, name: &str, results: &Results) -> Option<Panel> {
     let metric = workload.metrics.iter().find(|it| it.name == name)?;
     let measured = results
@@ -122,10 +123,10 @@ fn panel(workload: &Workload, name: &str, results: &Results) -> Option<Panel> {
         .find(|it| it.name == workload.name)?;
     let bars = measured.servers.iter();
     let bars: Vec<Bar> = bars.filter_map(|server| bar(metric, server)).collect();
-    let better = if metric.more_is_better {
-        "more is better"
+    let better = if metric.higher_is_better {
+        "higher is better"
     } else {
-        "less is better"
+        "lower is better"
     };
     let Metric { title, unit, .. } = metric;
     (!bars.is_empty()).then(|| Panel {
@@ -134,34 +135,35 @@ fn panel(workload: &Workload, name: &str, results: &Results) -> Option<Panel> {
     })
 }
 
-/// One without a figure where everything failed, and none where it was not measured.
+/// Returns a bar without figures if all rounds failed, and `None` if the metric was not measured.
 fn bar(metric: &Metric, server: &ServerResults) -> Option<Bar> {
     let summary = server.summary.get(metric.name);
     let failures = server.failures();
     let text = match (summary, failures) {
-        (Some(it), None) => number(it.median * metric.scale),
+        (Some(it), None) => format_number(it.median * metric.scale),
         (Some(it), Some((count, _))) => {
-            let (median, rounds) = (number(it.median * metric.scale), server.rounds.len());
+            let median = format_number(it.median * metric.scale);
+            let rounds = server.rounds.len();
             format!("{median}; {count} of {rounds} rounds failed")
         }
-        (None, Some((_, reason))) if server.summary.is_empty() => shortened(reason),
+        (None, Some((_, reason))) if server.summary.is_empty() => failure_text(reason),
         (None, _) => return None,
     };
     Some(Bar {
         label: server.title.clone(),
         text,
         figures: summary.map(|it| [it.min, it.median, it.max].map(|it| it * metric.scale)),
-        is_ours: server.name.starts_with(BASELINE),
+        highlighted: server.name.starts_with(BASELINE),
     })
 }
 
-/// As much of a reason as fits beside a label.
-fn shortened(reason: &str) -> String {
-    const MOST: usize = 70;
+/// Shortens the reason to what fits beside the label.
+fn failure_text(reason: &str) -> String {
+    const MAX_CHARS: usize = 70;
 
-    let text: String = reason.chars().take(MOST).collect();
-    let rest = if text.len() < reason.len() { "…" } else { "" };
-    format!("failed: {text}{rest}")
+    let text: String = reason.chars().take(MAX_CHARS).collect();
+    let ellipsis = if text.len() < reason.len() { "…" } else { "" };
+    format!("failed: {text}{ellipsis}")
 }
 
 #[cfg(test)]
@@ -170,7 +172,7 @@ mod tests {
     use crate::results::tests::example;
 
     #[test]
-    fn charts_refer_to_what_there_is() {
+    fn charts_refer_to_existing_workloads_and_metrics() {
         for chart in CHARTS {
             for name in chart.workloads {
                 let workload = WORKLOADS.iter().find(|it| it.name == *name).unwrap();
@@ -183,14 +185,14 @@ mod tests {
     }
 
     #[test]
-    fn long_reasons_are_shortened() {
-        assert_eq!(shortened("3 lost"), "failed: 3 lost");
-        let text = shortened(&"ä".repeat(71));
+    fn long_reason_is_cut() {
+        assert_eq!(failure_text("3 lost"), "failed: 3 lost");
+        let text = failure_text(&"ä".repeat(71));
         assert_eq!(text, format!("failed: {}…", "ä".repeat(70)));
     }
 
     #[test]
-    fn each_workload_is_in_a_chart() {
+    fn every_workload_has_a_chart() {
         for workload in WORKLOADS {
             let mut shown = CHARTS.iter().flat_map(|it| it.workloads);
             assert!(shown.any(|name| *name == workload.name));
@@ -198,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn what_failed_has_a_reason_and_what_was_not_measured_no_bar() {
+    fn failed_server_has_a_reason_and_missing_metric_no_bar() {
         let (workload, results) = example();
         let metric = |name| workload.metrics.iter().find(|it| it.name == name).unwrap();
         let texts = |name| -> Vec<String> {
