@@ -1,4 +1,4 @@
-//! Builds the servers and the load generator with cargo.
+//! Builds the programs of this repository with cargo.
 
 use std::collections::BTreeMap;
 use std::env;

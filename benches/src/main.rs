@@ -4,7 +4,7 @@
 //! cargo run --release --manifest-path benches/Cargo.toml
 //! ```
 //!
-//! builds the servers and the load generator, and measures; `-- --help` lists the options. The server
+//! builds the servers, and measures them with `mio-echo load`; `-- --help` lists the options. The server
 //! runs on one core and the load generator on another.
 //!
 //! Machines are noisy. So the servers take turns, in another order each round, and every measurement

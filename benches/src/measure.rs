@@ -120,8 +120,8 @@ impl Bench<'_> {
         target: &Target,
     ) -> Result<ProcessGroup> {
         let milliseconds = |time: Duration| format!("{}ms", time.as_millis());
-        let mut command = Command::new(self.programs.path("load")?);
-        command.arg("--json").args(arguments.split(' '));
+        let mut command = Command::new(self.programs.path("mio-echo")?);
+        command.args(["load", "--json"]).args(arguments.split(' '));
         command.args(["--timeout", &milliseconds(ECHO_TIMEOUT)]);
         command.args(["--duration", &milliseconds(duration)]);
         if let Some(warm_up) = warm_up {

@@ -24,7 +24,7 @@ impl Programs {
     /// skipped.
     pub(crate) fn find() -> Result<Self> {
         let mut built = Built::default();
-        built.build(ROOT_DIR, &["--bin", "mio-echo", "--example", "load"])?;
+        built.build(ROOT_DIR, &["--bin", "mio-echo"])?;
         built.build(BENCHES_DIR, &["--bins"])?;
         let mut programs = Programs {
             versions: versions(&built),

@@ -124,7 +124,7 @@ impl WorkloadResults {
         }
         WorkloadResults {
             name: workload.name.to_owned(),
-            load: format!("load {}", workload.load),
+            load: format!("mio-echo load {}", workload.load),
             servers,
         }
     }

@@ -27,7 +27,7 @@ pub(crate) struct Workload {
     pub(crate) title: &'static str,
     pub(crate) transport: Transport,
     pub(crate) kind: Kind,
-    /// Arguments of the load generator.
+    /// Arguments of `mio-echo load`.
     pub(crate) load: &'static str,
     pub(crate) metrics: &'static [Metric],
     /// Names of the servers that cannot take part.
