@@ -1,17 +1,20 @@
-"""An echo server as one writes it with asyncio: asyncio_echo.py asyncio|uvloop tcp|udp HOST PORT"""
+"""A plain asyncio echo server, on the standard event loop or on uvloop.
+
+Usage: asyncio_echo.py asyncio|uvloop tcp|udp HOST PORT
+"""
 
 import asyncio
 import sys
 
 
-class Stream(asyncio.Protocol):
+class StreamEcho(asyncio.Protocol):
     def connection_made(self, transport):
         self.transport = transport
 
     def data_received(self, data):
         self.transport.write(data)
 
-    # A peer that does not read is not read from, until it does.
+    # Back-pressure: while the write buffer is full, stop reading.
     def pause_writing(self):
         self.transport.pause_reading()
 
@@ -19,7 +22,7 @@ class Stream(asyncio.Protocol):
         self.transport.resume_reading()
 
 
-class Datagrams(asyncio.DatagramProtocol):
+class DatagramEcho(asyncio.DatagramProtocol):
     def connection_made(self, transport):
         self.transport = transport
 
@@ -30,16 +33,16 @@ class Datagrams(asyncio.DatagramProtocol):
 async def serve(transport, host, port):
     loop = asyncio.get_running_loop()
     if transport == "tcp":
-        # TCP_NODELAY is set by both loops.
-        await loop.create_server(Stream, host, port, backlog=1024)
+        # Both event loops set TCP_NODELAY themselves.
+        await loop.create_server(StreamEcho, host, port, backlog=1024)
     else:
-        await loop.create_datagram_endpoint(Datagrams, local_addr=(host, port))
+        await loop.create_datagram_endpoint(DatagramEcho, local_addr=(host, port))
     await asyncio.Event().wait()
 
 
 def main():
-    kind, transport, host, port = sys.argv[1:]
-    if kind == "uvloop":
+    event_loop, transport, host, port = sys.argv[1:]
+    if event_loop == "uvloop":
         import uvloop
 
         uvloop.install()

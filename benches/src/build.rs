@@ -1,4 +1,4 @@
-//! Builds the servers and the load generator, by the cargo that runs this.
+//! Builds the programs of this repository with cargo.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -8,32 +8,42 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-/// What has been built.
+/// The executables that cargo has built, and the libraries in them.
 #[derive(Default)]
 pub(crate) struct Built {
+    /// Paths by target name.
     pub(crate) executables: BTreeMap<String, PathBuf>,
-    /// Of the libraries in them, by name.
+    /// Versions of the libraries, by name.
     pub(crate) versions: BTreeMap<String, String>,
 }
 
 impl Built {
-    /// Adds what cargo says of a package in this directory, built for release with these arguments.
-    pub(crate) fn add(&mut self, directory: &str, arguments: &[&str]) -> Result<()> {
+    /// Builds the package in `directory` for release, and adds its executables and libraries.
+    ///
+    /// `arguments` select the targets. Uses the cargo that runs this program.
+    pub(crate) fn build(&mut self, directory: &str, arguments: &[&str]) -> Result<()> {
         let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let mut command = Command::new(cargo);
         command.args(["build", "--release", "--locked"]);
         command.arg("--message-format=json-render-diagnostics");
         command.args(arguments).current_dir(directory);
-        let output = command.stderr(Stdio::inherit()).output().context("cargo")?;
-        ensure!(output.status.success(), "cargo build: {}", output.status);
+        let output = command
+            .stderr(Stdio::inherit())
+            .output()
+            .context("cannot run cargo")?;
+        ensure!(
+            output.status.success(),
+            "cargo build failed: {}",
+            output.status
+        );
         for line in String::from_utf8_lossy(&output.stdout).lines() {
-            self.note(line);
+            self.add_message(line);
         }
         Ok(())
     }
 
-    /// A line of cargo's: JSON, one of many kinds.
-    fn note(&mut self, line: &str) {
+    /// Adds the target of one line of cargo's JSON messages. Ignores lines of other kinds.
+    fn add_message(&mut self, line: &str) {
         let message: Value = serde_json::from_str(line).unwrap_or_default();
         let Some(name) = message["target"]["name"].as_str() else {
             return;
@@ -56,15 +66,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn executables_and_versions_are_found_in_what_cargo_says() {
+    fn finds_executables_and_versions_in_cargo_messages() {
         let mut built = Built::default();
-        built.note(
+        built.add_message(
             r#"{"package_id":"registry+https://github.com/rust-lang/crates.io-index#tokio@1.2.3",
                "target":{"name":"tokio"},"executable":null}"#,
         );
-        built.note(r#"{"target":{"name":"tokio"},"executable":"/target/release/tokio"}"#);
-        built.note(r#"{"reason":"build-finished","success":true}"#);
-        built.note("not JSON");
+        built.add_message(r#"{"target":{"name":"tokio"},"executable":"/target/release/tokio"}"#);
+        built.add_message(r#"{"reason":"build-finished","success":true}"#);
+        built.add_message("not JSON");
         assert_eq!(built.versions["tokio"], "1.2.3");
         assert_eq!(
             built.executables["tokio"],

@@ -1,4 +1,4 @@
-//! What the figures were measured on.
+//! The machine on which the figures were measured.
 
 use std::fmt;
 use std::fs;
@@ -19,6 +19,7 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
+    /// Describes this machine. What its system does not tell is absent.
     pub(crate) fn this() -> Self {
         let uname = uname();
         let name = uname.sysname().to_string_lossy();
@@ -46,7 +47,7 @@ impl fmt::Display for Machine {
     }
 }
 
-/// The first line of that name.
+/// Returns the value of the first line `name: value` in `file`.
 fn field(file: &str, name: &str) -> Option<String> {
     let text = fs::read_to_string(file).ok()?;
     let value = |line: &str| {

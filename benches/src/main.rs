@@ -1,35 +1,39 @@
-//! How `mio-echo` compares: the same load on it and on other echo servers, on the same cores.
+//! Compares `mio-echo` with other echo servers under the same load, on the same cores.
 //!
 //! ```sh
 //! cargo run --release --manifest-path benches/Cargo.toml
 //! ```
 //!
-//! builds the service and its load generator, and measures; `-- --help` has the options. Each
-//! server runs on one core and the load generator on another. Machines are noisy, so the servers
-//! take turns, in another order each round, and each gets a new process for each measurement. What
-//! is told of a figure is its median over the rounds, its spread, and the median of its ratios to
-//! that of `mio-echo` in the same round. The load generator compares every byte: where not
-//! everything came back as it was sent, there is no figure, but the reason.
+//! builds the servers, and measures them with `mio-echo load`; `-- --help` lists the options. The server
+//! runs on one core and the load generator on another.
 //!
-//! The tables go to the standard output. What was measured goes to `results/results.json`, round by
-//! round, and the charts are drawn beside it.
+//! Machines are noisy. So the servers take turns, in another order each round, and every measurement
+//! starts a new process. A figure is reported as its median over the rounds, its range, and the median
+//! of its ratios to `mio-echo` in the same round. The load generator compares every byte: if an echo
+//! is lost, late or wrong, the reason is reported instead of a figure.
 //!
-//! From servers to charts:
+//! The tables go to standard output, the figures of every round to `results/results.json`, and the
+//! charts to the same directory.
 //!
-//! - `servers`, `workloads`: what is compared, and by which load; new ones are a line more there
-//! - `metrics`: what is read off the load generator's results
-//! - `build`, `programs`: what is to be built, and what is installed
-//! - `measure`: one server under one load; `ready`: when it can begin; `process`: cores, and an end
-//!   for every process that was started
-//! - `statistics`, `results`: the figures
-//! - `table`, `chart`, `groups`: how they are shown
-//! - `bin` and `../servers`: the servers that are there for comparison
+//! # Layout
+//!
+//! A module imports only modules above it:
+//!
+//! - `servers`, `metrics`, `workloads`: what is compared, by which figures, under which load; a new one
+//!   is an entry in a table
+//! - `build`, `programs`: builds the programs of this repository and finds installed ones
+//! - `stop`, `process`, `ready`: signals, child processes pinned to a core, and waiting for a server
+//! - `options`: the command line
+//! - `machine`, `statistics`, `results`: the contents of `results.json`
+//! - `measure`: one server under one workload, once
+//! - `table`, `svg`, `charts`: output
+//!
+//! `bin` and `../servers` hold the servers to compare with.
 
 #![forbid(unsafe_code)]
 
 mod build;
-mod chart;
-mod groups;
+mod charts;
 mod machine;
 mod measure;
 mod metrics;
@@ -41,6 +45,7 @@ mod results;
 mod servers;
 mod statistics;
 mod stop;
+mod svg;
 mod table;
 mod workloads;
 
@@ -73,42 +78,50 @@ fn run(options: &Options) -> Result<()> {
         return draw(&options.results);
     }
     let stop = Stop::catch()?;
-    process::raise_open_files()?;
+    process::raise_nofile_limit()?;
     let programs = Programs::find()?;
     let bench = Bench {
         programs: &programs,
         options,
         stop: &stop,
     };
-    let mut results = Results::begin(options, &programs);
+    let mut results = Results::new(options, &programs);
     println!("{}", table::LEGEND);
     for workload in options.workloads() {
-        let servers = contenders(workload, options, &programs);
+        let servers = participants(workload, options, &programs);
         if servers.is_empty() {
             continue;
         }
-        let measured = compare(&bench, workload, &servers)?;
-        println!("\n{}", table::of(workload, &measured).trim_end());
-        results.workloads.push(measured);
+        let compared = compare(&bench, workload, &servers)?;
+        println!("\n{}", table::render(workload, &compared).trim_end());
+        results.workloads.push(compared);
     }
-    ensure!(!results.workloads.is_empty(), "nothing to measure");
+    ensure!(
+        !results.workloads.is_empty(),
+        "nothing to measure: no selected server fits a selected workload"
+    );
     results.save(&options.results)?;
     draw(&options.results)
 }
 
-/// Who takes part, of those who are here.
-fn contenders(workload: &Workload, options: &Options, programs: &Programs) -> Vec<&'static Server> {
-    let takes_part =
-        |it: &&Server| workload.is_for(it) && options.has(it) && programs.lacks(it).is_none();
+/// Returns the servers that are installed, selected and fit for the workload.
+fn participants(
+    workload: &Workload,
+    options: &Options,
+    programs: &Programs,
+) -> Vec<&'static Server> {
+    let takes_part = |it: &&Server| {
+        workload.includes(it) && options.includes(it) && programs.missing_for(it).is_none()
+    };
     servers::SERVERS.iter().filter(takes_part).collect()
 }
 
-/// All rounds of a workload.
+/// Runs all rounds of a workload.
 fn compare(bench: &Bench, workload: &Workload, servers: &[&Server]) -> Result<WorkloadResults> {
     let mut rounds: Vec<Vec<Round>> = vec![Vec::new(); servers.len()];
     for round in 0..bench.options.rounds {
-        for place in order(round, servers.len()) {
-            let server = servers[place];
+        for index in order(round, servers.len()) {
+            let server = servers[index];
             eprintln!(
                 "{}, round {} of {}: {}",
                 workload.title,
@@ -116,7 +129,7 @@ fn compare(bench: &Bench, workload: &Workload, servers: &[&Server]) -> Result<Wo
                 bench.options.rounds,
                 server.title
             );
-            rounds[place].push(bench.round(workload, server)?);
+            rounds[index].push(bench.run_round(workload, server)?);
         }
     }
     let named = |(server, rounds): (&&Server, _)| ServerResults::new(server, workload, rounds);
@@ -124,20 +137,22 @@ fn compare(bench: &Bench, workload: &Workload, servers: &[&Server]) -> Result<Wo
     Ok(WorkloadResults::new(workload, servers))
 }
 
-/// Who comes when: the order rotates, and every other round has it backwards, so that nobody is always
-/// behind the same one.
+/// Returns the order of the servers in a round, as indices.
+///
+/// It rotates, and every other round reverses it, so that no server always follows the same server.
 fn order(round: usize, count: usize) -> Vec<usize> {
-    let mut places: Vec<usize> = (0..count).collect();
-    places.rotate_left(round % count);
+    let mut indices: Vec<usize> = (0..count).collect();
+    indices.rotate_left(round % count);
     if round % 2 == 1 {
-        places.reverse();
+        indices.reverse();
     }
-    places
+    indices
 }
 
+/// Draws the charts of the results in `directory`.
 fn draw(directory: &Path) -> Result<()> {
     let results = Results::load(directory)?;
-    for file in groups::draw(&results, directory).context("charts")? {
+    for file in charts::draw(&results, directory).context("cannot draw the charts")? {
         eprintln!("wrote {}", file.display());
     }
     Ok(())
@@ -148,7 +163,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_round_has_all_in_another_order() {
+    fn order_changes_each_round() {
         let rounds: Vec<Vec<usize>> = (0..5).map(|round| order(round, 3)).collect();
         let expected = [[0, 1, 2], [0, 2, 1], [2, 0, 1], [2, 1, 0], [1, 2, 0]];
         assert_eq!(rounds, expected);

@@ -1,4 +1,4 @@
-//! One server under one load, once.
+//! Measures a server under a workload.
 
 use std::process::{Command, Stdio};
 use std::thread;
@@ -9,25 +9,24 @@ use serde_json::Value;
 
 use crate::metrics::{self, Values};
 use crate::options::Options;
-use crate::process::{Group, Outcome};
-use crate::programs::{HERE, Programs};
+use crate::process::{Outcome, ProcessGroup};
+use crate::programs::{BENCHES_DIR, Programs};
 use crate::ready;
 use crate::results::Round;
-use crate::servers::Server;
+use crate::servers::{Server, Transport};
 use crate::stop::Stop;
-use crate::workloads::{Kind, Transport, Workload};
+use crate::workloads::{Kind, Workload};
 
-/// For how long the load generator waits for what is missing: long enough for a machine that has
-/// something else to do.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long the load generator waits for missing echoes: long enough for a busy machine.
+const ECHO_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How much longer than it should take to wait for the load generator: it connects, and may have to
-/// wait for what is missing.
-const SLACK: Duration = Duration::from_secs(30);
+/// Time for the load generator to connect and to wait for missing echoes, besides its duration.
+const EXTRA_TIME: Duration = Duration::from_secs(30);
 
-/// For how long a load is there before another begins beside it.
+/// How long the background load runs before the measured load starts.
 const HEAD_START: Duration = Duration::from_millis(200);
 
+/// What every measurement needs.
 pub(crate) struct Bench<'a> {
     pub(crate) programs: &'a Programs,
     pub(crate) options: &'a Options,
@@ -35,8 +34,8 @@ pub(crate) struct Bench<'a> {
 }
 
 impl Bench<'_> {
-    /// The figures; or why there are none. It is an error only to be interrupted.
-    pub(crate) fn round(&self, workload: &Workload, server: &Server) -> Result<Round> {
+    /// Measures once. A failure is a result, too; the only error is a signal that stops the run.
+    pub(crate) fn run_round(&self, workload: &Workload, server: &Server) -> Result<Round> {
         let values = self.measure(workload, server);
         self.stop.check()?;
         Ok(match values {
@@ -52,50 +51,64 @@ impl Bench<'_> {
     fn measure(&self, workload: &Workload, server: &Server) -> Result<Values> {
         let port = ready::free_port(workload.transport)?;
         let process = self.start_server(server, workload.transport, port)?;
-        ready::wait_for(&process, workload.transport, port, self.stop)?;
+        ready::wait_until_ready(&process, workload.transport, port, self.stop)?;
         let target = Target {
             endpoint: match workload.transport {
                 Transport::Tcp => format!("tcp://127.0.0.1:{port}"),
                 Transport::Udp => format!("udp://127.0.0.1:{port}"),
             },
-            process: server.is_one_process.then(|| process.id()),
+            server_pid: server.single_process.then(|| process.id()),
         };
         let json = match workload.kind {
-            Kind::Beside(other) => self.load_beside(other, workload, &target)?,
-            _ => self.load(workload, &target)?,
+            Kind::WithBackground(background) => {
+                self.run_with_background(background, workload, &target)?
+            }
+            _ => self.run_load(workload, &target)?,
         };
         Ok(metrics::values(workload.metrics, &json))
     }
 
-    fn start_server(&self, server: &Server, transport: Transport, port: u16) -> Result<Group> {
-        let line = server.command(transport).context("not over this")?;
-        let line = line.replace("PORT", &port.to_string());
-        let mut words = line.split(' ');
+    fn start_server(
+        &self,
+        server: &Server,
+        transport: Transport,
+        port: u16,
+    ) -> Result<ProcessGroup> {
+        let command_line = server
+            .command(transport)
+            .context("the server does not support this transport")?;
+        let command_line = command_line.replace("PORT", &port.to_string());
+        let mut words = command_line.split(' ');
         let program = words.next().unwrap_or_default();
         let mut command = Command::new(self.programs.path(program)?);
-        command.args(words).current_dir(HERE);
+        command.args(words).current_dir(BENCHES_DIR);
         command.stdin(Stdio::null()).stdout(Stdio::null());
-        Group::start(&mut command, self.options.server_core)
+        ProcessGroup::start(&mut command, self.options.server_core)
     }
 
-    fn load(&self, workload: &Workload, target: &Target) -> Result<Value> {
-        let (warm_up, duration) = workload.times(self.options);
+    fn run_load(&self, workload: &Workload, target: &Target) -> Result<Value> {
+        let (warm_up, duration) = workload.times(self.options.warm_up, self.options.duration);
         let load = self.start_load(workload.load, warm_up, duration, target)?;
-        let limit = warm_up.unwrap_or_default() + duration + SLACK;
-        verified(&load.finish(limit, self.stop)?)
+        let timeout = warm_up.unwrap_or_default() + duration + EXTRA_TIME;
+        valid_results(&load.wait(timeout, self.stop)?)
     }
 
-    /// The other load is there from before to after, and then told to end.
-    fn load_beside(&self, other: &str, workload: &Workload, target: &Target) -> Result<Value> {
-        let (warm_up, duration) = workload.times(self.options);
-        let long = warm_up.unwrap_or_default() + duration + SLACK;
-        let streams = self.start_load(other, Some(Duration::ZERO), long, target)?;
+    /// Starts the background load before the measured load, and interrupts it afterwards.
+    fn run_with_background(
+        &self,
+        background: &str,
+        workload: &Workload,
+        target: &Target,
+    ) -> Result<Value> {
+        let (warm_up, duration) = workload.times(self.options.warm_up, self.options.duration);
+        let longer = warm_up.unwrap_or_default() + duration + EXTRA_TIME;
+        let streams = self.start_load(background, Some(Duration::ZERO), longer, target)?;
         thread::sleep(HEAD_START);
-        let mut json = self.load(workload, target)?;
+        let mut json = self.run_load(workload, target)?;
         streams.interrupt()?;
-        let outcome = streams.finish(SLACK, self.stop)?;
-        let beside = verified(&outcome).context("the streams beside it")?;
-        json["streams_bytes_per_s"] = beside["bytes_per_s"].clone();
+        let outcome = streams.wait(EXTRA_TIME, self.stop)?;
+        let background = valid_results(&outcome).context("background load")?;
+        json["streams_bytes_per_s"] = background["bytes_per_s"].clone();
         Ok(json)
     }
 
@@ -105,39 +118,41 @@ impl Bench<'_> {
         warm_up: Option<Duration>,
         duration: Duration,
         target: &Target,
-    ) -> Result<Group> {
-        let time = |time: Duration| format!("{}ms", time.as_millis());
-        let mut command = Command::new(self.programs.path("load")?);
-        command.arg("--json").args(arguments.split(' '));
-        command.args(["--timeout", &time(PATIENCE)]);
-        command.args(["--duration", &time(duration)]);
+    ) -> Result<ProcessGroup> {
+        let milliseconds = |time: Duration| format!("{}ms", time.as_millis());
+        let mut command = Command::new(self.programs.path("mio-echo")?);
+        command.args(["load", "--json"]).args(arguments.split(' '));
+        command.args(["--timeout", &milliseconds(ECHO_TIMEOUT)]);
+        command.args(["--duration", &milliseconds(duration)]);
         if let Some(warm_up) = warm_up {
-            command.args(["--warmup", &time(warm_up)]);
+            command.args(["--warmup", &milliseconds(warm_up)]);
         }
-        if let Some(process) = target.process {
-            command.args(["--server-pid", &process.to_string()]);
+        if let Some(pid) = target.server_pid {
+            command.args(["--server-pid", &pid.to_string()]);
         }
         command.arg(&target.endpoint).stdin(Stdio::null());
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        Group::start(&mut command, self.options.client_core)
+        ProcessGroup::start(&mut command, self.options.client_core)
     }
 }
 
-/// What the load is put on.
+/// The server under load.
 struct Target {
     endpoint: String,
-    /// If it is one.
-    process: Option<u32>,
+    /// Its process ID, if it is one process.
+    server_pid: Option<u32>,
 }
 
-/// What the load generator says, if everything came back as it was sent.
-fn verified(outcome: &Outcome) -> Result<Value> {
+/// Parses the results of the load generator.
+///
+/// Fails if the load generator failed, or if an echo was lost, late or wrong.
+fn valid_results(outcome: &Outcome) -> Result<Value> {
     let Ok(json) = serde_json::from_str(&outcome.stdout) else {
-        let last = outcome.stderr.lines().last().unwrap_or("no results");
-        bail!("{last} ({})", outcome.status);
+        let message = outcome.stderr.lines().last().unwrap_or("no results");
+        bail!("{message} ({})", outcome.status);
     };
-    if let Some(fault) = metrics::fault(&json) {
-        bail!(fault);
+    if let Some(reason) = metrics::failure(&json) {
+        bail!(reason);
     }
     Ok(json)
 }

@@ -1,22 +1,23 @@
-//! What is read off the load generator's results.
+//! The figures that are taken from the load generator's results.
 
 use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-/// A number in the results, and how it is shown.
+/// A figure, where it comes from and how it is shown.
 #[derive(Clone, Copy)]
 pub(crate) struct Metric {
-    /// In the results of a comparison, with the unit.
+    /// Name in `results.json`, with the unit.
     pub(crate) name: &'static str,
-    /// Where it is in those of the load generator, as a JSON pointer (RFC 6901).
+    /// Position in the load generator's results: a JSON pointer (RFC 6901).
     pointer: &'static str,
     pub(crate) title: &'static str,
-    /// The unit that it is shown in, and how many of those one of the results' units is.
+    /// Unit in tables and charts.
     pub(crate) unit: &'static str,
+    /// Factor from the unit of the results to `unit`.
     pub(crate) scale: f64,
-    pub(crate) more_is_better: bool,
-    /// It is no result, but helps to understand the others: only its median is shown.
+    pub(crate) higher_is_better: bool,
+    /// Helps to interpret the other figures: tables show only its median.
     pub(crate) is_context: bool,
 }
 
@@ -26,7 +27,7 @@ pub(crate) const RATE: Metric = Metric {
     title: "echoes",
     unit: "1000/s",
     scale: 1e-3,
-    more_is_better: true,
+    higher_is_better: true,
     is_context: false,
 };
 
@@ -43,17 +44,17 @@ pub(crate) const DATAGRAMS: Metric = Metric {
 pub(crate) const THROUGHPUT: Metric = Metric {
     name: "bytes_per_s",
     pointer: "/bytes_per_s",
-    title: "throughput each way",
+    title: "throughput in each direction",
     unit: "MB/s",
     scale: 1e-6,
     ..RATE
 };
 
-/// What the greedy streams get, where they are beside what is measured.
-pub(crate) const STREAMS: Metric = Metric {
+/// Throughput of the greedy streams in the background.
+pub(crate) const BACKGROUND_THROUGHPUT: Metric = Metric {
     name: "streams_bytes_per_s",
     pointer: "/streams_bytes_per_s",
-    title: "the streams beside it",
+    title: "throughput of the streams",
     ..THROUGHPUT
 };
 
@@ -63,11 +64,11 @@ pub(crate) const CPU: Metric = Metric {
     title: "CPU per echo",
     unit: "µs",
     scale: 1e-3,
-    more_is_better: false,
+    higher_is_better: false,
     is_context: false,
 };
 
-/// Where that is the size of a message.
+/// For workloads with messages of this size.
 pub(crate) const CPU_PER_64_KIB: Metric = Metric {
     title: "CPU per 64 KiB",
     ..CPU
@@ -104,25 +105,25 @@ pub(crate) const MEMORY: Metric = Metric {
 pub(crate) const SERVER_CORE: Metric = Metric {
     name: "server_cpu_ratio",
     pointer: "/server_cpu_ratio",
-    title: "server's core",
+    title: "server core",
     unit: "% busy",
     scale: 100.0,
-    more_is_better: false,
+    higher_is_better: false,
     is_context: true,
 };
 
-/// Near 100 % the load generator is the limit, and not the server.
+/// Near 100 %, the load generator is the bottleneck, not the server.
 pub(crate) const CLIENT_CORE: Metric = Metric {
     name: "client_cpu_ratio",
     pointer: "/own_cpu_ratio",
-    title: "load's core",
+    title: "load core",
     ..SERVER_CORE
 };
 
-/// By name; what was not measured is absent.
+/// Values by metric name, without those that were not measured.
 pub(crate) type Values = BTreeMap<String, f64>;
 
-/// The values of the metrics in the results of the load generator.
+/// Reads the values of `metrics` from the load generator's results.
 pub(crate) fn values(metrics: &[Metric], json: &Value) -> Values {
     let mut values = Values::new();
     for metric in metrics {
@@ -133,9 +134,9 @@ pub(crate) fn values(metrics: &[Metric], json: &Value) -> Values {
     values
 }
 
-/// What was wrong with a run, if anything was: then its figures mean nothing.
-pub(crate) fn fault(json: &Value) -> Option<String> {
-    const FAULTS: [&str; 8] = [
+/// Returns why the figures of a run are invalid, or `None` if every echo was correct and in time.
+pub(crate) fn failure(json: &Value) -> Option<String> {
+    const COUNTERS: [&str; 8] = [
         "lost",
         "late",
         "corrupted",
@@ -146,27 +147,27 @@ pub(crate) fn fault(json: &Value) -> Option<String> {
         "unsent",
     ];
 
-    let mut texts = Vec::new();
-    for name in FAULTS {
+    let mut reasons = Vec::new();
+    for name in COUNTERS {
         if let Some(count @ 1..) = json[name].as_u64() {
-            texts.push(format!("{count} {}", name.replace('_', " ")));
+            reasons.push(format!("{count} {}", name.replace('_', " ")));
         }
     }
     for error in json["errors"].as_array().into_iter().flatten() {
-        texts.push(error.as_str().map_or("an error".to_owned(), explained));
+        reasons.push(error.as_str().map_or("unknown error".to_owned(), explain));
     }
     if json["echoes"].as_u64().unwrap_or(0) == 0 {
-        texts.push("nothing came back in time".to_owned());
+        reasons.push("no echo within the timeout".to_owned());
     }
-    if texts.is_empty() && json["is_clean"] != true {
-        texts.push("not everything came back as it was sent".to_owned());
+    if reasons.is_empty() && json["is_clean"] != true {
+        reasons.push("not every echo was correct".to_owned());
     }
-    (!texts.is_empty()).then(|| texts.join(", "))
+    (!reasons.is_empty()).then(|| reasons.join(", "))
 }
 
-fn explained(error: &str) -> String {
+fn explain(error: &str) -> String {
     if error.starts_with("Cannot assign requested address") {
-        format!("ports ran out: {error}")
+        format!("out of local ports: {error}")
     } else {
         error.to_owned()
     }
@@ -191,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn values_are_found_wherever_they_are() {
+    fn reads_top_level_and_nested_values() {
         let values = values(&[RATE, P99], &clean());
         let expected = [("echoes_per_s", 5.5), ("latency_p99_ns", 2000.0)];
         assert_eq!(
@@ -201,32 +202,35 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_measured_is_absent() {
+    fn omits_missing_and_null_values() {
         assert!(values(&[CPU, MEMORY], &clean()).is_empty());
     }
 
     #[test]
-    fn a_clean_run_has_no_fault() {
-        assert_eq!(fault(&clean()), None);
+    fn clean_run_is_valid() {
+        assert_eq!(failure(&clean()), None);
     }
 
     #[test]
-    fn faults_are_told_with_their_number() {
+    fn failure_lists_counters_and_errors() {
         let mut json = clean();
         json["is_clean"] = false.into();
         json["lost"] = 3.into();
         json["connections_failed"] = 1.into();
         json["errors"] = json!(["Cannot assign requested address (os error 99)"]);
         let expected = "3 lost, 1 connections failed, \
-                        ports ran out: Cannot assign requested address (os error 99)";
-        assert_eq!(fault(&json).as_deref(), Some(expected));
+                        out of local ports: Cannot assign requested address (os error 99)";
+        assert_eq!(failure(&json).as_deref(), Some(expected));
     }
 
     #[test]
-    fn nothing_at_all_is_a_fault() {
+    fn run_without_echoes_is_a_failure() {
         let mut json = clean();
         json["echoes"] = 0.into();
-        assert_eq!(fault(&json).as_deref(), Some("nothing came back in time"));
-        assert!(fault(&json!({"echoes": 1})).is_some());
+        assert_eq!(
+            failure(&json).as_deref(),
+            Some("no echo within the timeout")
+        );
+        assert!(failure(&json!({"echoes": 1})).is_some());
     }
 }

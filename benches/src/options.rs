@@ -9,9 +9,9 @@ use clap::builder::PossibleValuesParser;
 use crate::servers::{SERVERS, Server};
 use crate::workloads::{WORKLOADS, Workload};
 
-/// Puts the same load on mio-echo and on other echo servers, and compares.
+/// Compares mio-echo with other echo servers under the same load.
 ///
-/// A whole run takes some 20 minutes. Let nothing else run meanwhile.
+/// A run of all workloads takes about 20 minutes. Other programs distort the figures meanwhile.
 #[derive(Debug, Parser)]
 #[command(
     name = "mio-echo-comparison",
@@ -19,61 +19,63 @@ use crate::workloads::{WORKLOADS, Workload};
     max_term_width = 100
 )]
 pub(crate) struct Options {
-    /// How often to measure each server with each workload
+    /// Number of measurements of each server under each workload
     #[arg(long, value_name = "N", default_value = "5", value_parser = rounds)]
     pub(crate) rounds: usize,
 
-    /// For how long to measure each time; such as 2s or 500ms
+    /// Duration of each measurement, such as 2s or 500ms
     ///
-    /// Connections one after the other (churn) are measured for a second at the most, so as not to
-    /// use up all ports.
+    /// churn is measured for at most one second, because each of its connections occupies a local port
+    /// for a while. idle has a fixed duration.
     #[arg(long, value_name = "TIME", value_parser = time, default_value = "2s")]
     pub(crate) duration: Duration,
 
-    /// For how long to put load on it before that
+    /// Duration of the load before each measurement
     #[arg(long, value_name = "TIME", value_parser = time, default_value = "500ms")]
     pub(crate) warm_up: Duration,
 
-    /// Only this workload; may be there several times
+    /// Measure only this workload; can be repeated
     #[arg(long, value_name = "WORKLOAD", value_parser = workload_names())]
     only: Vec<String>,
 
-    /// Only this server; may be there several times. Without mio-echo there are no ratios
+    /// Measure only this server; can be repeated. The ratios need mio-echo
     #[arg(long, value_name = "NAME", value_parser = server_names())]
     server: Vec<String>,
 
-    /// The core for the servers
+    /// Core on which the servers run
     #[arg(long, value_name = "CORE", default_value = "0", value_parser = core)]
     pub(crate) server_core: usize,
 
-    /// The core for the load generator
+    /// Core on which the load generator runs
     #[arg(long, value_name = "CORE", default_value = "1", value_parser = core)]
     pub(crate) client_core: usize,
 
-    /// Where the results and the charts go; what is there is replaced
+    /// Directory for results.json and the charts, which are overwritten [default: benches/results]
     #[arg(long, value_name = "DIRECTORY", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/results"),
           hide_default_value = true)]
     pub(crate) results: PathBuf,
 
-    /// Draw the charts anew from the results that are there, and measure nothing
+    /// Redraw the charts from results.json without measuring
     #[arg(long)]
     pub(crate) draw: bool,
 }
 
 impl Options {
+    /// Returns the workloads that are not filtered out, in the order of the table.
     pub(crate) fn workloads(&self) -> impl Iterator<Item = &'static Workload> {
-        let is_wanted = |it: &&Workload| is_among(it.name, &self.only);
-        WORKLOADS.iter().filter(is_wanted)
+        let selected = |it: &&Workload| is_selected(it.name, &self.only);
+        WORKLOADS.iter().filter(selected)
     }
 
-    pub(crate) fn has(&self, server: &Server) -> bool {
-        is_among(server.name, &self.server)
+    /// Returns whether the server is not filtered out.
+    pub(crate) fn includes(&self, server: &Server) -> bool {
+        is_selected(server.name, &self.server)
     }
 }
 
-/// Whether it was named, or nothing was.
-fn is_among(name: &str, names: &[String]) -> bool {
-    names.is_empty() || names.iter().any(|it| it == name)
+/// Returns whether `filter` is empty or contains `name`.
+fn is_selected(name: &str, filter: &[String]) -> bool {
+    filter.is_empty() || filter.iter().any(|it| it == name)
 }
 
 fn workload_names() -> PossibleValuesParser {
@@ -88,50 +90,57 @@ fn server_names() -> PossibleValuesParser {
 
 fn rounds(text: &str) -> Result<usize, &'static str> {
     let number = text.parse().ok();
-    let is_fit = |number: &usize| (1..=1000).contains(number);
-    number.filter(is_fit).ok_or("write a number from 1 to 1000")
+    let in_range = |number: &usize| (1..=1000).contains(number);
+    number
+        .filter(in_range)
+        .ok_or("expected a number from 1 to 1000")
 }
 
 fn core(text: &str) -> Result<usize, &'static str> {
     let number = text.parse().ok();
-    let is_fit = |number: &usize| *number < rustix::thread::CpuSet::MAX_CPU;
-    number.filter(is_fit).ok_or("write the number of a core")
+    let in_range = |number: &usize| *number < rustix::thread::CpuSet::MAX_CPU;
+    number
+        .filter(in_range)
+        .ok_or("expected the number of a core")
 }
 
 fn time(text: &str) -> Result<Duration, &'static str> {
     let time = humantime::parse_duration(text).ok();
-    let is_fit = |time: &Duration| (1..=600_000).contains(&time.as_millis());
-    time.filter(is_fit)
-        .ok_or("write a number and a unit, such as 2s, up to 10m")
+    let in_range = |time: &Duration| (1..=600_000).contains(&time.as_millis());
+    time.filter(in_range)
+        .ok_or("expected a number and a unit, such as 2s, from 1ms to 10m")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn names(arguments: &[&str]) -> (Vec<&'static str>, Vec<&'static str>) {
+    fn selected_names(arguments: &[&str]) -> (Vec<&'static str>, Vec<&'static str>) {
         let program = ["comparison"];
         let options = Options::parse_from(program.iter().chain(arguments));
         let workloads = options.workloads().map(|it| it.name).collect();
-        let servers = SERVERS.iter().filter(|it| options.has(it));
+        let servers = SERVERS.iter().filter(|it| options.includes(it));
         (workloads, servers.map(|it| it.name).collect())
     }
 
     #[test]
-    fn without_filters_everything_is_measured() {
-        let (workloads, servers) = names(&[]);
+    fn no_filter_selects_everything() {
+        let (workloads, servers) = selected_names(&[]);
         assert_eq!(workloads.len(), WORKLOADS.len());
         assert_eq!(servers.len(), SERVERS.len());
     }
 
     #[test]
-    fn filters_leave_what_they_name_in_the_order_of_the_tables() {
+    fn filters_select_names_in_the_order_of_the_table() {
         let arguments = ["--only=udp", "--only=churn", "--server=tokio"];
-        assert_eq!(names(&arguments), (vec!["churn", "udp"], vec!["tokio"]));
+        assert_eq!(
+            selected_names(&arguments),
+            (vec!["churn", "udp"], vec!["tokio"])
+        );
     }
 
     #[test]
-    fn what_there_is_not_is_a_mistake() {
+    fn unknown_names_and_values_out_of_range_are_errors() {
         for argument in ["--only=chrun", "--server=x", "--rounds=0", "--duration=0s"] {
             assert!(Options::try_parse_from(["comparison", argument]).is_err());
         }

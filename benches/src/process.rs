@@ -1,4 +1,4 @@
-//! Processes that are started on a core of their own, and that always come to an end.
+//! Processes pinned to a core, and killed with everything they fork.
 
 use std::io::{self, Read};
 use std::os::unix::process::CommandExt;
@@ -15,39 +15,40 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 
 use crate::stop::Stop;
 
-/// Raises the soft limit on open files to the hard one. What is started inherits it.
-pub(crate) fn raise_open_files() -> Result<()> {
+/// Raises the soft limit of `RLIMIT_NOFILE` to the hard limit. Child processes inherit it.
+pub(crate) fn raise_nofile_limit() -> Result<()> {
     let maximum = getrlimit(Resource::Nofile).maximum;
     let limit = Rlimit {
         current: maximum,
         maximum,
     };
-    setrlimit(Resource::Nofile, limit).context("limit on open files")
+    setrlimit(Resource::Nofile, limit).context("cannot raise the limit on open files")
 }
 
-/// A process, and all that it forks. They end when this is dropped.
-pub(crate) struct Group {
+/// A process and everything that it forks. Dropping this kills them.
+pub(crate) struct ProcessGroup {
     pid: Pid,
-    /// Until its end is asked for: after that the number may be another process's.
+    /// `None` after `kill`: the process has been reaped, and its ID may belong to another process.
     child: Option<Child>,
 }
 
-/// How a process has ended, and what it has printed.
+/// Exit status and output of a process.
 pub(crate) struct Outcome {
     pub(crate) status: ExitStatus,
     pub(crate) stdout: String,
     pub(crate) stderr: String,
 }
 
-impl Group {
-    /// Starts it on that core, by going there first: a process inherits where it may run.
+impl ProcessGroup {
+    /// Starts the command on `core`. Pins this thread first: a child process inherits the CPU affinity.
     pub(crate) fn start(command: &mut Command, core: usize) -> Result<Self> {
         let mut cores = CpuSet::new();
         cores.set(core);
-        sched_setaffinity(None, &cores).with_context(|| format!("core {core}"))?;
+        sched_setaffinity(None, &cores).with_context(|| format!("cannot pin to core {core}"))?;
         let child = command.process_group(0).spawn();
-        let child = child.with_context(|| command.get_program().display().to_string())?;
-        Ok(Group {
+        let child =
+            child.with_context(|| format!("cannot start {}", command.get_program().display()))?;
+        Ok(ProcessGroup {
             pid: Pid::from_child(&child),
             child: Some(child),
         })
@@ -57,30 +58,32 @@ impl Group {
         self.pid.as_raw_nonzero().get().cast_unsigned()
     }
 
-    /// Whether the first of them has ended. It is not asked how: that would free its number, which
-    /// is the group's as well.
-    pub(crate) fn has_ended(&self) -> Result<bool> {
+    /// Returns whether the first process has exited. Does not reap it (`WNOWAIT`): its ID is also that of
+    /// the process group.
+    pub(crate) fn has_exited(&self) -> Result<bool> {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
         Ok(waitid(WaitId::Pid(self.pid), options)?.is_some())
     }
 
-    /// Asks it to end.
+    /// Sends `SIGINT`.
     pub(crate) fn interrupt(&self) -> Result<()> {
         Ok(kill_process_group(self.pid, Signal::INT)?)
     }
 
-    /// Waits for its end, for so long. What it prints has to be less than a pipe holds.
-    pub(crate) fn finish(mut self, limit: Duration, stop: &Stop) -> Result<Outcome> {
-        let begin = Instant::now();
-        while !self.has_ended()? {
+    /// Waits until the process exits, for at most `timeout`.
+    ///
+    /// The output has to fit into a pipe (64 KiB), because it is read afterwards.
+    pub(crate) fn wait(mut self, timeout: Duration, stop: &Stop) -> Result<Outcome> {
+        let start = Instant::now();
+        while !self.has_exited()? {
             stop.check()?;
-            ensure!(begin.elapsed() < limit, "it did not end in {limit:?}");
+            ensure!(start.elapsed() < timeout, "did not exit within {timeout:?}");
             thread::sleep(Duration::from_millis(10));
         }
-        let child = self.child.as_mut().context("has ended before")?;
-        let stdout = text(child.stdout.take())?;
-        let stderr = text(child.stderr.take())?;
-        let status = self.end()?.context("has ended before")?;
+        let child = self.child.as_mut().context("already reaped")?;
+        let stdout = read_all(child.stdout.take())?;
+        let stderr = read_all(child.stderr.take())?;
+        let status = self.kill()?.context("already reaped")?;
         Ok(Outcome {
             status,
             stdout,
@@ -88,23 +91,23 @@ impl Group {
         })
     }
 
-    fn end(&mut self) -> io::Result<Option<ExitStatus>> {
+    fn kill(&mut self) -> io::Result<Option<ExitStatus>> {
         let Some(mut child) = self.child.take() else {
             return Ok(None);
         };
-        // Those that have ended do not mind.
+        // An error means that all of them have exited.
         let _ = kill_process_group(self.pid, Signal::KILL);
         child.wait().map(Some)
     }
 }
 
-impl Drop for Group {
+impl Drop for ProcessGroup {
     fn drop(&mut self) {
-        let _ = self.end();
+        let _ = self.kill();
     }
 }
 
-fn text(pipe: Option<impl Read>) -> io::Result<String> {
+fn read_all(pipe: Option<impl Read>) -> io::Result<String> {
     let mut text = String::new();
     if let Some(mut pipe) = pipe {
         pipe.read_to_string(&mut text)?;
@@ -119,17 +122,17 @@ mod tests {
 
     use super::*;
 
-    fn shell(script: &str) -> Group {
+    fn shell(script: &str) -> ProcessGroup {
         let mut command = Command::new("sh");
         command.args(["-c", script]).stdout(Stdio::piped());
-        Group::start(&mut command, 0).unwrap()
+        ProcessGroup::start(&mut command, 0).unwrap()
     }
 
     #[test]
-    fn what_it_has_printed_and_how_it_ended() {
+    fn wait_returns_output_and_status() {
         let stop = Stop::catch().unwrap();
         let group = shell("echo hello; exit 3");
-        let outcome = group.finish(Duration::from_secs(20), &stop).unwrap();
+        let outcome = group.wait(Duration::from_secs(20), &stop).unwrap();
         assert_eq!(
             (outcome.status.code(), &*outcome.stdout),
             (Some(3), "hello\n")
@@ -137,28 +140,28 @@ mod tests {
     }
 
     #[test]
-    fn forks_end_with_it() {
+    fn drop_kills_forked_processes() {
         let mut group = shell("sleep 1000 & echo; wait");
         let stdout = group.child.as_mut().unwrap().stdout.take().unwrap();
         let mut stdout = BufReader::new(stdout);
         stdout.read_line(&mut String::new()).unwrap();
-        assert!(!group.has_ended().unwrap());
+        assert!(!group.has_exited().unwrap());
         drop(group);
-        // The end comes when nobody has the pipe any more.
+        // The pipe ends when no process holds its write end any more.
         assert_eq!(stdout.read_line(&mut String::new()).unwrap(), 0);
     }
 
     #[test]
-    fn it_is_waited_for_so_long_and_not_longer() {
+    fn wait_fails_after_timeout() {
         let stop = Stop::catch().unwrap();
-        let outcome = shell("sleep 1000").finish(Duration::from_millis(20), &stop);
+        let outcome = shell("sleep 1000").wait(Duration::from_millis(20), &stop);
         assert!(outcome.is_err());
     }
 
     #[test]
-    fn a_core_that_is_not_there_is_an_error() {
-        let error = Group::start(&mut Command::new("true"), CpuSet::MAX_CPU - 1).err();
+    fn missing_core_is_an_error() {
+        let error = ProcessGroup::start(&mut Command::new("true"), CpuSet::MAX_CPU - 1).err();
         let text = format!("{:#}", error.unwrap());
-        assert!(text.starts_with("core 1023: "), "{text}");
+        assert!(text.starts_with("cannot pin to core 1023: "), "{text}");
     }
 }

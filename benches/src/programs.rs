@@ -1,4 +1,4 @@
-//! The programs that are here: built for this, or installed.
+//! Programs to run: built from this repository, or installed.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -9,9 +9,10 @@ use anyhow::{Context, Result};
 use crate::build::Built;
 use crate::servers::{SERVERS, Server};
 
-/// This package, and the one that it is about.
-pub(crate) const HERE: &str = env!("CARGO_MANIFEST_DIR");
-const PARENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+/// The directory of this package.
+pub(crate) const BENCHES_DIR: &str = env!("CARGO_MANIFEST_DIR");
+/// The directory of the package `mio-echo`.
+const ROOT_DIR: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
 pub(crate) struct Programs {
     paths: BTreeMap<String, PathBuf>,
@@ -19,11 +20,12 @@ pub(crate) struct Programs {
 }
 
 impl Programs {
-    /// Builds what is to be built, looks for the others, and says which of them are not there.
+    /// Builds the programs of this repository, looks for installed ones, and prints which servers are
+    /// skipped.
     pub(crate) fn find() -> Result<Self> {
         let mut built = Built::default();
-        built.add(PARENT, &["--bin", "mio-echo", "--example", "load"])?;
-        built.add(HERE, &["--bins"])?;
+        built.build(ROOT_DIR, &["--bin", "mio-echo"])?;
+        built.build(BENCHES_DIR, &["--bins"])?;
         let mut programs = Programs {
             versions: versions(&built),
             paths: built.executables,
@@ -31,8 +33,8 @@ impl Programs {
         programs.find_socat();
         programs.find_python();
         for server in SERVERS {
-            if let Some(what) = programs.lacks(server) {
-                eprintln!("{}: {what} is not installed", server.title);
+            if let Some(missing) = programs.missing_for(server) {
+                eprintln!("{}: skipped, {missing} is not installed", server.title);
             }
         }
         Ok(programs)
@@ -40,11 +42,11 @@ impl Programs {
 
     pub(crate) fn path(&self, name: &str) -> Result<&Path> {
         let path = self.paths.get(name);
-        Ok(path.with_context(|| format!("no program {name}"))?)
+        Ok(path.with_context(|| format!("{name} is not installed"))?)
     }
 
-    /// What a server needs that is not here, if anything.
-    pub(crate) fn lacks(&self, server: &Server) -> Option<&'static str> {
+    /// Returns the first program or module that `server` needs and that is not installed.
+    pub(crate) fn missing_for(&self, server: &Server) -> Option<&'static str> {
         let needs = [Some(server.program()), server.needs];
         let mut needs = needs.into_iter().flatten();
         needs.find(|name| !self.paths.contains_key(*name))
@@ -61,14 +63,14 @@ impl Programs {
         self.add("socat", "socat".into(), version.unwrap_or("?"));
     }
 
-    /// There may be several; the one that has uvloop serves both loops.
+    /// Prefers an interpreter that has uvloop, so that both event loops run on the same.
     fn find_python(&mut self) {
         const EXECUTABLE: &str = "import sys, platform; \
                                   print(sys.executable, platform.python_version())";
         const UVLOOP: &str = "import uvloop; print(uvloop.__version__)";
 
         for candidate in ["python3", "/usr/bin/python3"] {
-            // Not the candidate itself, which may be a script that looks for it.
+            // The candidate may be a wrapper script (pyenv), so ask for the interpreter's own path.
             let Some(text) = output(candidate, &["-c", EXECUTABLE]) else {
                 continue;
             };
@@ -99,7 +101,7 @@ fn versions(built: &Built) -> BTreeMap<String, String> {
             versions.insert(name.to_owned(), version.clone());
         }
     }
-    let git = ["-C", PARENT, "describe", "--always", "--dirty"];
+    let git = ["-C", ROOT_DIR, "describe", "--always", "--dirty"];
     for (name, program, arguments) in [("rustc", "rustc", &["-V"][..]), ("mio-echo", "git", &git)] {
         if let Some(text) = output(program, arguments) {
             versions.insert(name.to_owned(), text.trim().to_owned());
@@ -108,7 +110,7 @@ fn versions(built: &Built) -> BTreeMap<String, String> {
     versions
 }
 
-/// What a program prints; nothing where it is not there, or fails.
+/// Returns the standard output of a program, or `None` if it is not installed or fails.
 fn output(program: &str, arguments: &[&str]) -> Option<String> {
     let output = Command::new(program).args(arguments).output().ok()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();

@@ -1,4 +1,4 @@
-//! When a server can begin: it has a port, and echoes there.
+//! Waits until a server echoes at its port.
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -8,48 +8,58 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
 
-use crate::process::Group;
+use crate::process::ProcessGroup;
+use crate::servers::Transport;
 use crate::stop::Stop;
-use crate::workloads::Transport;
 
-const LIMIT: Duration = Duration::from_secs(10);
+const STARTUP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// From where to ask. From the server's own address the system might choose the server's port as
-/// well, as long as nobody listens there, and the socket would talk to itself.
-const FROM: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2)), 0);
+/// Source address of the probes. With the server's address, the kernel could choose the server's port as
+/// the source port before the server listens, and the socket would connect to itself.
+const SOURCE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2)), 0);
 
-/// A port that nobody has just now.
+/// Returns a port of 127.0.0.1 that is free at present.
 pub(crate) fn free_port(transport: Transport) -> Result<u16> {
     let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let address = match transport {
         Transport::Tcp => TcpListener::bind(any).and_then(|it| it.local_addr()),
         Transport::Udp => UdpSocket::bind(any).and_then(|it| it.local_addr()),
     };
-    Ok(address.context("a free port")?.port())
+    Ok(address.context("no free port")?.port())
 }
 
-/// Tries until the server echoes.
-pub(crate) fn wait_for(server: &Group, transport: Transport, port: u16, stop: &Stop) -> Result<()> {
+/// Sends probes until the server echoes.
+///
+/// Fails if the server exits or does not echo within 10 seconds, or when a signal stops the run.
+pub(crate) fn wait_until_ready(
+    server: &ProcessGroup,
+    transport: Transport,
+    port: u16,
+    stop: &Stop,
+) -> Result<()> {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    let begin = Instant::now();
+    let start = Instant::now();
     loop {
         let echoed = match transport {
-            Transport::Tcp => echo_in_stream(address),
-            Transport::Udp => echo_datagram(address),
+            Transport::Tcp => probe_stream(address),
+            Transport::Udp => probe_datagram(address),
         };
         let Err(error) = echoed else {
             return Ok(());
         };
         stop.check()?;
-        ensure!(!server.has_ended()?, "the server has ended");
-        ensure!(begin.elapsed() < LIMIT, "the server does not echo: {error}");
+        ensure!(!server.has_exited()?, "the server has exited");
+        ensure!(
+            start.elapsed() < STARTUP_TIMEOUT,
+            "the server does not echo: {error}"
+        );
         thread::sleep(Duration::from_millis(10));
     }
 }
 
-fn echo_in_stream(address: SocketAddr) -> io::Result<()> {
+fn probe_stream(address: SocketAddr) -> io::Result<()> {
     let socket = socket(AddressFamily::INET, SocketType::STREAM, None)?;
-    bind(&socket, &FROM)?;
+    bind(&socket, &SOURCE)?;
     connect(&socket, &address)?;
     let mut stream = TcpStream::from(socket);
     stream.set_read_timeout(Some(Duration::from_secs(1)))?;
@@ -57,8 +67,8 @@ fn echo_in_stream(address: SocketAddr) -> io::Result<()> {
     stream.read_exact(&mut [0])
 }
 
-fn echo_datagram(address: SocketAddr) -> io::Result<()> {
-    let socket = UdpSocket::bind(FROM)?;
+fn probe_datagram(address: SocketAddr) -> io::Result<()> {
+    let socket = UdpSocket::bind(SOURCE)?;
     socket.set_read_timeout(Some(Duration::from_millis(100)))?;
     socket.connect(address)?;
     socket.send(b"?")?;

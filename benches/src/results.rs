@@ -1,4 +1,4 @@
-//! What was measured, as it is kept.
+//! The contents of `results.json`.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -22,8 +22,9 @@ const FILE: &str = "results.json";
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Results {
     pub(crate) machine: Machine,
-    /// When it began.
+    /// Start of the run, RFC 3339 in UTC.
     pub(crate) date: String,
+    /// Command line that repeats the run.
     command: String,
     versions: BTreeMap<String, String>,
     pub(crate) rounds: usize,
@@ -31,7 +32,7 @@ pub(crate) struct Results {
     warm_up_s: f64,
     server_core: usize,
     client_core: usize,
-    /// What was not installed, by the name of the server that needs it.
+    /// Missing programs, by the name of the server that needs them.
     left_out: BTreeMap<String, String>,
     pub(crate) workloads: Vec<WorkloadResults>,
 }
@@ -39,6 +40,7 @@ pub(crate) struct Results {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct WorkloadResults {
     pub(crate) name: String,
+    /// Command line of the load generator.
     load: String,
     pub(crate) servers: Vec<ServerResults>,
 }
@@ -48,7 +50,7 @@ pub(crate) struct ServerResults {
     pub(crate) name: String,
     pub(crate) title: String,
     command: String,
-    /// Of the rounds that were measured, by the names of the metrics.
+    /// Over the rounds that were measured, by metric name.
     pub(crate) summary: BTreeMap<String, Summary>,
     pub(crate) rounds: Vec<Round>,
 }
@@ -57,13 +59,15 @@ pub(crate) struct ServerResults {
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Round {
     Measured(Values),
+    /// With the reason.
     Failed(String),
 }
 
 impl Results {
-    /// Without workloads.
-    pub(crate) fn begin(options: &Options, programs: &Programs) -> Self {
-        let lacking = |it: &Server| Some((it.name.to_owned(), programs.lacks(it)?.to_owned()));
+    /// Returns results without workloads, of a run that starts now.
+    pub(crate) fn new(options: &Options, programs: &Programs) -> Self {
+        let missing =
+            |it: &Server| Some((it.name.to_owned(), programs.missing_for(it)?.to_owned()));
         Results {
             machine: Machine::this(),
             date: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
@@ -74,7 +78,7 @@ impl Results {
             warm_up_s: options.warm_up.as_secs_f64(),
             server_core: options.server_core,
             client_core: options.client_core,
-            left_out: SERVERS.iter().filter_map(lacking).collect(),
+            left_out: SERVERS.iter().filter_map(missing).collect(),
             workloads: Vec::new(),
         }
     }
@@ -95,7 +99,7 @@ impl Results {
     }
 }
 
-/// As one types it.
+/// Returns the command line that runs this program with these arguments.
 fn command(arguments: impl Iterator<Item = String>) -> String {
     let mut words = vec!["cargo run --release --manifest-path benches/Cargo.toml".to_owned()];
     words.extend(arguments);
@@ -106,7 +110,7 @@ fn command(arguments: impl Iterator<Item = String>) -> String {
 }
 
 impl WorkloadResults {
-    /// Compares them with the baseline, if that is among them.
+    /// Summarises the rounds of each server, with ratios to the baseline if it was measured.
     pub(crate) fn new(workload: &Workload, mut servers: Vec<ServerResults>) -> Self {
         let baseline = servers.iter().find(|it| it.name == BASELINE);
         let baseline = baseline.map_or(Vec::new(), |it| it.rounds.clone());
@@ -120,13 +124,13 @@ impl WorkloadResults {
         }
         WorkloadResults {
             name: workload.name.to_owned(),
-            load: format!("load {}", workload.load),
+            load: format!("mio-echo load {}", workload.load),
             servers,
         }
     }
 }
 
-/// A metric in each of the rounds.
+/// Returns the value of a metric in each round.
 fn column(rounds: &[Round], name: &str) -> Vec<Option<f64>> {
     rounds.iter().map(|it| it.value(name)).collect()
 }
@@ -148,7 +152,7 @@ impl Round {
 }
 
 impl ServerResults {
-    /// Not yet compared.
+    /// Returns results without a summary.
     pub(crate) fn new(server: &Server, workload: &Workload, rounds: Vec<Round>) -> Self {
         let command = server.command(workload.transport).unwrap_or_default();
         ServerResults {
@@ -160,7 +164,7 @@ impl ServerResults {
         }
     }
 
-    /// How many rounds failed, and why the first of them did.
+    /// Returns the number of failed rounds and the first reason, or `None` if no round failed.
     pub(crate) fn failures(&self) -> Option<(usize, &str)> {
         let reasons: Vec<&str> = self.rounds.iter().filter_map(Round::reason).collect();
         reasons.first().map(|first| (reasons.len(), *first))
@@ -173,7 +177,7 @@ pub(crate) mod tests {
     use crate::metrics::{CPU, RATE};
     use crate::workloads::WORKLOADS;
 
-    /// The baseline with two rounds; one that is twice as fast, and failed once; and one that
+    /// Results of three servers: the baseline; one twice as fast, with one failed round; and one that
     /// always failed.
     pub(crate) fn example() -> (&'static Workload, WorkloadResults) {
         let workload = WORKLOADS.iter().find(|it| it.name == "50x64B").unwrap();
@@ -193,7 +197,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn what_failed_or_was_not_measured_is_absent() {
+    fn summary_omits_failures_and_missing_values() {
         let (_, results) = example();
         let [baseline, epoll, tokio] = &results.servers[..] else {
             panic!("{results:?}");
@@ -210,7 +214,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn results_can_be_read_again() {
+    fn results_survive_serialization() {
         let (_, results) = example();
         let json = serde_json::to_value(&results).unwrap();
         let again: WorkloadResults = serde_json::from_value(json.clone()).unwrap();
@@ -218,7 +222,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn the_command_is_as_one_types_it() {
+    fn command_separates_arguments_from_those_of_cargo() {
         let plain = "cargo run --release --manifest-path benches/Cargo.toml";
         assert_eq!(command([].into_iter()), plain);
         let arguments = ["--rounds".to_owned(), "3".to_owned()];

@@ -1,35 +1,39 @@
-//! What is compared.
+//! The servers that are compared.
 
-use crate::workloads::Transport;
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Transport {
+    Tcp,
+    Udp,
+}
 
 pub(crate) struct Server {
-    /// On the command line and in the results.
+    /// Name on the command line and in `results.json`.
     pub(crate) name: &'static str,
-    /// In tables and charts.
+    /// Name in tables and charts.
     pub(crate) title: &'static str,
-    /// How it is started: a program that [`Programs`](crate::programs::Programs) knows, and its
-    /// arguments, with PORT in place of the port.
+    /// Command line: the name of a program in `Programs` and its arguments, with PORT for the port.
     tcp: &'static str,
+    /// The same for UDP.
     udp: Option<&'static str>,
-    /// What it needs besides the program.
+    /// Another name in `Programs` that it needs.
     pub(crate) needs: Option<&'static str>,
-    /// Whether it is one process, of which the load generator can tell processor time and memory.
-    pub(crate) is_one_process: bool,
-    /// The workloads that it is for; all, if there are none.
+    /// Whether the load generator can measure its CPU time and memory: it takes a single process ID.
+    pub(crate) single_process: bool,
+    /// The workloads in which it takes part; empty means all.
     pub(crate) only: &'static [&'static str],
 }
 
-/// The one that the others are compared with.
+/// Name of the server to which the others are compared.
 pub(crate) const BASELINE: &str = "mio-echo";
 
-/// What most have in common.
-const PLAIN: Server = Server {
+/// The common values of most servers.
+const DEFAULTS: Server = Server {
     name: "",
     title: "",
     tcp: "",
     udp: None,
     needs: None,
-    is_one_process: true,
+    single_process: true,
     only: &[],
 };
 
@@ -39,57 +43,57 @@ pub(crate) const SERVERS: &[Server] = &[
         title: "mio-echo",
         tcp: "mio-echo -q tcp://127.0.0.1:PORT",
         udp: Some("mio-echo -q udp://127.0.0.1:PORT"),
-        ..PLAIN
+        ..DEFAULTS
     },
     Server {
         name: "mio-echo-busy-poll",
         title: "mio-echo --busy-poll 50us",
         tcp: "mio-echo -q --busy-poll 50us tcp://127.0.0.1:PORT",
         only: &["1x64B", "ping"],
-        ..PLAIN
+        ..DEFAULTS
     },
     Server {
         name: "mio-echo-copying",
         title: "mio-echo --zero-copy off",
         tcp: "mio-echo -q --zero-copy off tcp://127.0.0.1:PORT",
         only: &["8x64KiBx4", "1x64KiBx8"],
-        ..PLAIN
+        ..DEFAULTS
     },
     Server {
         name: "epoll",
         title: "bare epoll loop",
         tcp: "epoll tcp 127.0.0.1:PORT",
         udp: Some("epoll udp 127.0.0.1:PORT"),
-        ..PLAIN
+        ..DEFAULTS
     },
     Server {
         name: "tokio",
         title: "tokio, one thread",
         tcp: "tokio tcp 127.0.0.1:PORT",
         udp: Some("tokio udp 127.0.0.1:PORT"),
-        ..PLAIN
+        ..DEFAULTS
     },
     Server {
         name: "naive-mio",
         title: "naive mio",
         tcp: "naive-mio tcp 127.0.0.1:PORT",
-        ..PLAIN
+        ..DEFAULTS
     },
     Server {
         name: "socat",
         title: "socat",
-        // It can come to wait for room in its pipe, which nobody but itself could make; the sooner, the
-        // more it writes at a time. So it has its default (-b).
+        // A process writes to and reads from the same pipe, so it can block on a full pipe that only it
+        // could empty. Larger writes make that more likely, so keep the default block size (-b 8192).
         tcp: "socat TCP-LISTEN:PORT,bind=127.0.0.1,fork,reuseaddr,nodelay,backlog=1024 PIPE",
-        is_one_process: false,
-        ..PLAIN
+        single_process: false,
+        ..DEFAULTS
     },
     Server {
         name: "asyncio",
         title: "Python asyncio",
         tcp: "python3 servers/asyncio_echo.py asyncio tcp 127.0.0.1 PORT",
         udp: Some("python3 servers/asyncio_echo.py asyncio udp 127.0.0.1 PORT"),
-        ..PLAIN
+        ..DEFAULTS
     },
     Server {
         name: "uvloop",
@@ -97,12 +101,12 @@ pub(crate) const SERVERS: &[Server] = &[
         tcp: "python3 servers/asyncio_echo.py uvloop tcp 127.0.0.1 PORT",
         udp: Some("python3 servers/asyncio_echo.py uvloop udp 127.0.0.1 PORT"),
         needs: Some("uvloop"),
-        ..PLAIN
+        ..DEFAULTS
     },
 ];
 
 impl Server {
-    /// How it is started, if it has that transport.
+    /// Returns the command line, or `None` if the server does not support the transport.
     pub(crate) fn command(&self, transport: Transport) -> Option<&'static str> {
         match transport {
             Transport::Tcp => Some(self.tcp),
@@ -110,6 +114,7 @@ impl Server {
         }
     }
 
+    /// Returns the name of its program in `Programs`.
     pub(crate) fn program(&self) -> &'static str {
         self.tcp.split(' ').next().unwrap_or_default()
     }
@@ -118,21 +123,17 @@ impl Server {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::workloads::WORKLOADS;
 
     #[test]
-    fn names_are_unique_and_refer_to_what_there_is() {
-        for (place, server) in SERVERS.iter().enumerate() {
-            assert!(SERVERS[..place].iter().all(|it| it.name != server.name));
-            for name in server.only {
-                assert!(WORKLOADS.iter().any(|it| it.name == *name), "{name}");
-            }
+    fn server_names_are_unique() {
+        for (index, server) in SERVERS.iter().enumerate() {
+            assert!(SERVERS[..index].iter().all(|it| it.name != server.name));
         }
         assert!(SERVERS.iter().any(|it| it.name == BASELINE));
     }
 
     #[test]
-    fn each_command_has_a_place_for_the_port() {
+    fn commands_contain_program_and_port() {
         for server in SERVERS {
             let commands = [Transport::Tcp, Transport::Udp].map(|it| server.command(it));
             for command in commands.into_iter().flatten() {

@@ -1,4 +1,4 @@
-//! Figures from many rounds.
+//! Median, range and ratio over the rounds.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,13 +7,14 @@ pub(crate) struct Summary {
     pub(crate) median: f64,
     pub(crate) min: f64,
     pub(crate) max: f64,
-    /// The median of what each round says about the ratio to the baseline. Whatever slows a machine
-    /// down for a while slows both of a round, and leaves their ratio as it is.
+    /// Median of the ratios to the baseline in the same round. A machine that is slow for a while slows
+    /// both servers of a round, and leaves their ratio unchanged.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) ratio: Option<f64>,
 }
 
-/// What the rounds say, if any of them does; `None` stands for one that does not.
+/// Summarises the values of all rounds, where `None` is a round without a value. Returns `None` without
+/// any value.
 pub(crate) fn summary(values: &[Option<f64>], baseline: &[Option<f64>]) -> Option<Summary> {
     let measured: Vec<f64> = values.iter().copied().flatten().collect();
     Some(Summary {
@@ -24,7 +25,7 @@ pub(crate) fn summary(values: &[Option<f64>], baseline: &[Option<f64>]) -> Optio
     })
 }
 
-/// Of the rounds that have both.
+/// Returns the ratios of the rounds that have both values.
 fn ratios(values: &[Option<f64>], baseline: &[Option<f64>]) -> Vec<f64> {
     let pairs = values.iter().zip(baseline);
     let ratio = |(value, base): (&Option<f64>, &Option<f64>)| {
@@ -50,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_median_is_in_the_middle() {
+    fn median_of_odd_and_even_counts() {
         assert_eq!(median(&[]), None);
         assert_eq!(median(&[3.0]), Some(3.0));
         assert_eq!(median(&[9.0, 1.0]), Some(5.0));
@@ -59,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn ratios_are_of_the_same_round() {
+    fn ratio_compares_values_of_the_same_round() {
         // Each round is twice as fast as the baseline, though the medians are the same.
         let values = [2.0, 4.0, 20.0].map(Some);
         let baseline = [1.0, 2.0, 10.0].map(Some);
@@ -71,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn a_round_without_one_of_both_has_no_ratio() {
+    fn round_without_both_values_has_no_ratio() {
         let values = [Some(2.0), None, Some(9.0), Some(5.0)];
         let baseline = [Some(1.0), Some(1.0), None, Some(0.0)];
         let summary = summary(&values, &baseline).unwrap();
@@ -79,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn without_baseline_or_without_values() {
+    fn summary_without_baseline_or_without_values() {
         assert_eq!(summary(&[Some(1.0)], &[]).unwrap().ratio, None);
         assert_eq!(summary(&[None], &[Some(1.0)]), None);
     }

@@ -1,4 +1,4 @@
-//! Signals end the run, and what it has started.
+//! `SIGHUP`, `SIGINT` and `SIGTERM` end the run and the processes that it has started.
 
 use std::io;
 use std::sync::Arc;
@@ -7,10 +7,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Result, ensure};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
+/// Whether a signal to stop has arrived.
 pub(crate) struct Stop(Arc<AtomicBool>);
 
 impl Stop {
-    /// Catches the signals from now on.
+    /// Installs the signal handlers.
     pub(crate) fn catch() -> io::Result<Self> {
         let flag = Arc::new(AtomicBool::new(false));
         for signal in [SIGHUP, SIGINT, SIGTERM] {
@@ -19,7 +20,7 @@ impl Stop {
         Ok(Stop(flag))
     }
 
-    /// An error as soon as one of them has come.
+    /// Fails once a signal has arrived.
     pub(crate) fn check(&self) -> Result<()> {
         ensure!(!self.0.load(Ordering::Relaxed), "interrupted");
         Ok(())

@@ -1,4 +1,4 @@
-//! Results for people: a table in Markdown, which a terminal shows as well.
+//! Results as a Markdown table that is also readable on a terminal.
 
 use std::fmt::Write;
 
@@ -7,14 +7,16 @@ use crate::results::{ServerResults, WorkloadResults};
 use crate::servers::BASELINE;
 use crate::workloads::Workload;
 
+/// Explains the cells.
 pub(crate) const LEGEND: &str = "\
-Each figure: the median of the rounds (the least – the most), × the median of the ratios to mio-echo
-in the same round";
+Each cell: median of the rounds (minimum – maximum), × median of the ratios to mio-echo in the same
+round";
 
-pub(crate) fn of(workload: &Workload, results: &WorkloadResults) -> String {
-    let mut rows = vec![heading(workload)];
+/// Returns the title, the table and the reasons of failed rounds.
+pub(crate) fn render(workload: &Workload, results: &WorkloadResults) -> String {
+    let mut rows = vec![header(workload)];
     rows.extend(results.servers.iter().map(|it| row(workload, it)));
-    let mut text = format!("{}\n\n{}", workload.title, aligned(&rows));
+    let mut text = format!("{}\n\n{}", workload.title, align(&rows));
     for server in &results.servers {
         if let Some((count, reason)) = server.failures() {
             let (title, rounds) = (&server.title, server.rounds.len());
@@ -27,7 +29,7 @@ pub(crate) fn of(workload: &Workload, results: &WorkloadResults) -> String {
     text
 }
 
-fn heading(workload: &Workload) -> Vec<String> {
+fn header(workload: &Workload) -> Vec<String> {
     let mut cells = vec![String::new()];
     let titles = workload.metrics.iter();
     cells.extend(titles.map(|it| format!("{}, {}", it.title, it.unit)));
@@ -43,38 +45,40 @@ fn row(workload: &Workload, server: &ServerResults) -> Vec<String> {
     cells
 }
 
-/// Nothing where nothing was measured.
+/// Returns an empty cell if the metric was not measured.
 fn cell(metric: &Metric, server: &ServerResults) -> String {
     let Some(it) = server.summary.get(metric.name) else {
         return String::new();
     };
-    let [median, min, max] = [it.median, it.min, it.max].map(|it| number(it * metric.scale));
+    let [median, min, max] = [it.median, it.min, it.max].map(|it| format_number(it * metric.scale));
     if metric.is_context {
         return median;
     }
     let ratio = it.ratio.filter(|_| server.name != BASELINE);
-    let ratio = ratio.map_or(String::new(), |ratio| format!(", × {}", number(ratio)));
+    let ratio = ratio.map_or(String::new(), |ratio| {
+        format!(", × {}", format_number(ratio))
+    });
     format!("{median} ({min} – {max}){ratio}")
 }
 
-/// Three digits, or all that are before the point.
-pub(crate) fn number(number: f64) -> String {
+/// Formats with three significant digits, or all digits before the decimal point if there are more.
+pub(crate) fn format_number(number: f64) -> String {
     let decimals = match number.abs() {
         ..1.0 => 3,
         1.0..10.0 => 2,
         10.0..100.0 => 1,
         _ => 0,
     };
-    grouped(&format!("{number:.decimals$}"))
+    group_thousands(&format!("{number:.decimals$}"))
 }
 
-/// A comma before each three of the digits that are before the point.
-fn grouped(text: &str) -> String {
+/// Separates groups of three digits before the decimal point with commas.
+fn group_thousands(text: &str) -> String {
     let whole = text.find('.').unwrap_or(text.len());
     let mut grouped = String::new();
-    for (place, digit) in text.char_indices() {
-        let is_between = place > 0 && place < whole && (whole - place).is_multiple_of(3);
-        if is_between && !grouped.ends_with('-') {
+    for (index, digit) in text.char_indices() {
+        let starts_group = index > 0 && index < whole && (whole - index).is_multiple_of(3);
+        if starts_group && !grouped.ends_with('-') {
             grouped.push(',');
         }
         grouped.push(digit);
@@ -82,7 +86,7 @@ fn grouped(text: &str) -> String {
     grouped
 }
 
-fn aligned(rows: &[Vec<String>]) -> String {
+fn align(rows: &[Vec<String>]) -> String {
     let columns = rows.first().map_or(0, Vec::len);
     let width = |column: usize| {
         let widths = rows.iter().map(|row| row[column].chars().count());
@@ -111,9 +115,9 @@ mod tests {
     use crate::results::tests::example;
 
     #[test]
-    fn figures_failures_and_gaps() {
+    fn table_shows_figures_and_failures() {
         let (workload, results) = example();
-        let text = of(workload, &results);
+        let text = render(workload, &results);
         for part in [
             "| mio-echo          | 200 (100 – 300)        |",
             "| bare epoll loop   | 200 (200 – 200), × 2.00 |",
@@ -127,17 +131,17 @@ mod tests {
     }
 
     #[test]
-    fn all_lines_of_the_table_are_as_long() {
+    fn lines_of_the_table_have_the_same_length() {
         let (workload, results) = example();
-        let text = of(workload, &results);
+        let text = render(workload, &results);
         let rows = text.lines().filter(|it| it.starts_with('|'));
         let widths: Vec<usize> = rows.map(|it| it.chars().count()).collect();
         assert_eq!(widths, vec![widths[0]; 5]);
     }
 
     #[test]
-    fn numbers_have_three_digits_at_least() {
-        let numbers = [0.5, 1.0, 12.34, 123.4, 1234.5, 1_234_567.0].map(number);
+    fn numbers_have_at_least_three_digits() {
+        let numbers = [0.5, 1.0, 12.34, 123.4, 1234.5, 1_234_567.0].map(format_number);
         assert_eq!(
             numbers,
             ["0.500", "1.00", "12.3", "123", "1,234", "1,234,567"]

@@ -1,52 +1,48 @@
-//! The kinds of load.
+//! The workloads under which the servers are compared.
 
 use std::time::Duration;
 
 use crate::metrics::{
-    CLIENT_CORE, CONNECTIONS, CPU, CPU_PER_64_KIB, CPU_PER_CONNECTION, DATAGRAMS, MEMORY, Metric,
-    P50, P99, RATE, SERVER_CORE, STREAMS, THROUGHPUT,
+    BACKGROUND_THROUGHPUT, CLIENT_CORE, CONNECTIONS, CPU, CPU_PER_64_KIB, CPU_PER_CONNECTION,
+    DATAGRAMS, MEMORY, Metric, P50, P99, RATE, SERVER_CORE, THROUGHPUT,
 };
-use crate::options::Options;
-use crate::servers::Server;
+use crate::servers::{Server, Transport};
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Transport {
-    Tcp,
-    Udp,
-}
-
-/// What is special about the load.
 #[derive(Clone, Copy)]
 pub(crate) enum Kind {
+    /// Connections that stay open and send all the time.
     Steady,
-    /// Connections one after the other. Each uses up a port for a while.
+    /// A new connection for each echo. Each occupies a local port until the end of `TIME_WAIT`.
     Churn,
+    /// Idle connections.
     Hold,
-    /// Beside another load, with these arguments.
-    Beside(&'static str),
+    /// Steady, while a second load generator runs with these arguments.
+    WithBackground(&'static str),
 }
 
 pub(crate) struct Workload {
-    /// On the command line and in the results.
+    /// Name on the command line and in `results.json`.
     pub(crate) name: &'static str,
+    /// Name in tables and charts.
     pub(crate) title: &'static str,
     pub(crate) transport: Transport,
     pub(crate) kind: Kind,
-    /// The load generator's arguments.
+    /// Arguments of `mio-echo load`.
     pub(crate) load: &'static str,
     pub(crate) metrics: &'static [Metric],
-    /// Servers that do not bear it.
-    without: &'static [&'static str],
+    /// Names of the servers that cannot take part.
+    excluded: &'static [&'static str],
 }
 
-const PLAIN: Workload = Workload {
+/// The common values of most workloads.
+const DEFAULTS: Workload = Workload {
     name: "",
     title: "",
     transport: Transport::Tcp,
     kind: Kind::Steady,
     load: "",
     metrics: &[RATE, CPU, P50, P99, SERVER_CORE, CLIENT_CORE],
-    without: &[],
+    excluded: &[],
 };
 
 const BULK: &[Metric] = &[THROUGHPUT, CPU_PER_64_KIB, SERVER_CORE, CLIENT_CORE];
@@ -57,39 +53,39 @@ pub(crate) const WORKLOADS: &[Workload] = &[
         title: "1 × 64 B",
         load: "-c 1 -s 64",
         metrics: &[P50, P99, RATE, CPU, SERVER_CORE, CLIENT_CORE],
-        ..PLAIN
+        ..DEFAULTS
     },
     Workload {
         name: "50x64B",
         title: "50 × 64 B",
         load: "-c 50 -s 64",
-        ..PLAIN
+        ..DEFAULTS
     },
     Workload {
         name: "1000x64B",
         title: "1,000 × 64 B",
         load: "-c 1000 -s 64",
-        ..PLAIN
+        ..DEFAULTS
     },
     Workload {
         name: "50x1KiBx16",
         title: "50 × 1 KiB × 16 outstanding",
         load: "-c 50 -s 1024 -o 16",
-        ..PLAIN
+        ..DEFAULTS
     },
     Workload {
         name: "8x64KiBx4",
         title: "8 × 64 KiB × 4 outstanding",
         load: "-c 8 -s 65536 -o 4",
         metrics: BULK,
-        ..PLAIN
+        ..DEFAULTS
     },
     Workload {
         name: "1x64KiBx8",
-        title: "one stream of 64 KiB × 8 outstanding",
+        title: "1 × 64 KiB × 8 outstanding",
         load: "-c 1 -s 65536 -o 8",
         metrics: BULK,
-        ..PLAIN
+        ..DEFAULTS
     },
     Workload {
         name: "churn",
@@ -104,7 +100,7 @@ pub(crate) const WORKLOADS: &[Workload] = &[
             SERVER_CORE,
             CLIENT_CORE,
         ],
-        ..PLAIN
+        ..DEFAULTS
     },
     Workload {
         name: "idle",
@@ -112,17 +108,17 @@ pub(crate) const WORKLOADS: &[Workload] = &[
         kind: Kind::Hold,
         load: "--hold -c 19000",
         metrics: &[MEMORY],
-        // A process for each connection.
-        without: &["socat"],
-        ..PLAIN
+        // socat forks a process for each connection.
+        excluded: &["socat"],
+        ..DEFAULTS
     },
     Workload {
         name: "ping",
-        title: "1 B a thousand times a second, beside 8 greedy streams",
-        kind: Kind::Beside("--stream -c 8"),
+        title: "1 × 1 B at 1,000/s beside 8 greedy streams",
+        kind: Kind::WithBackground("--stream -c 8"),
         load: "--rate 1000 -c 1 -s 1",
-        metrics: &[P50, P99, STREAMS, SERVER_CORE],
-        ..PLAIN
+        metrics: &[P50, P99, BACKGROUND_THROUGHPUT, SERVER_CORE],
+        ..DEFAULTS
     },
     Workload {
         name: "udp",
@@ -130,31 +126,39 @@ pub(crate) const WORKLOADS: &[Workload] = &[
         transport: Transport::Udp,
         load: "-c 50 -s 64",
         metrics: &[DATAGRAMS, CPU, P50, P99, SERVER_CORE, CLIENT_CORE],
-        ..PLAIN
+        ..DEFAULTS
     },
 ];
 
 impl Workload {
-    pub(crate) fn is_for(&self, server: &Server) -> bool {
-        let is_wanted = server.only.is_empty() || server.only.contains(&self.name);
-        is_wanted
-            && !self.without.contains(&server.name)
+    /// Returns whether the server takes part.
+    pub(crate) fn includes(&self, server: &Server) -> bool {
+        let is_selected = server.only.is_empty() || server.only.contains(&self.name);
+        is_selected
+            && !self.excluded.contains(&server.name)
             && server.command(self.transport).is_some()
     }
 
-    /// How long to put load on it before it counts, and how long then.
-    pub(crate) fn times(&self, options: &Options) -> (Option<Duration>, Duration) {
-        const SHORT: Duration = Duration::from_millis(200);
-        const CHURN: Duration = Duration::from_secs(1);
-        const HOLD: Duration = Duration::from_millis(500);
+    /// Returns the warm-up, if the workload has one, and the duration of the measurement.
+    ///
+    /// The arguments are those of the command line.
+    pub(crate) fn times(
+        &self,
+        warm_up: Duration,
+        duration: Duration,
+    ) -> (Option<Duration>, Duration) {
+        const CHURN_WARM_UP: Duration = Duration::from_millis(200);
+        // Longer runs would use up the local ports.
+        const CHURN_DURATION: Duration = Duration::from_secs(1);
+        const HOLD_DURATION: Duration = Duration::from_millis(500);
 
         match self.kind {
-            Kind::Steady | Kind::Beside(_) => (Some(options.warm_up), options.duration),
+            Kind::Steady | Kind::WithBackground(_) => (Some(warm_up), duration),
             Kind::Churn => (
-                Some(options.warm_up.min(SHORT)),
-                options.duration.min(CHURN),
+                Some(warm_up.min(CHURN_WARM_UP)),
+                duration.min(CHURN_DURATION),
             ),
-            Kind::Hold => (None, HOLD),
+            Kind::Hold => (None, HOLD_DURATION),
         }
     }
 }
@@ -164,30 +168,37 @@ mod tests {
     use super::*;
     use crate::servers::SERVERS;
 
-    fn takers(name: &str) -> Vec<&'static str> {
+    fn participants(name: &str) -> Vec<&'static str> {
         let workload = WORKLOADS.iter().find(|it| it.name == name).unwrap();
-        let servers = SERVERS.iter().filter(|it| workload.is_for(it));
+        let servers = SERVERS.iter().filter(|it| workload.includes(it));
         servers.map(|it| it.name).collect()
     }
 
     #[test]
-    fn names_are_unique_and_refer_to_what_there_is() {
-        for (place, workload) in WORKLOADS.iter().enumerate() {
-            assert!(WORKLOADS[..place].iter().all(|it| it.name != workload.name));
-            for name in workload.without {
-                assert!(SERVERS.iter().any(|it| it.name == *name), "{name}");
-            }
+    fn workload_names_are_unique() {
+        for (index, workload) in WORKLOADS.iter().enumerate() {
+            assert!(WORKLOADS[..index].iter().all(|it| it.name != workload.name));
         }
     }
 
     #[test]
-    fn a_server_takes_part_where_it_can() {
-        assert!(takers("1x64B").contains(&"mio-echo-busy-poll"));
-        assert!(!takers("50x64B").contains(&"mio-echo-busy-poll"));
-        assert!(takers("churn").contains(&"socat"));
-        assert!(!takers("idle").contains(&"socat"));
+    fn workloads_and_servers_refer_to_existing_names() {
+        for name in WORKLOADS.iter().flat_map(|it| it.excluded) {
+            assert!(SERVERS.iter().any(|it| it.name == *name), "{name}");
+        }
+        for name in SERVERS.iter().flat_map(|it| it.only) {
+            assert!(WORKLOADS.iter().any(|it| it.name == *name), "{name}");
+        }
+    }
+
+    #[test]
+    fn workload_includes_servers_that_can_take_part() {
+        assert!(participants("1x64B").contains(&"mio-echo-busy-poll"));
+        assert!(!participants("50x64B").contains(&"mio-echo-busy-poll"));
+        assert!(participants("churn").contains(&"socat"));
+        assert!(!participants("idle").contains(&"socat"));
         assert_eq!(
-            takers("udp"),
+            participants("udp"),
             ["mio-echo", "epoll", "tokio", "asyncio", "uvloop"]
         );
     }

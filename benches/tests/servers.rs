@@ -1,12 +1,13 @@
-//! Each server of this crate gives back what it is sent.
+//! Each server of this crate echoes what it receives.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream, UdpSocket};
 use std::process::{Child, Command};
 use std::thread;
 use std::time::{Duration, Instant};
 
-const LIMIT: Duration = Duration::from_secs(20);
+/// Of each wait in a test.
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 struct Server(Child);
 
@@ -30,29 +31,29 @@ impl Drop for Server {
 }
 
 fn connect(address: SocketAddr) -> TcpStream {
-    let begin = Instant::now();
+    let start = Instant::now();
     loop {
         match TcpStream::connect(address) {
             Ok(stream) => return stream,
-            Err(error) => assert!(begin.elapsed() < LIMIT, "{error}"),
+            Err(error) => assert!(start.elapsed() < TIMEOUT, "{error}"),
         }
         thread::sleep(Duration::from_millis(10));
     }
 }
 
-/// An address of this machine that no other test or run uses; `number` is from 0 to 2.
+/// Returns a loopback address that no other test or run uses; `number` is from 0 to 2.
 ///
-/// Not a port of 127.0.0.1 that was free a moment ago: when another test starts a process, that has a
-/// copy of each socket that is open here, until it runs its program. A listener that was closed here
-/// still accepts connections meanwhile, and then resets them.
+/// A free port of 127.0.0.1 would be unreliable. A process that another test forks holds copies of all
+/// sockets that are open here until it calls execve(2). A listener that was closed here meanwhile
+/// still accepts connections, and then resets them.
 fn loopback(number: u32) -> SocketAddr {
     let host = (std::process::id() << 2 | number) & 0x00ff_ffff;
     let ip = Ipv4Addr::from_bits(Ipv4Addr::LOCALHOST.to_bits() & 0xff00_0000 | host);
     (ip, 7007).into()
 }
 
-/// More than a buffer of any of them, but less than what the system holds in both directions: the
-/// bare one drops what is more.
+/// Returns 100,000 pseudo-random bytes: more than the read buffer of any of the servers, but less than
+/// the socket buffers hold, because the bare epoll loop drops what a send does not take.
 fn noise() -> Vec<u8> {
     let mut state = 1_u32;
     let step = |_| {
@@ -71,14 +72,15 @@ fn assert_echoes_streams(program: &str, number: u32) {
     let noise = noise();
     for _ in 0..3 {
         for stream in [&mut first, &mut second] {
-            stream.set_read_timeout(Some(LIMIT)).unwrap();
+            stream.set_read_timeout(Some(TIMEOUT)).unwrap();
             stream.write_all(&noise).unwrap();
-            let mut answer = vec![0; noise.len()];
-            stream.read_exact(&mut answer).unwrap();
-            assert!(answer == noise);
+            let mut reply = vec![0; noise.len()];
+            stream.read_exact(&mut reply).unwrap();
+            assert!(reply == noise);
         }
     }
-    first.shutdown(std::net::Shutdown::Write).unwrap();
+    // Only now that everything has come back: the naive server loses pending bytes at a half-close.
+    first.shutdown(Shutdown::Write).unwrap();
     assert_eq!(first.read(&mut [0]).unwrap(), 0);
 }
 
@@ -91,31 +93,31 @@ fn assert_echoes_datagrams(program: &str, number: u32) {
     client
         .set_read_timeout(Some(Duration::from_millis(100)))
         .unwrap();
-    let begin = Instant::now();
-    let mut answer = [0; 8];
+    let start = Instant::now();
+    let mut reply = [0; 8];
     let count = loop {
         let sent = client.send(b"hello");
-        match sent.and_then(|_| client.recv(&mut answer)) {
+        match sent.and_then(|_| client.recv(&mut reply)) {
             Ok(count) => break count,
-            Err(error) => assert!(begin.elapsed() < LIMIT, "{error}"),
+            Err(error) => assert!(start.elapsed() < TIMEOUT, "{error}"),
         }
     };
-    assert_eq!(&answer[..count], b"hello");
+    assert_eq!(&reply[..count], b"hello");
 }
 
 #[test]
-fn epoll_echoes() {
+fn epoll_echoes_streams_and_datagrams() {
     assert_echoes_streams(env!("CARGO_BIN_EXE_epoll"), 0);
     assert_echoes_datagrams(env!("CARGO_BIN_EXE_epoll"), 0);
 }
 
 #[test]
-fn tokio_echoes() {
+fn tokio_echoes_streams_and_datagrams() {
     assert_echoes_streams(env!("CARGO_BIN_EXE_tokio"), 1);
     assert_echoes_datagrams(env!("CARGO_BIN_EXE_tokio"), 1);
 }
 
 #[test]
-fn naive_mio_echoes() {
+fn naive_mio_echoes_streams() {
     assert_echoes_streams(env!("CARGO_BIN_EXE_naive-mio"), 2);
 }

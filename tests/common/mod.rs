@@ -7,7 +7,7 @@ pub mod peers;
 #[cfg(all(unix, feature = "cli"))]
 pub mod service;
 #[cfg(all(unix, feature = "cli"))]
-pub mod supervised;
+pub mod systemd;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};

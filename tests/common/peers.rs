@@ -75,3 +75,31 @@ pub fn nobody() -> SocketAddr {
         }
     }
 }
+
+pub fn udp_echo() -> String {
+    udp_server(|datagram| vec![datagram])
+}
+
+pub fn tcp_echo() -> String {
+    format!("tcp://{}", tcp_server(|stream| echo(stream, |_, _| {})))
+}
+
+#[cfg(unix)]
+pub fn unix_echo() -> (Directory, String) {
+    unix_server(|stream| echo(stream, |_, _| {}))
+}
+
+/// A server of one connection with a name in the abstract namespace, and its endpoint.
+#[cfg(target_os = "linux")]
+pub fn abstract_echo(name: &str) -> String {
+    use std::os::linux::net::SocketAddrExt;
+
+    let name = format!("mio-echo-{name}-{}", std::process::id());
+    let address = std::os::unix::net::SocketAddr::from_abstract_name(&name).unwrap();
+    let listener = UnixListener::bind_addr(&address).unwrap();
+    thread::spawn(move || {
+        let (stream, _): (UnixStream, _) = listener.accept().unwrap();
+        echo(stream, |_, _| {});
+    });
+    format!("unix:@{name}")
+}

@@ -1,12 +1,12 @@
-//! What the machine can do: a bare epoll loop. `epoll tcp|udp ADDRESS`
+//! A bare epoll loop: an upper bound on what an echo server can reach. `epoll tcp|udp ADDRESS`
 //!
-//! For each event it receives once and sends once. It keeps nothing: what a send does not take is
-//! dropped, and an error ends the connection. So it is no server to be used; but one that does
-//! more for each message can hardly be faster.
+//! Each event costs one `recv` and one `send`. The server buffers nothing: it drops the bytes that
+//! `send` does not take, and an error closes the connection. So it is not for use, but a server that
+//! does more per message can hardly be faster.
 //!
-//! Events are edges, which takes the system less than levels do. Where there may be more to receive,
-//! behind a full buffer or at the end of the stream, it asks for another edge, and others have their
-//! turn before that.
+//! It is edge-triggered, which costs the kernel less than level-triggered. If more may be waiting (the
+//! buffer was filled, or the peer half-closed), it rearms the socket with `EPOLL_CTL_MOD` and returns
+//! to the loop, so that the other connections have their turn first.
 
 #![forbid(unsafe_code)]
 
@@ -20,8 +20,8 @@ use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, SocketFlags, accept_with, recv, send, sockopt};
 
-/// As large as mio-echo's by default.
-const BUFFER: usize = 64 * 1024;
+/// In bytes; the default of mio-echo.
+const BUFFER_SIZE: usize = 64 * 1024;
 const LISTENER: u64 = u64::MAX;
 const INTEREST: EventFlags = EventFlags::IN
     .union(EventFlags::RDHUP)
@@ -43,7 +43,7 @@ fn serve_streams(listener: &TcpListener) -> io::Result<()> {
     let token = EventData::new_u64(LISTENER);
     epoll::add(&epoll, listener, token, EventFlags::IN)?;
     let mut sockets: Vec<Option<OwnedFd>> = Vec::new();
-    let mut buffer = vec![0; BUFFER];
+    let mut buffer = vec![0; BUFFER_SIZE];
     let mut events = Vec::with_capacity(1024);
     loop {
         epoll::wait(&epoll, spare_capacity(&mut events), None)?;
@@ -53,22 +53,22 @@ fn serve_streams(listener: &TcpListener) -> io::Result<()> {
                 continue;
             }
             let (token, flags) = (event.data, event.flags);
-            let place = usize::try_from(token.u64()).expect("a descriptor");
-            let Some(socket) = &sockets[place] else {
+            let index = usize::try_from(token.u64()).expect("a descriptor fits usize");
+            let Some(socket) = &sockets[index] else {
                 continue;
             };
             match echo(socket, &mut buffer) {
-                Some(count) if count == BUFFER || flags.contains(EventFlags::RDHUP) => {
+                Some(count) if count == BUFFER_SIZE || flags.contains(EventFlags::RDHUP) => {
                     epoll::modify(&epoll, socket, token, INTEREST)?;
                 }
                 Some(_) => {}
-                None => sockets[place] = None,
+                None => sockets[index] = None,
             }
         }
     }
 }
 
-/// Takes all who wait. Each has its place at the number of its descriptor.
+/// Accepts until `EAGAIN`. `sockets` is indexed by descriptor.
 fn accept(
     epoll: &OwnedFd,
     listener: &TcpListener,
@@ -82,17 +82,18 @@ fn accept(
             accepted => accepted?,
         };
         sockopt::set_tcp_nodelay(&socket, true)?;
-        let place = usize::try_from(socket.as_raw_fd()).expect("a descriptor");
-        let token = EventData::new_u64(place as u64);
+        let index = usize::try_from(socket.as_raw_fd()).expect("a descriptor is not negative");
+        let token = EventData::new_u64(index as u64);
         epoll::add(epoll, &socket, token, INTEREST)?;
-        if sockets.len() <= place {
-            sockets.resize_with(place + 1, || None);
+        if sockets.len() <= index {
+            sockets.resize_with(index + 1, || None);
         }
-        sockets[place] = Some(socket);
+        sockets[index] = Some(socket);
     }
 }
 
-/// Gives how much has come, or nothing where the connection is over.
+/// Receives once and sends once. Returns the number of bytes received, or `None` at the end of the
+/// stream or after an error.
 fn echo(socket: &OwnedFd, buffer: &mut [u8]) -> Option<usize> {
     let count = match recv(socket, &mut *buffer, RecvFlags::empty()) {
         Ok((0, _)) => return None,
@@ -100,14 +101,14 @@ fn echo(socket: &OwnedFd, buffer: &mut [u8]) -> Option<usize> {
         Err(error) => return (error == Errno::AGAIN).then_some(0),
     };
     match send(socket, &buffer[..count], SendFlags::NOSIGNAL) {
-        // What it does not take is gone.
+        // Bytes that `send` did not take are dropped.
         Ok(_) | Err(Errno::AGAIN) => Some(count),
         Err(_) => None,
     }
 }
 
 fn serve_datagrams(socket: &UdpSocket) -> io::Result<()> {
-    let mut buffer = vec![0; BUFFER];
+    let mut buffer = vec![0; BUFFER_SIZE];
     loop {
         let (count, peer) = socket.recv_from(&mut buffer)?;
         let _ = socket.send_to(&buffer[..count], peer);

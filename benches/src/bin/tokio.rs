@@ -1,4 +1,4 @@
-//! An echo server as one writes it with tokio, on one thread. `tokio tcp|udp ADDRESS`
+//! A plain tokio echo server on a single-threaded runtime. `tokio tcp|udp ADDRESS`
 
 #![forbid(unsafe_code)]
 

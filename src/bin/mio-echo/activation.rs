@@ -10,7 +10,7 @@ use nix::{
     fcntl::{FcntlArg, FdFlag, fcntl},
 };
 
-use crate::cli::Failure;
+use crate::cli::CliError;
 
 /// The descriptors that are meant for this process, with their names, in the order of their
 /// numbers.
@@ -20,11 +20,11 @@ pub(crate) struct Descriptors(Vec<(Option<String>, io::Result<OwnedFd>)>);
 /// To be called before anything else is opened: a descriptor that is announced and not there would
 /// be taken for whatever has its number then.
 #[cfg(unix)]
-pub(crate) fn descriptors() -> Result<Descriptors, Failure> {
+pub(crate) fn descriptors() -> Result<Descriptors, CliError> {
     if let Some((number, name)) = first_missing() {
         return Err(unfit(number, name.as_deref(), &Errno::EBADF.into()));
     }
-    let malformed = |_| Failure::of_setup("LISTEN_PID and LISTEN_FDS are no numbers: unset them");
+    let malformed = |_| CliError::failure("LISTEN_PID and LISTEN_FDS are no numbers: unset them");
     let descriptors = sd_listen_fds::get().map_err(malformed)?.into_iter();
     // All of them before the first error, because those that are left would be closed.
     let owned = descriptors.map(|(name, descriptor)| (name, owned(descriptor.into_std())));
@@ -33,7 +33,7 @@ pub(crate) fn descriptors() -> Result<Descriptors, Failure> {
 
 /// The sockets that they are.
 #[cfg(unix)]
-pub(crate) fn sockets(descriptors: Descriptors) -> Result<Vec<BoundSocket>, Failure> {
+pub(crate) fn sockets(descriptors: Descriptors) -> Result<Vec<BoundSocket>, CliError> {
     let sockets = (3..)
         .zip(descriptors.0)
         .map(|(number, (name, descriptor))| {
@@ -47,9 +47,9 @@ pub(crate) fn sockets(descriptors: Descriptors) -> Result<Vec<BoundSocket>, Fail
 }
 
 #[cfg(unix)]
-fn unfit(number: u32, name: Option<&str>, error: &io::Error) -> Failure {
+fn unfit(number: u32, name: Option<&str>, error: &io::Error) -> CliError {
     let name = in_brackets(name);
-    Failure::of_setup(format!(
+    CliError::failure(format!(
         "cannot serve at descriptor {number}{name}: {error}"
     ))
 }
@@ -94,12 +94,12 @@ pub(crate) struct Descriptors;
 
 #[cfg(not(unix))]
 #[allow(clippy::unnecessary_wraps, reason = "the same on every system")]
-pub(crate) fn descriptors() -> Result<Descriptors, Failure> {
+pub(crate) fn descriptors() -> Result<Descriptors, CliError> {
     Ok(Descriptors)
 }
 
 #[cfg(not(unix))]
 #[allow(clippy::unnecessary_wraps, reason = "the same on every system")]
-pub(crate) fn sockets(_descriptors: Descriptors) -> Result<Vec<BoundSocket>, Failure> {
+pub(crate) fn sockets(_descriptors: Descriptors) -> Result<Vec<BoundSocket>, CliError> {
     Ok(Vec::new())
 }

@@ -1,4 +1,4 @@
-//! `--check`: is a service there, and does it echo? For containers that have nothing else inside.
+//! `mio-echo check`: is a service there, and does it echo? For containers that have nothing else inside.
 
 use std::fmt::Display;
 use std::io::{self, Read, Write};
@@ -9,22 +9,30 @@ use std::time::{Duration, Instant};
 
 use mio_echo::Endpoint;
 
-use crate::cli::Failure;
+use crate::cli::CliError;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// HOST:PORT (TCP and UDP), tcp://HOST:PORT, udp://HOST:PORT, unix:PATH or unix:@NAME
+    #[arg(value_name = "ENDPOINT")]
+    endpoint: String,
+}
 
 /// After how long there is no more to be hoped for: with it, the answer is there within a second.
 const LIMIT: Duration = Duration::from_millis(800);
 
 /// What is sent, and is to come back.
-const BYTES: &[u8] = b"mio-echo --check: are you there?";
+const BYTES: &[u8] = b"mio-echo check: are you there?";
 
 /// Checks the endpoint. A name is checked at each of its addresses until one is fine, as clients
 /// try them; TCP and UDP have to be fine both where both are meant.
-pub(crate) fn check(endpoint: &str) -> Result<(), Failure> {
+pub(crate) fn check(options: &Options) -> Result<(), CliError> {
+    let endpoint = &options.endpoint;
     let deadline = Instant::now() + LIMIT;
-    let text = endpoint.to_owned();
+    let text = endpoint.clone();
     let resolved = within(LIMIT, move || Endpoint::resolve(&text));
     let resolved = resolved.map_err(|problem| failure(endpoint, problem))?;
-    let endpoints = resolved.map_err(Failure::of_setup)?;
+    let endpoints = resolved.map_err(CliError::failure)?;
     let mut checked = Ok(());
     for (index, endpoint) in endpoints.iter().enumerate() {
         // Each address has its share of the time: one that is silent leaves some for the others.
@@ -38,7 +46,7 @@ pub(crate) fn check(endpoint: &str) -> Result<(), Failure> {
     checked
 }
 
-fn check_one(endpoint: &Endpoint, limit: Duration) -> Result<(), Failure> {
+fn check_one(endpoint: &Endpoint, limit: Duration) -> Result<(), CliError> {
     let copy = endpoint.clone();
     let problem = match within(limit, move || talk(&copy)) {
         Ok(Ok(())) => return Ok(()),
@@ -62,8 +70,8 @@ fn within<T: Send + 'static>(
     })
 }
 
-fn failure(endpoint: &str, problem: impl Display) -> Failure {
-    Failure::of_setup(format!(
+fn failure(endpoint: &str, problem: impl Display) -> CliError {
+    CliError::failure(format!(
         "{endpoint}: {problem}; see whether the service runs there"
     ))
 }

@@ -7,10 +7,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use log::{LevelFilter, Log, Metadata, Record, warn};
 use simple_logger::SimpleLogger;
 
-use crate::cli::Options;
+use crate::cli::LogOptions;
 
 /// Starts the log, on standard error.
-pub(crate) fn start(options: &Options) {
+pub(crate) fn start(options: &LogOptions) {
     let directives = match options.log_level {
         Some(level) => Directives {
             level: Some(level),

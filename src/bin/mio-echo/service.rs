@@ -96,7 +96,8 @@ impl Service {
         for asked in self.signals.pending() {
             match asked {
                 Asked::Summary => self.summary.log("running for", &self.server.stats()),
-                Asked::Stop => {
+                Asked::Stop(signal) => {
+                    log::info!("{signal}");
                     self.supervisor.stopping();
                     self.server.shutdown();
                     self.metrics.drain();

@@ -7,7 +7,8 @@ use mio::{Registry, Token};
 /// What a signal asks for.
 #[cfg_attr(not(unix), allow(dead_code, reason = "there are none"))]
 pub(crate) enum Asked {
-    Stop,
+    /// The name of the signal.
+    Stop(&'static str),
     Summary,
 }
 
@@ -17,11 +18,15 @@ pub(crate) struct Signals(signal_hook_mio::v1_0::Signals);
 
 #[cfg(unix)]
 impl Signals {
-    /// Catches SIGUSR1 from now on, which would end the program otherwise.
-    pub(crate) fn catch() -> io::Result<Self> {
-        use signal_hook::consts::SIGUSR1;
+    /// Catches no signal yet.
+    pub(crate) fn new() -> io::Result<Self> {
+        let none: [i32; 0] = [];
+        Ok(Signals(signal_hook_mio::v1_0::Signals::new(none)?))
+    }
 
-        Ok(Signals(signal_hook_mio::v1_0::Signals::new([SIGUSR1])?))
+    /// Catches SIGUSR1 from now on, which would end the program otherwise.
+    pub(crate) fn catch_summary(&self) -> io::Result<()> {
+        self.0.add_signal(signal_hook::consts::SIGUSR1)
     }
 
     /// Catches SIGINT and SIGTERM from now on.
@@ -60,8 +65,7 @@ fn asked(signal: i32) -> Asked {
     if signal == SIGUSR1 {
         return Asked::Summary;
     }
-    log::info!("{}", signal_name(signal).unwrap_or("signal"));
-    Asked::Stop
+    Asked::Stop(signal_name(signal).unwrap_or("signal"))
 }
 
 /// None here: the system ends the program.
@@ -71,8 +75,12 @@ pub(crate) struct Signals;
 #[cfg(not(unix))]
 #[allow(clippy::unnecessary_wraps, clippy::unused_self, reason = "as on Unix")]
 impl Signals {
-    pub(crate) fn catch() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         Ok(Signals)
+    }
+
+    pub(crate) fn catch_summary(&self) -> io::Result<()> {
+        Ok(())
     }
 
     pub(crate) fn catch_stops(&self) -> io::Result<()> {

@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
-use clap::Parser;
+use clap::Args;
 use mio_echo::Endpoint;
 
-use crate::arguments::{self, Failure, time};
+use crate::arguments::{self, time};
+use crate::cli::CliError;
 
 /// Sends pings to an echo service, and checks and times what comes back, as ping(8) does.
-#[derive(Debug, Parser)]
-#[command(name = "ping", after_long_help = MORE_HELP, max_term_width = 100)]
+#[derive(Debug, Args)]
+#[command(after_long_help = include_str!("help.txt"))]
 pub(crate) struct Options {
     /// Where the service is: HOST:PORT or tcp://HOST:PORT, udp://HOST:PORT, unix:PATH or unix:@NAME
     #[arg(value_name = "ENDPOINT")]
@@ -36,30 +37,7 @@ pub(crate) struct Options {
     /// For how long, after the last is sent, to wait for what is still missing; such as 200ms or 0.2
     #[arg(short = 'W', long, value_name = "TIME", value_parser = time, default_value = "1s")]
     pub(crate) timeout: Duration,
-
-    /// Print the statistics at the end, and no line for each answer
-    #[arg(short, long)]
-    pub(crate) quiet: bool,
 }
-
-const MORE_HELP: &str = "\
-Statistics:
-  lost        no intact answer came; so the corrupted ones are among them, unless
-              an intact answer came as well
-  duplicated  the answer came again, intact
-  corrupted   what came is not what was sent: each byte is compared
-  jitter      the mean absolute difference between each round-trip time and the
-              one before it
-  median, p99 half of the times, and 99 of 100, are not longer; to three digits
-
-Signals:
-  SIGINT, SIGTERM   send no more, wait for what is missing as at the end, and print
-                    the statistics; a second one ends the program at once
-
-Exit status:
-  0   everything came back as it was sent
-  1   something was lost or corrupted, or there was no connection, or not to the end
-  2   the arguments are wrong";
 
 impl Options {
     pub(crate) fn size(&self) -> usize {
@@ -67,12 +45,12 @@ impl Options {
     }
 
     /// The endpoint, once for each address that its host has.
-    pub(crate) fn endpoints(&self) -> Result<Vec<Endpoint>, Failure> {
+    pub(crate) fn endpoints(&self) -> Result<Vec<Endpoint>, CliError> {
         let endpoints = arguments::endpoints(&self.endpoint)?;
         let is_stream = |endpoint: &Endpoint| !matches!(endpoint, Endpoint::Udp(_));
         if self.size == 0 && endpoints.iter().any(is_stream) {
             let message = format!("{}: in a stream, 0 bytes are nothing", self.endpoint);
-            return Err(Failure::new(message + "; see ping --help", 2));
+            return Err(CliError::usage(message + "; see mio-echo ping --help"));
         }
         Ok(endpoints)
     }

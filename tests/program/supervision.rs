@@ -1,22 +1,15 @@
 //! The built program under a supervisor: sockets that are handed over to it, and what it tells.
 
-#![cfg(target_os = "linux")]
-
-mod common;
-
 use std::io::ErrorKind;
 use std::net::{TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener, UnixStream};
-use std::process::Command;
 
-use common::service::Service;
-use common::supervised::{activated, told};
-use common::{Directory, LIMIT, connect, echo, is_served};
+use crate::common::service::{Service, program};
+use crate::common::systemd::{activated, told};
+use crate::common::{Directory, LIMIT, connect, echo, is_served};
 use nix::sys::signal::Signal;
-
-const PROGRAM: &str = env!("CARGO_BIN_EXE_mio-echo");
 
 fn listener() -> (TcpListener, std::net::SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -29,7 +22,7 @@ fn sockets_that_are_handed_over_are_served_and_nothing_else_is_bound() {
     let (tcp, address) = listener();
     let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
     let udp_address = udp.local_addr().unwrap();
-    let mut command = activated(PROGRAM, vec![tcp.into(), udp.into()], 2, "");
+    let mut command = activated(vec![tcp.into(), udp.into()], 2, "");
     command.env("LISTEN_FDNAMES", "web:datagrams");
     let mut service = Service::launch(command);
     service.wait_for(&format!("descriptor 3 (web) is tcp://{address}"));
@@ -51,7 +44,7 @@ fn endpoints_are_served_besides_and_the_supervisors_file_stays() {
     let path = directory.file("socket");
     let unix = UnixListener::bind(&path).unwrap();
     let own = "tcp://127.0.0.1:0 -v";
-    let mut service = Service::launch(activated(PROGRAM, vec![unix.into()], 1, own));
+    let mut service = Service::launch(activated(vec![unix.into()], 1, own));
     service.wait_for(&format!("descriptor 3 is unix:{}", path.display()));
     let address = service.listens_at();
     assert!(is_served(&mut connect(address)));
@@ -66,8 +59,7 @@ fn endpoints_are_served_besides_and_the_supervisors_file_stays() {
 /// Sockets that were meant for its parent are none of its business.
 #[test]
 fn sockets_for_another_process_are_left_alone() {
-    let mut command = Command::new(PROGRAM);
-    command.arg("tcp://127.0.0.1:0").env_remove("RUST_LOG");
+    let mut command = program(&["tcp://127.0.0.1:0"]);
     command.env("LISTEN_PID", "1").env("LISTEN_FDS", "1");
     let mut service = Service::launch(command);
     let address = service.listens_at();
@@ -78,7 +70,7 @@ fn sockets_for_another_process_are_left_alone() {
 
 /// The one line about what is handed over, and the exit status.
 fn complaint(socket: impl Into<OwnedFd>, count: usize) -> String {
-    let mut command = activated(PROGRAM, vec![socket.into()], count, "");
+    let mut command = activated(vec![socket.into()], count, "");
     command.env("LISTEN_FDNAMES", ["echo.socket"].repeat(count).join(":"));
     let (status, lines) = Service::launch(command).end();
     assert_eq!(status.code(), Some(1), "{lines:#?}");
@@ -115,7 +107,7 @@ fn what_cannot_be_served_gets_one_line_that_names_the_descriptor() {
 #[test]
 fn more_descriptors_than_there_can_be_get_one_line() {
     let (listener, _) = listener();
-    let mut command = activated(PROGRAM, vec![listener.into()], 2_000_000_000, "");
+    let mut command = activated(vec![listener.into()], 2_000_000_000, "");
     command.env("LISTEN_FDNAMES", "first:second");
     let (status, lines) = Service::launch(command).end();
     assert_eq!(status.code(), Some(1), "{lines:#?}");
@@ -125,7 +117,7 @@ fn more_descriptors_than_there_can_be_get_one_line() {
 
 #[test]
 fn variables_that_are_no_numbers_get_one_line() {
-    let mut command = Command::new(PROGRAM);
+    let mut command = program(&[]);
     command.env("LISTEN_PID", "me");
     let (status, lines) = Service::launch(command).end();
     assert_eq!(status.code(), Some(1), "{lines:#?}");
@@ -169,7 +161,7 @@ fn the_supervisor_hears_of_the_start_the_connections_and_the_end() {
     let path = directory.file("notify");
     let manager = Manager::at(&path);
     let arguments = ["tcp://127.0.0.1:0", "-vv", "--drain-timeout", "1h"];
-    let mut service = Service::launch(told(PROGRAM, &path, &arguments));
+    let mut service = Service::launch(told(&path, &arguments));
     assert_eq!(manager.next(), "READY=1\nSTATUS=0 connections");
     let address = service.listens_at();
     // It is idle, and sleeps for ever: an interval would be in that line.
@@ -194,7 +186,7 @@ fn who_cannot_listen_is_not_ready() {
     let manager = Manager::at(&path);
     let (_holder, taken) = listener();
     let taken = format!("tcp://{taken}");
-    let command = told(PROGRAM, &path, &["tcp://127.0.0.1:0", &taken]);
+    let command = told(&path, &["tcp://127.0.0.1:0", &taken]);
     let (status, _) = Service::launch(command).end();
     assert_eq!(status.code(), Some(1));
     manager.0.set_nonblocking(true).unwrap();
@@ -209,7 +201,7 @@ fn the_loop_gives_signs_of_life_where_it_is_watched() {
     let abstract_name = format!("@{name}");
     let watched = |variables: &[(&str, &str)]| {
         let arguments = ["tcp://127.0.0.1:0", "-vv"];
-        let mut command = told(PROGRAM, abstract_name.as_ref(), &arguments);
+        let mut command = told(abstract_name.as_ref(), &arguments);
         command.envs(variables.iter().copied());
         let service = Service::launch(command);
         assert!(manager.next().starts_with("READY=1"));
@@ -267,7 +259,7 @@ fn a_dead_supervisor_is_given_up_with_one_warning_and_the_loop_sleeps() {
     let (missing, refusing) = (directory.file("missing"), directory.file("refusing"));
     drop(UnixDatagram::bind(&refusing).unwrap());
     for path in [missing, refusing] {
-        let mut command = told(PROGRAM, &path, &["tcp://127.0.0.1:0", "-vv"]);
+        let mut command = told(&path, &["tcp://127.0.0.1:0", "-vv"]);
         command.env("WATCHDOG_USEC", "60000000");
         let mut service = Service::launch(command);
         let address = service.listens_at();
@@ -295,7 +287,7 @@ fn a_busy_supervisor_hears_of_all_as_soon_as_it_reads() {
     let filler = UnixDatagram::unbound().unwrap();
     filler.set_nonblocking(true).unwrap();
     while filler.send_to(b"filler", &path).is_ok() {}
-    let mut command = told(PROGRAM, &path, &["tcp://127.0.0.1:0", "-v"]);
+    let mut command = told(&path, &["tcp://127.0.0.1:0", "-v"]);
     command.env("WATCHDOG_USEC", "400000");
     let mut service = Service::launch(command);
     for _ in 0..12 {
@@ -329,7 +321,7 @@ fn a_watchdog_time_that_is_none_is_ignored_with_one_warning() {
         "soon",
         "18446744073709551616",
     ] {
-        let mut command = told(PROGRAM, &path, &["tcp://127.0.0.1:0", "-vv"]);
+        let mut command = told(&path, &["tcp://127.0.0.1:0", "-vv"]);
         command.env("WATCHDOG_USEC", micros);
         let mut service = Service::launch(command);
         manager.wait_for("READY=1\nSTATUS=0 connections");
@@ -341,7 +333,7 @@ fn a_watchdog_time_that_is_none_is_ignored_with_one_warning() {
         assert_eq!(manager.next(), "STOPPING=1");
     }
 
-    let mut command = told(PROGRAM, &path, &["tcp://127.0.0.1:0"]);
+    let mut command = told(&path, &["tcp://127.0.0.1:0"]);
     command.env("WATCHDOG_USEC", "10000");
     let service = Service::launch(command);
     manager.wait_for("READY=1\nSTATUS=0 connections");
@@ -353,11 +345,10 @@ fn a_watchdog_time_that_is_none_is_ignored_with_one_warning() {
 #[test]
 fn without_a_supervisor_nothing_is_told() {
     for socket in [None, Some("")] {
-        let mut command = Command::new(PROGRAM);
-        command.args(["tcp://127.0.0.1:0", "-vv"]);
+        let mut command = program(&["tcp://127.0.0.1:0", "-vv"]);
         command.env_remove("NOTIFY_SOCKET");
         command.envs(socket.map(|socket| ("NOTIFY_SOCKET", socket)));
-        command.env("WATCHDOG_USEC", "1").env_remove("RUST_LOG");
+        command.env("WATCHDOG_USEC", "1");
         let mut service = Service::launch(command);
         lines_until_it_sleeps(&mut service);
         let lines = service.stop();

@@ -5,8 +5,8 @@ use std::io;
 use mio::{Interest, Token};
 
 use super::Generator;
-use crate::connection::State;
-use crate::options::Mode;
+use crate::load::connection::State;
+use crate::load::options::Mode;
 
 impl Generator {
     /// How many connections to begin at a time: a listener's queue is only so long.

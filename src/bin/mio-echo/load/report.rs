@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::chart::{self, Time};
-use crate::options::Mode;
-use crate::tally::{Faults, Tally};
-use crate::usage::{Memory, Snapshot};
+use crate::load::chart::{self, Time};
+use crate::load::counters::{Faults, Tally};
+use crate::load::options::Mode;
+use crate::load::process_stats::{Memory, Snapshot};
 
 /// Above this part of a processor, a thread is busy all the time.
 const BUSY: f64 = 0.95;

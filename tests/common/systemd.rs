@@ -2,16 +2,18 @@
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
+
+use super::service::PROGRAM;
 
 /// The program, to be started by a shell that gives it the descriptors from 3 on. `count` is how
 /// many it is told that there are.
-pub fn activated(program: &str, sockets: Vec<OwnedFd>, count: usize, arguments: &str) -> Command {
+pub fn activated(sockets: Vec<OwnedFd>, count: usize, arguments: &str) -> Command {
     // The shell's process becomes the program's, so its number is the one that is meant.
     let environment = format!("LISTEN_PID=$$ LISTEN_FDS={count}");
     let dup = ["exec 3<&0", "exec 4<&1"][..sockets.len()].join("; ");
     let script =
-        format!("{dup}; exec 0</dev/null 1>&2; export {environment}; exec '{program}' {arguments}");
+        format!("{dup}; exec 0</dev/null 1>&2; export {environment}; exec '{PROGRAM}' {arguments}");
     let mut command = Command::new("sh");
     command.args(["-c", &script]).env_remove("RUST_LOG");
     let mut sockets = sockets.into_iter();
@@ -25,14 +27,11 @@ pub fn activated(program: &str, sockets: Vec<OwnedFd>, count: usize, arguments: 
 }
 
 /// The program, which tells the socket at that path how it does.
-pub fn told(program: &str, path: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(program);
+pub fn told(path: &Path, arguments: &[&str]) -> Command {
+    let mut command = super::service::program(arguments);
     command
-        .args(arguments)
-        .env_remove("RUST_LOG")
         .env_remove("WATCHDOG_USEC")
         .env_remove("WATCHDOG_PID")
-        .env("NOTIFY_SOCKET", path)
-        .stdin(Stdio::null());
+        .env("NOTIFY_SOCKET", path);
     command
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
-use crate::window::Answer;
+use crate::ping::in_flight::Answer;
 
 /// How many were sent, and what became of them.
 ///

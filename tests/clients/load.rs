@@ -1,24 +1,22 @@
-//! The example `load` against the service, and against some that are not as they should be.
-
-#![cfg(unix)]
-
-mod common;
+//! `mio-echo load` against the service, and against some that are not as they should be.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
-use std::process::{Child, Stdio};
 use std::sync::mpsc::channel;
 use std::thread;
 use std::time::Duration;
 
-use common::peers::{echo, nobody, tcp_server, udp_server, unix_server};
-use common::{Directory, LIMIT, Outcome, Running, config, example, signal, wait};
 use mio_echo::Endpoint;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use socket2::{Domain, SockAddr, Socket, Type};
+
+use crate::common::peers::{echo, nobody, tcp_server, udp_server, unix_server};
+use crate::common::service::program;
+use crate::common::{Directory, LIMIT, Outcome, Running, config};
+use crate::process::Process;
 
 impl Outcome {
     fn json(&self) -> Value {
@@ -26,25 +24,8 @@ impl Outcome {
     }
 }
 
-/// Its results are short enough for a pipe, so that nobody has to read while it runs.
-fn start(arguments: &[&str]) -> Child {
-    let mut command = example("load");
-    command.args(arguments).stdin(Stdio::null());
-    command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    command.spawn().unwrap()
-}
-
-fn finish(mut child: Child) -> Outcome {
-    let status = wait(&mut child).code();
-    let (mut stdout, mut stderr) = (String::new(), String::new());
-    let mut pipes = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
-    pipes.0.read_to_string(&mut stdout).unwrap();
-    pipes.1.read_to_string(&mut stderr).unwrap();
-    Outcome {
-        status,
-        stdout,
-        stderr,
-    }
+fn start(arguments: &[&str]) -> Process {
+    Process::start(program(&[&["load"], arguments].concat()))
 }
 
 /// Runs load to its end. What is missing is waited for as long as the test waits, unless told
@@ -57,7 +38,7 @@ fn load(arguments: &str, endpoint: &str) -> Outcome {
             arguments.extend([name, rest]);
         }
     }
-    finish(start(&arguments))
+    start(&arguments).finish()
 }
 
 fn results(arguments: &str, endpoint: &str) -> (Outcome, Value) {
@@ -412,7 +393,7 @@ fn connections_that_fail_are_counted() {
 
 #[test]
 fn where_nothing_was_measured_nothing_was_verified() {
-    let server = Running::start(common::config());
+    let server = Running::start(config());
     let endpoint = format!("tcp://{}", server.addresses[0]);
     // One message is due in the warm-up, and the next one after the end.
     let (outcome, json) = results("-c1 --rate 1 -w100ms -d50ms", &endpoint);
@@ -553,8 +534,8 @@ fn a_signal_ends_it_with_the_results_so_far() {
     for _ in 0..10 {
         told.recv_timeout(LIMIT).unwrap();
     }
-    signal(&child, Signal::SIGINT);
-    let outcome = finish(child);
+    child.signal(Signal::SIGINT);
+    let outcome = child.finish();
     assert_faults(&outcome, &[]);
     assert!(outcome.json()["echoes"].as_u64() >= Some(9), "{outcome:?}");
 }
@@ -566,12 +547,12 @@ fn a_second_signal_ends_it_at_once() {
         let _ = tell.send(());
         Vec::new()
     });
-    let mut child = start(&["-c1", "-d10m", "-W10m", &endpoint]);
+    let child = start(&["-c1", "-d10m", "-W10m", &endpoint]);
     told.recv_timeout(LIMIT).unwrap();
     // Of two kinds, or else they might come as one.
-    signal(&child, Signal::SIGINT);
-    signal(&child, Signal::SIGTERM);
-    assert_eq!(wait(&mut child).code(), None, "a signal is the cause");
+    child.signal(Signal::SIGINT);
+    child.signal(Signal::SIGTERM);
+    assert_eq!(child.finish().status, None, "a signal is the cause");
 }
 
 #[test]
@@ -593,7 +574,7 @@ fn more_connections_than_a_listener_queues_are_made() {
             thread::spawn(|| echo(stream.unwrap(), |_, _| {}));
         }
     });
-    let outcome = finish(child);
+    let outcome = child.finish();
     assert_faults(&outcome, &[]);
     assert_eq!(outcome.json()["held"], 300);
 }
@@ -623,17 +604,17 @@ fn mistakes_are_said_in_a_line() {
         "127.0.0.1:7 127.0.0.1:8",
     ] {
         let arguments: Vec<&str> = arguments.split_whitespace().collect();
-        let outcome = finish(start(&arguments));
+        let outcome = start(&arguments).finish();
         assert_eq!(outcome.status, Some(2), "{arguments:?}: {outcome:?}");
         assert_eq!(outcome.stdout, "", "{arguments:?}");
         assert_eq!(outcome.stderr.lines().count(), 1, "{outcome:?}");
-        assert!(outcome.stderr.starts_with("load: "), "{outcome:?}");
+        assert!(outcome.stderr.starts_with("mio-echo: "), "{outcome:?}");
     }
 }
 
 #[test]
 fn the_help_explains_each_mode() {
-    let outcome = finish(start(&["--help"]));
+    let outcome = start(&["--help"]).finish();
     assert_eq!(outcome.status, Some(0));
     let modes = ["closed loop", "--stream", "--churn", "--hold", "--rate"];
     for text in [&modes[..], &["--connect-timeout", "at the latest"]].concat() {

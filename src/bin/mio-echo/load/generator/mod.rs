@@ -10,16 +10,16 @@ use std::time::Duration;
 use mio::{Events, Poll, Token};
 use mio_echo::Endpoint;
 
-use crate::arguments::Failure;
-use crate::connection::{Bench, Connection, State};
-use crate::opener::Opener;
-use crate::options::{Mode, Options};
-use crate::pace::Pace;
-use crate::progress::Progress;
-use crate::report::Results;
-use crate::signals::StopSignals;
+use crate::cli::CliError;
+use crate::load::connection::{Bench, Connection, State};
+use crate::load::connector::Opener;
+use crate::load::options::{Mode, Options};
+use crate::load::process_stats::{Memory, Snapshot, Usage};
+use crate::load::progress::Progress;
+use crate::load::report::Results;
+use crate::load::schedule::Pace;
+use crate::signals::Signals;
 use crate::socket::poll_once;
-use crate::usage::{Memory, Snapshot, Usage};
 
 const SIGNALS: Token = Token(usize::MAX - 1);
 const TIMER: Token = Token(usize::MAX - 2);
@@ -41,7 +41,7 @@ pub(crate) struct Generator {
     mode: Mode,
     phase: Phase,
     poll: Poll,
-    signals: StopSignals,
+    signals: Signals,
     is_stopped: bool,
     opener: Opener,
     bench: Bench,
@@ -76,7 +76,11 @@ pub(crate) struct Generator {
 }
 
 impl Generator {
-    pub(crate) fn new(options: Options, endpoints: &[Endpoint]) -> Result<Self, Failure> {
+    pub(crate) fn new(
+        options: Options,
+        is_quiet: bool,
+        endpoints: &[Endpoint],
+    ) -> Result<Self, CliError> {
         let mode = options.mode();
         // All endpoints are of the same transport. The time to connect begins here.
         let bench = Bench::new(options.size(&endpoints[0]));
@@ -85,13 +89,16 @@ impl Generator {
         let poll = Poll::new()?;
         let usage = Usage::new(options.server_pid).map_err(|error| {
             let pid = options.server_pid.unwrap_or_default();
-            Failure::new(format!("--server-pid {pid}: {error}"), 2)
+            CliError::usage(format!("--server-pid {pid}: {error}"))
         })?;
+        let mut signals = Signals::new()?;
+        signals.catch_stops()?;
+        signals.register(poll.registry(), SIGNALS)?;
         let connection = |number| Connection::new(number, outstanding);
         Ok(Generator {
             mode,
             phase: Phase::Connecting,
-            signals: StopSignals::catch(poll.registry(), SIGNALS)?,
+            signals,
             poll,
             is_stopped: false,
             opener: Opener::new(endpoint.clone(), matches!(mode, Mode::Churn | Mode::Hold)),
@@ -114,7 +121,7 @@ impl Generator {
             last: Snapshot::default(),
             memory: [None; 2],
             held_since: u64::MAX,
-            progress: Progress::new(!options.quiet && !options.json),
+            progress: Progress::new(!is_quiet && !options.json),
             options,
         })
     }
@@ -131,7 +138,7 @@ impl Generator {
             poll_once(&mut self.poll, &mut events, Some(timeout))?;
             for event in &events {
                 match event.token() {
-                    SIGNALS => self.is_stopped |= self.signals.have_come(),
+                    SIGNALS => self.is_stopped |= self.signals.pending().count() > 0,
                     TIMER => self.pace.iter().for_each(Pace::tick),
                     Token(index) => {
                         self.connections[index].note(event);

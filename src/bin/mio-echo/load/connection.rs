@@ -5,11 +5,11 @@ use std::time::Instant;
 
 use mio::event::Event;
 
-use crate::pattern::Pattern;
+use crate::load::counters::Tally;
+use crate::load::in_flight::{Answer, Window};
+use crate::load::pattern::Pattern;
 use crate::payload::NUMBER;
 use crate::socket::Socket;
-use crate::tally::Tally;
-use crate::window::{Answer, Window};
 
 /// A read or write that moves less than it might has exhausted the socket, where the selector is
 /// epoll (epoll(7), question 9 of its "Questions and answers"); it saves the call that would say

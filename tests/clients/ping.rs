@@ -1,19 +1,16 @@
-//! The examples `ping` and `client` against servers that are right, and against some that are not.
-
-#![cfg(unix)]
-
-mod common;
+//! `mio-echo ping` against servers that are right, and against some that are not.
 
 use std::collections::HashMap;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::process::{Child, Stdio};
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread;
+use std::io::{Read, Write};
+use std::process::Stdio;
+use std::sync::mpsc::channel;
 
-use common::peers::{echo, nobody, tcp_server, udp_server, unix_server};
-use common::{Directory, LIMIT, Outcome, example};
 use nix::sys::signal::Signal;
+
+use crate::common::peers::{echo, nobody, tcp_echo, tcp_server, udp_echo, udp_server, unix_echo};
+use crate::common::service::program;
+use crate::common::{LIMIT, Outcome};
+use crate::process::Process;
 
 impl Outcome {
     /// The number before a word of the statistics.
@@ -51,96 +48,8 @@ impl Outcome {
     }
 }
 
-/// An example that runs; killed at the end of the test if it still does.
-struct Running {
-    child: Child,
-    lines: Receiver<String>,
-    stderr: Receiver<String>,
-    seen: String,
-}
-
-impl Running {
-    fn start(name: &str, arguments: &[&str]) -> Self {
-        let mut child = example(name)
-            .args(arguments)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let stdout = BufReader::new(child.stdout.take().unwrap());
-        let (sender, lines) = channel();
-        thread::spawn(move || {
-            for line in stdout.lines() {
-                let _ = sender.send(line.unwrap());
-            }
-        });
-        Running {
-            lines,
-            stderr: errors_of(&mut child),
-            child,
-            seen: String::new(),
-        }
-    }
-
-    fn type_in(&mut self, text: &[u8]) {
-        let stdin = self.child.stdin.as_mut().unwrap();
-        stdin.write_all(text).unwrap();
-    }
-
-    /// Waits for a line with this text.
-    fn wait_for(&mut self, text: &str) {
-        loop {
-            let Ok(line) = self.lines.recv_timeout(LIMIT) else {
-                panic!("no {text:?} after {:?}", self.seen);
-            };
-            self.seen += &line;
-            self.seen.push('\n');
-            if line.contains(text) {
-                return;
-            }
-        }
-    }
-
-    fn signal(&self, signal: Signal) {
-        common::signal(&self.child, signal);
-    }
-
-    /// Waits for the end, to which the end of its input may bring it.
-    fn finish(mut self) -> Outcome {
-        drop(self.child.stdin.take());
-        let stderr = self.stderr.recv_timeout(LIMIT).expect("it did not end");
-        while let Ok(line) = self.lines.recv_timeout(LIMIT) {
-            self.seen += &line;
-            self.seen.push('\n');
-        }
-        // Its outputs are closed, so it has ended, or does so right now.
-        let status = self.child.wait().unwrap();
-        Outcome {
-            status: status.code(),
-            stdout: std::mem::take(&mut self.seen),
-            stderr,
-        }
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// All that the process writes to its standard error.
-fn errors_of(child: &mut Child) -> Receiver<String> {
-    let mut stderr = child.stderr.take().unwrap();
-    let (sender, receiver) = channel();
-    thread::spawn(move || {
-        let mut text = String::new();
-        stderr.read_to_string(&mut text).unwrap();
-        let _ = sender.send(text);
-    });
-    receiver
+fn start(arguments: &[&str]) -> Process {
+    Process::start(program(&[&["ping"], arguments].concat()))
 }
 
 /// Runs ping to its end. Unless told otherwise it waits for as long as the test does: a machine
@@ -150,34 +59,7 @@ fn ping(arguments: &[&str], endpoint: &str) -> Outcome {
     if !arguments.iter().any(|argument| argument.starts_with("-W")) {
         arguments.push("-W30");
     }
-    Running::start("ping", &arguments).finish()
-}
-
-fn udp_echo() -> String {
-    udp_server(|datagram| vec![datagram])
-}
-
-fn tcp_echo() -> String {
-    format!("tcp://{}", tcp_server(|stream| echo(stream, |_, _| {})))
-}
-
-fn unix_echo() -> (Directory, String) {
-    unix_server(|stream| echo(stream, |_, _| {}))
-}
-
-/// A server of one connection with a name in the abstract namespace, and its endpoint.
-#[cfg(target_os = "linux")]
-fn abstract_echo(name: &str) -> String {
-    use std::os::linux::net::SocketAddrExt;
-
-    let name = format!("mio-echo-{name}-{}", std::process::id());
-    let address = std::os::unix::net::SocketAddr::from_abstract_name(&name).unwrap();
-    let listener = UnixListener::bind_addr(&address).unwrap();
-    thread::spawn(move || {
-        let (stream, _): (UnixStream, _) = listener.accept().unwrap();
-        echo(stream, |_, _| {});
-    });
-    format!("unix:@{name}")
+    start(&arguments).finish()
 }
 
 #[test]
@@ -245,7 +127,11 @@ fn ping_looks_names_up_and_tries_each_address() {
 #[cfg(target_os = "linux")]
 #[test]
 fn ping_knows_abstract_names() {
-    ping(&["-c3", "-i0"], &abstract_echo("ping")).assert_clean(3);
+    ping(
+        &["-c3", "-i0"],
+        &crate::common::peers::abstract_echo("ping"),
+    )
+    .assert_clean(3);
 }
 
 #[test]
@@ -339,7 +225,7 @@ fn ping_sees_a_changed_byte_in_a_datagram() {
             datagram[byte] ^= 0x80;
             vec![datagram]
         });
-        let running = Running::start("ping", &["-c3", "-i0", "-W2", &endpoint]);
+        let running = start(&["-c3", "-i0", "-W2", &endpoint]);
         (byte, endpoint, running)
     };
     // All at once, because each waits for the lost ones to come after all.
@@ -407,7 +293,7 @@ fn ping_says_when_the_connection_ends_early() {
     assert_eq!(outcome.count("received"), 2, "{outcome:?}");
     // Where a ping was on its way, the connection is reset.
     assert_eq!(outcome.stderr.lines().count(), 1, "{outcome:?}");
-    let start = format!("ping: {endpoint}: ");
+    let start = format!("mio-echo: {endpoint}: ");
     assert!(outcome.stderr.starts_with(&start), "{outcome:?}");
 }
 
@@ -430,7 +316,7 @@ fn ping_takes_a_refusal_of_a_datagram_for_a_loss() {
     outcome.assert_counts([4, 0, 4, 0, 0]);
     // Once, and not for each.
     assert_eq!(outcome.stderr.lines().count(), 1, "{outcome:?}");
-    let start = format!("ping: {endpoint}: Connection refused");
+    let start = format!("mio-echo: {endpoint}: Connection refused");
     assert!(outcome.stderr.starts_with(&start), "{outcome:?}");
 }
 
@@ -443,7 +329,7 @@ fn ping_ends_with_its_statistics_at_a_signal() {
         // In the middle of a long sleep.
         (Signal::SIGTERM, "10m", udp_echo()),
     ] {
-        let mut running = Running::start("ping", &["-W30", "-i", interval, &endpoint]);
+        let mut running = start(&["-W30", "-i", interval, &endpoint]);
         let until = if interval == "10m" {
             "seq=1 "
         } else {
@@ -464,7 +350,7 @@ fn ping_does_not_wait_after_a_second_signal() {
         let _ = tell.send(());
         Vec::new()
     });
-    let running = Running::start("ping", &["-W10m", &endpoint]);
+    let running = start(&["-W10m", &endpoint]);
     told.recv_timeout(LIMIT).unwrap();
     // Of two kinds, or else they might come as one.
     running.signal(Signal::SIGINT);
@@ -484,7 +370,7 @@ fn ping_ends_at_a_signal_though_the_peer_takes_nothing() {
         let _ = ended.recv_timeout(LIMIT);
     });
     let endpoint = format!("tcp://{address}");
-    let running = Running::start("ping", &["-i1us", "-W0.1", "-s65507", &endpoint]);
+    let running = start(&["-i1us", "-W0.1", "-s65507", &endpoint]);
     told.recv_timeout(LIMIT).unwrap();
     running.signal(Signal::SIGINT);
     let outcome = running.finish();
@@ -505,7 +391,7 @@ fn ping_waits_while_the_peer_takes_nothing() {
 #[test]
 fn ping_ends_at_a_signal_though_the_peer_never_stops() {
     let address = tcp_server(|mut stream| while stream.write_all(&[b'x'; 4096]).is_ok() {});
-    let mut running = Running::start("ping", &["-i1ms", &format!("tcp://{address}")]);
+    let mut running = start(&["-i1ms", &format!("tcp://{address}")]);
     running.wait_for("corrupted, ");
     running.signal(Signal::SIGINT);
     let outcome = running.finish();
@@ -515,23 +401,15 @@ fn ping_ends_at_a_signal_though_the_peer_never_stops() {
 
 #[test]
 fn ping_ends_when_nobody_reads_what_it_prints() {
-    let mut child = example("ping")
-        .args(["-i0", &tcp_echo()])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    drop(child.stdout.take());
-    let mut running = Running {
-        lines: channel().1,
-        stderr: errors_of(&mut child),
-        child,
-        seen: String::new(),
-    };
-    let stderr = running.stderr.recv_timeout(LIMIT).unwrap();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = program(&["ping", "-i0", &tcp_echo()]);
+    command.stdout(writer).stderr(Stdio::piped());
+    let output = command.spawn().unwrap().wait_with_output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
     assert!(stderr.contains("standard output"), "{stderr}");
     assert_eq!(stderr.lines().count(), 1, "{stderr}");
-    assert_eq!(running.child.wait().unwrap().code(), Some(1));
+    assert_eq!(output.status.code(), Some(1));
 }
 
 #[test]
@@ -553,124 +431,10 @@ fn ping_says_in_a_line_what_is_wrong_with_its_arguments() {
         &["--no-such-option", "127.0.0.1:7"],
         &["127.0.0.1:7", "127.0.0.1:8"],
     ] {
-        let outcome = Running::start("ping", arguments).finish();
+        let outcome = start(arguments).finish();
         assert_eq!(outcome.status, Some(2), "{arguments:?}: {outcome:?}");
         assert_eq!(outcome.stdout, "", "{arguments:?}");
         assert_eq!(outcome.stderr.lines().count(), 1, "{outcome:?}");
-        assert!(outcome.stderr.starts_with("ping: "), "{outcome:?}");
-    }
-}
-
-#[test]
-fn the_client_takes_every_transport() {
-    let (_directory, unix) = unix_echo();
-    let mut endpoints = vec![tcp_echo(), udp_echo(), unix];
-    #[cfg(target_os = "linux")]
-    endpoints.push(abstract_echo("client"));
-    endpoints.push(tcp_echo().replace("tcp://", ""));
-    endpoints.push(tcp_echo().replace("127.0.0.1", "localhost"));
-    for endpoint in endpoints {
-        let mut client = Running::start("client", &[&endpoint]);
-        // Each line comes back before the next is typed.
-        for line in ["one\n", "\n", "three\n"] {
-            client.type_in(line.as_bytes());
-            client.wait_for(line.trim_end());
-        }
-        // Without an end of line.
-        client.type_in(b"the rest");
-        let outcome = client.finish();
-        assert_eq!(outcome.stdout, "one\n\nthree\nthe rest\n", "{endpoint}");
-        assert_eq!(outcome.stderr, "", "{endpoint}");
-        assert_eq!(outcome.status, Some(0), "{endpoint}");
-    }
-}
-
-#[test]
-fn the_client_half_closes_and_waits_for_the_rest() {
-    let address = tcp_server(|mut stream| {
-        let mut bytes = Vec::new();
-        let mut first = [0; 5];
-        stream.read_exact(&mut first).unwrap();
-        stream.write_all(&first).unwrap();
-        stream.read_to_end(&mut bytes).unwrap();
-        stream.write_all(b"goodbye\n").unwrap();
-    });
-    let mut client = Running::start("client", &[&format!("tcp://{address}")]);
-    client.type_in(b"text\n");
-    let outcome = client.finish();
-    assert_eq!(outcome.stdout, "text\ngoodbye\n");
-    assert_eq!(outcome.status, Some(0), "{outcome:?}");
-}
-
-#[test]
-fn the_client_sends_a_datagram_for_each_line() {
-    let (sender, receiver): (Sender<Vec<u8>>, _) = channel();
-    let endpoint = udp_server(move |datagram| {
-        sender.send(datagram.clone()).unwrap();
-        vec![datagram]
-    });
-    let mut client = Running::start("client", &[&endpoint]);
-    client.type_in(b"a\nbb\n\nccc");
-    let outcome = client.finish();
-    assert_eq!(outcome.stdout, "a\nbb\n\nccc\n");
-    let datagrams: Vec<Vec<u8>> = receiver.try_iter().collect();
-    assert_eq!(datagrams, [&b"a\n"[..], b"bb\n", b"\n", b"ccc"]);
-}
-
-#[test]
-fn the_client_splits_a_line_that_is_too_long_for_a_datagram() {
-    let mut client = Running::start("client", &[&udp_echo()]);
-    let line = "x".repeat(100_000);
-    client.type_in(line.as_bytes());
-    let outcome = client.finish();
-    assert_eq!(outcome.status, Some(0), "{:?}", outcome.stderr);
-    assert!(outcome.stdout.trim_end() == line);
-}
-
-#[test]
-fn the_client_goes_on_when_a_datagram_is_lost() {
-    // An answer that comes late, or twice, is not taken for the next one's.
-    let endpoint = udp_server(|datagram| match &datagram[..] {
-        b"lost\n" => Vec::new(),
-        b"twice\n" => vec![datagram.clone(), datagram],
-        _ => vec![datagram],
-    });
-    let mut client = Running::start("client", &[&endpoint]);
-    client.type_in(b"lost\ntwice\nlast\n");
-    let outcome = client.finish();
-    assert_eq!(outcome.stdout, "twice\ntwice\nlast\n");
-    assert_eq!(outcome.stderr, "no answer\n");
-    assert_eq!(outcome.status, Some(1));
-}
-
-#[test]
-fn the_client_says_in_a_line_what_went_wrong() {
-    let nobody = nobody();
-    for endpoint in [
-        format!("tcp://{nobody}"),
-        format!("udp://{nobody}"),
-        "unix:/there/is/no/such/path".to_owned(),
-        "unix:@there-is-no-such-name".to_owned(),
-    ] {
-        // Over UDP, the refusal is of something that was sent.
-        let mut client = Running::start("client", &[&endpoint]);
-        if endpoint.starts_with("udp") {
-            client.type_in(b"anybody?\n");
-        }
-        let outcome = client.finish();
-        assert_eq!(outcome.status, Some(1), "{endpoint}: {outcome:?}");
-        let start = format!("client: {endpoint}: ");
-        assert!(outcome.stderr.starts_with(&start), "{outcome:?}");
-        assert_eq!(outcome.stderr.lines().count(), 1, "{outcome:?}");
-    }
-    for arguments in [
-        &[][..],
-        &["127.0.0.1"],
-        &["unix:"],
-        &["127.0.0.1:7", "127.0.0.1:7"],
-    ] {
-        let outcome = Running::start("client", arguments).finish();
-        assert_eq!(outcome.status, Some(2), "{arguments:?}: {outcome:?}");
-        assert_eq!(outcome.stderr.lines().count(), 1, "{outcome:?}");
+        assert!(outcome.stderr.starts_with("mio-echo: "), "{outcome:?}");
     }
 }

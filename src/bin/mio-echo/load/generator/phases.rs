@@ -4,9 +4,9 @@ use std::io;
 use std::time::Duration;
 
 use super::{Generator, Phase, nanoseconds};
-use crate::connection::{Connection, State};
-use crate::options::Mode;
-use crate::report::{Hold, OpenLoop, Results};
+use crate::load::connection::{Connection, State};
+use crate::load::options::Mode;
+use crate::load::report::{Hold, OpenLoop, Results};
 
 impl Generator {
     pub(super) fn begin_to_run(&mut self, now: u64) -> io::Result<()> {

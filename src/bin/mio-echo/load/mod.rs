@@ -1,4 +1,4 @@
-//! A load generator for echo services: `cargo run --release --example load -- 127.0.0.1:7007`.
+//! `mio-echo load`: a load generator for echo services.
 //!
 //! One thread and one event loop, as in the service. It is to be faster than what it measures, and
 //! it is to know when it is not: it measures itself as well. What lies where:
@@ -19,55 +19,30 @@
 //! - in `../shared`, with another example: `arguments`, of which command lines are made; `socket`,
 //!   which is TCP, UDP or Unix; `payload`, numbers and noise; `signals`, how the loop is told to end
 
-#![forbid(unsafe_code)]
-
-#[path = "../shared/arguments.rs"]
-mod arguments;
 mod chart;
 mod connection;
+mod connector;
+mod counters;
 mod generator;
-mod opener;
+mod in_flight;
 mod options;
-mod pace;
 mod pattern;
-#[path = "../shared/payload.rs"]
-mod payload;
+mod process_stats;
 mod progress;
 mod report;
-#[path = "../shared/signals.rs"]
-mod signals;
-#[path = "../shared/socket.rs"]
-mod socket;
-mod tally;
-mod usage;
-mod window;
+mod schedule;
 
-use std::process::ExitCode;
-
-use crate::arguments::{Failure, complain, print};
-use crate::generator::Generator;
-use crate::options::Options;
-
-fn main() -> ExitCode {
-    match run() {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(failure) => {
-            complain("load", &failure);
-            failure.status.into()
-        }
-    }
-}
+use self::generator::Generator;
+pub(crate) use self::options::Options;
+use crate::arguments::print;
+use crate::cli::CliError;
 
 /// Gives whether everything came back as it was sent.
-fn run() -> Result<bool, Failure> {
-    let Some(options) = arguments::read::<Options>()? else {
-        return Ok(true);
-    };
+pub(crate) fn run(options: Options, is_quiet: bool) -> Result<bool, CliError> {
     let endpoints = options.endpoints()?;
-    opener::make_room(options.connections()).map_err(|text| Failure::new(text, 2))?;
+    connector::make_room(options.connections()).map_err(CliError::usage)?;
     let is_for_machines = options.json;
-    let results = Generator::new(options, &endpoints)?.run()?;
+    let results = Generator::new(options, is_quiet, &endpoints)?.run()?;
     if is_for_machines {
         print(format_args!("{}", results.json()))?;
     } else {

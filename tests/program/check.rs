@@ -1,18 +1,15 @@
-//! `--check`: whether there is an echo, told by the exit status, within a second.
-
-#![cfg(unix)]
-
-mod common;
+//! `mio-echo check`: whether there is an echo, told by the exit status, within a second.
 
 use std::net::{TcpListener, ToSocketAddrs, UdpSocket};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Directory, Running, config_at, peers};
+use crate::common::service::{complaint as complaint_of, output, program};
+use crate::common::{Directory, Running, config_at, peers};
 
 fn check(endpoint: &str) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mio-echo"));
-    command.args(["--check", endpoint]).stdin(Stdio::null());
+    command.args(["check", endpoint]).stdin(Stdio::null());
     command.env_remove("RUST_LOG");
     command.output().unwrap()
 }
@@ -137,21 +134,31 @@ fn what_is_no_endpoint_is_not_healthy_either() {
 }
 
 #[test]
-fn it_stands_alone() {
+fn options_of_the_service_and_endpoints_before_it_are_an_error() {
     for others in [
         &["127.0.0.1:0"][..],
+        &["127.0.0.1:0", "-v"],
         &["--reuse-port"],
         &["--backlog", "5"],
-        &["-v"],
+        &["-v", "--metrics", "tcp://127.0.0.1:0"],
     ] {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_mio-echo"));
-        command.args(["--check", "127.0.0.1:7007"]).args(others);
-        let output = command.output().unwrap();
-        assert_eq!(output.status.code(), Some(2), "{others:?}");
-        let text = String::from_utf8(output.stderr).unwrap();
-        assert!(
-            text.lines().count() == 1 && text.contains("--check"),
-            "{text}"
-        );
+        let arguments = [others, &["check", "127.0.0.1:7007"]].concat();
+        let (line, status) = complaint_of(program(&arguments));
+        assert_eq!(status, Some(2), "{others:?}");
+        assert!(line.contains("check"), "{line}");
+    }
+}
+
+#[test]
+fn global_options_stand_before_or_behind_it() {
+    let server = Running::start(config_at("127.0.0.1:0"));
+    let endpoint = server.addresses[0].to_string();
+    for arguments in [
+        ["-v", "check", &endpoint],
+        ["check", "-q", &endpoint],
+        ["--log-level=debug", "check", &endpoint],
+    ] {
+        let status = output(program(&arguments)).status;
+        assert_eq!(status.code(), Some(0), "{arguments:?}");
     }
 }

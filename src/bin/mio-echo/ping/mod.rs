@@ -1,4 +1,4 @@
-//! ping(8) for echo services: `cargo run --example ping -- 127.0.0.1:7007`.
+//! `mio-echo ping`: ping(8) for echo services.
 //!
 //! An event loop of one socket, the signals and the time: pings are sent when they are due, whether
 //! or not the answers to earlier ones have come, and both go on while neither waits. What lies
@@ -13,75 +13,52 @@
 //!   which is TCP, UDP or Unix; `payload`, what a ping carries; `signals`, how the loop is told to
 //!   end
 
-#![forbid(unsafe_code)]
-
-#[path = "../shared/arguments.rs"]
-mod arguments;
+mod counters;
+mod in_flight;
 mod options;
-#[path = "../shared/payload.rs"]
-mod payload;
-#[path = "../shared/signals.rs"]
-mod signals;
-#[path = "../shared/socket.rs"]
-mod socket;
-mod tally;
 mod transport;
-mod window;
 
 use std::io::{self, ErrorKind};
-use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use mio::{Events, Poll, Token};
 use mio_echo::Endpoint;
 
-use crate::arguments::{Failure, complain, print};
-use crate::options::Options;
-use crate::signals::StopSignals;
+use self::counters::Tally;
+use self::in_flight::{Answer, Window};
+pub(crate) use self::options::Options;
+use self::transport::Transport;
+use crate::arguments::print;
+use crate::cli::{CliError, print_error};
+use crate::signals::Signals;
 use crate::socket::poll_once;
-use crate::tally::Tally;
-use crate::transport::Transport;
-use crate::window::{Answer, Window};
 
 const SOCKET: Token = Token(0);
 const SIGNALS: Token = Token(1);
 
-fn main() -> ExitCode {
-    match run() {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(failure) => {
-            complain("ping", &failure);
-            failure.status.into()
-        }
-    }
-}
-
 /// Gives whether everything came back as it was sent.
-fn run() -> Result<bool, Failure> {
-    let Some(options) = arguments::read::<Options>()? else {
-        return Ok(true);
-    };
+pub(crate) fn run(options: Options, is_quiet: bool) -> Result<bool, CliError> {
     let endpoints = options.endpoints()?;
     let text = options.endpoint.clone();
-    let mut pinger = Pinger::connect(options, &endpoints)
-        .map_err(|error| Failure::new(format!("{text}: {error}"), 1))?;
+    let mut pinger = Pinger::connect(options, is_quiet, &endpoints)
+        .map_err(|error| CliError::failure(format!("{text}: {error}")))?;
     let started = Instant::now();
     let end = pinger.run();
     let sum_up = pinger.sum_up(started.elapsed());
     // One line, of what came first: where nothing can be printed, both failed of it.
     end.and(sum_up)
-        .map_err(|error| Failure::new(format!("{text}: {error}"), 1))?;
+        .map_err(|error| CliError::failure(format!("{text}: {error}")))?;
     Ok(pinger.tally.is_clean())
 }
 
 struct Pinger {
     options: Options,
+    is_quiet: bool,
     /// That one of the host's addresses which answered.
     endpoint: Endpoint,
     poll: Poll,
     transport: Transport,
-    signals: StopSignals,
+    signals: Signals,
     is_stopped: bool,
     window: Window,
     tally: Tally,
@@ -99,12 +76,14 @@ impl Pinger {
     const FLOOD_INTERVAL: Duration = Duration::from_millis(10);
 
     /// Tries the addresses of a host in the order in which the resolver gave them, as it meant them.
-    fn connect(options: Options, endpoints: &[Endpoint]) -> io::Result<Self> {
+    fn connect(options: Options, is_quiet: bool, endpoints: &[Endpoint]) -> io::Result<Self> {
         let mut poll = Poll::new()?;
         let mut failure = ErrorKind::NotFound.into();
         for endpoint in endpoints {
             match Transport::connect(endpoint, &mut poll, SOCKET, options.size()) {
-                Ok(transport) => return Pinger::new(options, endpoint.clone(), poll, transport),
+                Ok(transport) => {
+                    return Pinger::new(options, is_quiet, endpoint.clone(), poll, transport);
+                }
                 Err(error) => failure = error,
             }
         }
@@ -113,15 +92,19 @@ impl Pinger {
 
     fn new(
         options: Options,
+        is_quiet: bool,
         endpoint: Endpoint,
         poll: Poll,
         transport: Transport,
     ) -> io::Result<Self> {
         let now = Instant::now();
+        // Not earlier: while ping connects, a signal ends it, as by default.
+        let mut signals = Signals::new()?;
+        signals.catch_stops()?;
+        signals.register(poll.registry(), SIGNALS)?;
         Ok(Pinger {
             endpoint,
-            // Not before: a signal that comes while it connects ends the program, as by default.
-            signals: StopSignals::catch(poll.registry(), SIGNALS)?,
+            signals,
             poll,
             is_stopped: false,
             window: Window::new(transport.is_stream(), options.size()),
@@ -131,6 +114,7 @@ impl Pinger {
             deadline: now,
             complaint: None,
             failure: None,
+            is_quiet,
             options,
         })
     }
@@ -146,7 +130,7 @@ impl Pinger {
             poll_once(&mut self.poll, &mut events, timeout)?;
             for event in &events {
                 match event.token() {
-                    SIGNALS => self.is_stopped |= self.signals.have_come(),
+                    SIGNALS => self.is_stopped |= self.signals.pending().count() > 0,
                     _ => self.transport.note(event),
                 }
             }
@@ -197,7 +181,7 @@ impl Pinger {
         let now = Instant::now();
         if !self.is_all_sent() && self.has_room() && self.is_due(now) {
             let seq = self.window.add(now);
-            window::fill(self.transport.next(), seq);
+            in_flight::fill(self.transport.next(), seq);
             self.tally.sent += 1;
             self.deadline = now + self.options.timeout;
             // After a delay the next is late as well, and not several at once.
@@ -245,13 +229,13 @@ impl Pinger {
         }
         if self.complaint != Some(error.kind()) {
             self.complaint = Some(error.kind());
-            complain("ping", &format_args!("{}: {error}", self.options.endpoint));
+            print_error(&format_args!("{}: {error}", self.options.endpoint));
         }
         Ok(())
     }
 
     fn report(&self, size: usize, answer: &Answer) -> io::Result<()> {
-        if self.options.quiet {
+        if self.is_quiet {
             return Ok(());
         }
         let from = format!("{size} bytes from {}", self.endpoint);

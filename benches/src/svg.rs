@@ -1,9 +1,9 @@
-//! Bars from left to right, as SVG. The background is white and the text dark, so that they can be
-//! read wherever they are shown.
+//! Draws horizontal bar charts as SVG, with dark text on white, so that they are readable on light and
+//! dark pages.
 
 use std::path::Path;
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context, Result};
 use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
@@ -15,42 +15,45 @@ pub(crate) struct Panel {
 
 pub(crate) struct Bar {
     pub(crate) label: String,
-    /// What stands behind it.
+    /// Shown to the right of the bar.
     pub(crate) text: String,
-    /// The least, the median and the most; nothing where there is only a text.
+    /// Minimum, median and maximum; `None` if there is only the text.
     pub(crate) figures: Option<[f64; 3]>,
-    pub(crate) is_ours: bool,
+    /// Drawn in another colour.
+    pub(crate) highlighted: bool,
 }
 
+// All sizes are in pixels.
 const WIDTH: u32 = 880;
 const MARGIN: i32 = 16;
-/// Where bars begin, and where the longest ends.
+/// Where the bars start and the longest one ends.
 const LEFT: i32 = 240;
 const RIGHT: i32 = 660;
 const HEADING: i32 = 44;
-const TITLE: i32 = 30;
+const PANEL_TITLE: i32 = 30;
 const ROW: i32 = 24;
 const GAP: i32 = 14;
 const FOOTER: i32 = 26;
 
 const TEXT: RGBColor = RGBColor(0x1f, 0x23, 0x28);
 const FAINT: RGBColor = RGBColor(0x59, 0x63, 0x6e);
-const OURS: RGBColor = RGBColor(0x1f, 0x6f, 0xeb);
-const OTHERS: RGBColor = RGBColor(0xa8, 0xb1, 0xbb);
+const HIGHLIGHT: RGBColor = RGBColor(0x1f, 0x6f, 0xeb);
+const NORMAL: RGBColor = RGBColor(0xa8, 0xb1, 0xbb);
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
+/// Writes a chart: the title, the panels one below the other, and the footer.
 pub(crate) fn draw(file: &Path, title: &str, panels: &[Panel], footer: &str) -> Result<()> {
     let size = (WIDTH, height(panels));
     let area = SVGBackend::new(file, size).into_drawing_area();
     draw_in(&area, title, panels, footer)
-        .and_then(|()| area.present().map_err(explained))
-        .map_err(|error| error.context(file.display().to_string()))
+        .and_then(|()| area.present().map_err(Into::into))
+        .with_context(|| file.display().to_string())
 }
 
 fn height(panels: &[Panel]) -> u32 {
     let bars: usize = panels.iter().map(|it| it.bars.len()).sum();
-    let (bars, panels) = (scaled(bars, ROW), scaled(panels.len(), TITLE + GAP));
+    let (bars, panels) = (scaled(bars, ROW), scaled(panels.len(), PANEL_TITLE + GAP));
     (HEADING + bars + panels + FOOTER).unsigned_abs()
 }
 
@@ -59,48 +62,48 @@ fn scaled(count: usize, each: i32) -> i32 {
 }
 
 fn draw_in(area: &Area, title: &str, panels: &[Panel], footer: &str) -> Result<()> {
-    area.fill(&WHITE).map_err(explained)?;
+    area.fill(&WHITE)?;
     write(area, title, (MARGIN, HEADING / 2), HPos::Left, (20, TEXT))?;
     let mut y = HEADING;
     for panel in panels {
         draw_panel(area, panel, y)?;
-        y += TITLE + scaled(panel.bars.len(), ROW) + GAP;
+        y += PANEL_TITLE + scaled(panel.bars.len(), ROW) + GAP;
     }
     write(area, footer, (MARGIN, y), HPos::Left, (12, FAINT))
 }
 
 fn draw_panel(area: &Area, panel: &Panel, top: i32) -> Result<()> {
-    let middle = top + TITLE / 2;
+    let middle = top + PANEL_TITLE / 2;
     write(area, &panel.title, (MARGIN, middle), HPos::Left, (15, TEXT))?;
-    let most = panel.bars.iter().filter_map(|it| it.figures);
-    let most = most.map(|[.., max]| max).fold(0.0, f64::max);
-    for (place, bar) in panel.bars.iter().enumerate() {
-        draw_bar(area, bar, top + TITLE + scaled(place, ROW), most)?;
+    let figures = panel.bars.iter().filter_map(|it| it.figures);
+    let largest = figures.map(|[.., max]| max).fold(0.0, f64::max);
+    for (index, bar) in panel.bars.iter().enumerate() {
+        draw_bar(area, bar, top + PANEL_TITLE + scaled(index, ROW), largest)?;
     }
     Ok(())
 }
 
-fn draw_bar(area: &Area, bar: &Bar, top: i32, most: f64) -> Result<()> {
+fn draw_bar(area: &Area, bar: &Bar, top: i32, largest: f64) -> Result<()> {
     let middle = top + ROW / 2;
     let label = (LEFT - 10, middle);
     write(area, &bar.label, label, HPos::Right, (14, TEXT))?;
     let mut end = LEFT;
     if let Some(figures) = bar.figures {
-        let [min, median, max] = figures.map(|it| place(it, most));
-        let color = if bar.is_ours { OURS } else { OTHERS };
+        let [min, median, max] = figures.map(|it| x_of(it, largest));
+        let color = if bar.highlighted { HIGHLIGHT } else { NORMAL };
         let corners = [(LEFT, top + 4), (median, top + ROW - 4)];
         let bar = Rectangle::new(corners, color.filled());
-        area.draw(&bar).map_err(explained)?;
+        area.draw(&bar)?;
         let spread = PathElement::new([(min, middle), (max, middle)], TEXT);
-        area.draw(&spread).map_err(explained)?;
+        area.draw(&spread)?;
         end = median.max(max);
     }
     write(area, &bar.text, (end + 8, middle), HPos::Left, (14, TEXT))
 }
 
-/// Where a figure is between the two ends.
-fn place(figure: f64, most: f64) -> i32 {
-    let part = if most > 0.0 { figure / most } else { 0.0 };
+/// Returns the x coordinate of a figure, in proportion between `LEFT` (zero) and `RIGHT` (`largest`).
+fn x_of(figure: f64, largest: f64) -> i32 {
+    let part = if largest > 0.0 { figure / largest } else { 0.0 };
     let part = part.clamp(0.0, 1.0) * f64::from(RIGHT - LEFT);
     #[expect(clippy::cast_possible_truncation, reason = "at most the width")]
     let pixels = part.round() as i32;
@@ -116,12 +119,7 @@ fn write(
 ) -> Result<()> {
     let style = ("sans-serif", pixels).into_font().color(&color);
     let style = style.pos(Pos::new(side, VPos::Center));
-    area.draw_text(text, &style, at).map_err(explained)
-}
-
-/// The backend's error cannot be kept: it is not for several threads.
-fn explained(error: impl std::fmt::Display) -> anyhow::Error {
-    anyhow!("{error}")
+    Ok(area.draw_text(text, &style, at)?)
 }
 
 #[cfg(test)]
@@ -129,20 +127,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn figures_are_in_proportion_and_inside() {
-        assert_eq!(place(0.0, 10.0), LEFT);
-        assert_eq!(place(5.0, 10.0), i32::midpoint(LEFT, RIGHT));
-        assert_eq!(place(10.0, 10.0), RIGHT);
-        assert_eq!(place(0.0, 0.0), LEFT);
+    fn coordinates_are_proportional() {
+        assert_eq!(x_of(0.0, 10.0), LEFT);
+        assert_eq!(x_of(5.0, 10.0), i32::midpoint(LEFT, RIGHT));
+        assert_eq!(x_of(10.0, 10.0), RIGHT);
+        assert_eq!(x_of(0.0, 0.0), LEFT);
     }
 
     #[test]
-    fn every_text_is_in_the_chart() {
+    fn chart_contains_every_text() {
         let bar = |label: &str, figures| Bar {
             label: label.to_owned(),
             text: "text".to_owned(),
             figures,
-            is_ours: true,
+            highlighted: true,
         };
         let bars = vec![bar("a < b", Some([1.0, 2.0, 3.0])), bar("failed", None)];
         let title = "panel".to_owned();

@@ -1,22 +1,22 @@
-//! Which charts there are, and what is in them.
+//! The charts and their contents.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
-use crate::chart::{self, Bar, Panel};
 use crate::metrics::Metric;
 use crate::results::{Results, ServerResults};
 use crate::servers::BASELINE;
-use crate::table::number;
+use crate::svg::{self, Bar, Panel};
+use crate::table::format_number;
 use crate::workloads::{WORKLOADS, Workload};
 
-struct Group {
+struct Chart {
     file: &'static str,
     title: &'static str,
     workloads: &'static [&'static str],
-    /// The names of the metrics that are shown of each.
+    /// Names of the metrics: a panel for each workload and metric.
     metrics: &'static [&'static str],
 }
 
@@ -25,50 +25,50 @@ const CPU: &str = "server_cpu_ns_per_echo";
 const LATENCIES: [&str; 2] = ["latency_p50_ns", "latency_p99_ns"];
 const SMALL: &[&str] = &["50x64B", "1000x64B", "50x1KiBx16"];
 
-const GROUPS: &[Group] = &[
-    Group {
+const CHARTS: &[Chart] = &[
+    Chart {
         file: "small-messages.svg",
         title: "Small messages",
         workloads: SMALL,
         metrics: &[RATE],
     },
-    Group {
+    Chart {
         file: "cpu.svg",
-        title: "What an echo takes",
+        title: "CPU time per echo",
         workloads: SMALL,
         metrics: &[CPU],
     },
-    Group {
+    Chart {
         file: "bulk.svg",
-        title: "Bulk",
+        title: "Bulk transfer",
         workloads: &["8x64KiBx4", "1x64KiBx8"],
         metrics: &["bytes_per_s", CPU],
     },
-    Group {
+    Chart {
         file: "latency.svg",
-        title: "One connection",
+        title: "Latency of one connection",
         workloads: &["1x64B"],
         metrics: &LATENCIES,
     },
-    Group {
+    Chart {
         file: "churn.svg",
-        title: "Connections one after the other",
+        title: "Connection churn",
         workloads: &["churn"],
         metrics: &[RATE, CPU],
     },
-    Group {
+    Chart {
         file: "memory.svg",
-        title: "Idle connections",
+        title: "Memory per idle connection",
         workloads: &["idle"],
         metrics: &["server_rss_bytes_per_connection"],
     },
-    Group {
+    Chart {
         file: "fairness.svg",
-        title: "A small message beside greedy streams",
+        title: "Latency beside greedy streams",
         workloads: &["ping"],
         metrics: &[LATENCIES[0], LATENCIES[1], "streams_bytes_per_s"],
     },
-    Group {
+    Chart {
         file: "udp.svg",
         title: "UDP",
         workloads: &["udp"],
@@ -76,15 +76,16 @@ const GROUPS: &[Group] = &[
     },
 ];
 
-/// Draws the charts of what was measured, and gives their files. Those of what was not, which are of
-/// other results, go.
+/// Draws the charts into `directory` and returns their files.
+///
+/// Deletes the charts of workloads that were not measured, because they show other results.
 pub(crate) fn draw(results: &Results, directory: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
-    for group in GROUPS {
-        let panels = group.panels(results);
-        let file = directory.join(group.file);
+    for chart in CHARTS {
+        let panels = chart.panels(results);
+        let file = directory.join(chart.file);
         if !panels.is_empty() {
-            chart::draw(&file, group.title, &panels, &footer(results))?;
+            svg::draw(&file, chart.title, &panels, &footer(results))?;
             files.push(file);
         } else if file.exists() {
             fs::remove_file(&file)?;
@@ -96,12 +97,12 @@ pub(crate) fn draw(results: &Results, directory: &Path) -> Result<Vec<PathBuf>> 
 fn footer(results: &Results) -> String {
     let day = results.date.get(..10).unwrap_or(&results.date);
     format!(
-        "Medians of {} × {} s; the line is from the least to the most. {}. {day}",
+        "Median of {} rounds of {} s; the line spans minimum to maximum. {}. {day}",
         results.rounds, results.duration_s, results.machine
     )
 }
 
-impl Group {
+impl Chart {
     fn panels(&self, results: &Results) -> Vec<Panel> {
         let named = |name| WORKLOADS.iter().find(|it| it.name == name);
         let workloads = self.workloads.iter().copied().filter_map(named);
@@ -113,7 +114,7 @@ impl Group {
     }
 }
 
-/// Nothing if it was not measured.
+/// Returns `None` if the workload or the metric was not measured.
 fn panel(workload: &Workload, name: &str, results: &Results) -> Option<Panel> {
     let metric = workload.metrics.iter().find(|it| it.name == name)?;
     let measured = results
@@ -122,10 +123,10 @@ fn panel(workload: &Workload, name: &str, results: &Results) -> Option<Panel> {
         .find(|it| it.name == workload.name)?;
     let bars = measured.servers.iter();
     let bars: Vec<Bar> = bars.filter_map(|server| bar(metric, server)).collect();
-    let better = if metric.more_is_better {
-        "more is better"
+    let better = if metric.higher_is_better {
+        "higher is better"
     } else {
-        "less is better"
+        "lower is better"
     };
     let Metric { title, unit, .. } = metric;
     (!bars.is_empty()).then(|| Panel {
@@ -134,34 +135,35 @@ fn panel(workload: &Workload, name: &str, results: &Results) -> Option<Panel> {
     })
 }
 
-/// One without a figure where everything failed, and none where it was not measured.
+/// Returns a bar without figures if all rounds failed, and `None` if the metric was not measured.
 fn bar(metric: &Metric, server: &ServerResults) -> Option<Bar> {
     let summary = server.summary.get(metric.name);
     let failures = server.failures();
     let text = match (summary, failures) {
-        (Some(it), None) => number(it.median * metric.scale),
+        (Some(it), None) => format_number(it.median * metric.scale),
         (Some(it), Some((count, _))) => {
-            let (median, rounds) = (number(it.median * metric.scale), server.rounds.len());
+            let median = format_number(it.median * metric.scale);
+            let rounds = server.rounds.len();
             format!("{median}; {count} of {rounds} rounds failed")
         }
-        (None, Some((_, reason))) if server.summary.is_empty() => shortened(reason),
+        (None, Some((_, reason))) if server.summary.is_empty() => failure_text(reason),
         (None, _) => return None,
     };
     Some(Bar {
         label: server.title.clone(),
         text,
         figures: summary.map(|it| [it.min, it.median, it.max].map(|it| it * metric.scale)),
-        is_ours: server.name.starts_with(BASELINE),
+        highlighted: server.name.starts_with(BASELINE),
     })
 }
 
-/// As much of a reason as fits beside a label.
-fn shortened(reason: &str) -> String {
-    const MOST: usize = 70;
+/// Shortens the reason to what fits beside the label.
+fn failure_text(reason: &str) -> String {
+    const MAX_CHARS: usize = 70;
 
-    let text: String = reason.chars().take(MOST).collect();
-    let rest = if text.len() < reason.len() { "…" } else { "" };
-    format!("failed: {text}{rest}")
+    let text: String = reason.chars().take(MAX_CHARS).collect();
+    let ellipsis = if text.len() < reason.len() { "…" } else { "" };
+    format!("failed: {text}{ellipsis}")
 }
 
 #[cfg(test)]
@@ -170,11 +172,11 @@ mod tests {
     use crate::results::tests::example;
 
     #[test]
-    fn charts_refer_to_what_there_is() {
-        for group in GROUPS {
-            for name in group.workloads {
+    fn charts_refer_to_existing_workloads_and_metrics() {
+        for chart in CHARTS {
+            for name in chart.workloads {
                 let workload = WORKLOADS.iter().find(|it| it.name == *name).unwrap();
-                for metric in group.metrics {
+                for metric in chart.metrics {
                     let mut names = workload.metrics.iter().map(|it| it.name);
                     assert!(names.any(|it| it == *metric), "{metric} of {name}");
                 }
@@ -183,22 +185,22 @@ mod tests {
     }
 
     #[test]
-    fn long_reasons_are_shortened() {
-        assert_eq!(shortened("3 lost"), "failed: 3 lost");
-        let text = shortened(&"ä".repeat(71));
+    fn long_reason_is_cut() {
+        assert_eq!(failure_text("3 lost"), "failed: 3 lost");
+        let text = failure_text(&"ä".repeat(71));
         assert_eq!(text, format!("failed: {}…", "ä".repeat(70)));
     }
 
     #[test]
-    fn each_workload_is_in_a_chart() {
+    fn every_workload_has_a_chart() {
         for workload in WORKLOADS {
-            let mut shown = GROUPS.iter().flat_map(|it| it.workloads);
+            let mut shown = CHARTS.iter().flat_map(|it| it.workloads);
             assert!(shown.any(|name| *name == workload.name));
         }
     }
 
     #[test]
-    fn what_failed_has_a_reason_and_what_was_not_measured_no_bar() {
+    fn failed_server_has_a_reason_and_missing_metric_no_bar() {
         let (workload, results) = example();
         let metric = |name| workload.metrics.iter().find(|it| it.name == name).unwrap();
         let texts = |name| -> Vec<String> {

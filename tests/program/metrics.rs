@@ -1,17 +1,13 @@
 //! Metrics over HTTP: what is answered, to whom, and that the echo never waits for it.
 
-#![cfg(unix)]
-
-mod common;
-
 use std::io::{ErrorKind, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
-use common::service::{Service, complaint, program};
+use crate::common::service::{Service, complaint, program};
 #[cfg(target_os = "linux")]
-use common::service::{cpu_ticks, limited, state};
-use common::{LIMIT, connect, echo, is_served, read_to_the_end};
+use crate::common::service::{cpu_ticks, limited, state};
+use crate::common::{self, LIMIT, connect, echo, is_served, read_to_the_end};
 use nix::sys::signal::Signal;
 
 const ASK: &str = "GET /metrics HTTP/1.1\r\nHost: here\r\n\r\n";

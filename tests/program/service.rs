@@ -1,9 +1,5 @@
 //! The built program: its arguments, what it prints, its signals and its exit status.
 
-#![cfg(unix)]
-
-mod common;
-
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -13,10 +9,10 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
 use std::thread;
 
-use common::service::{PROGRAM, Service, complaint, lines_of, output, program};
+use crate::common::service::{PROGRAM, Service, complaint, lines_of, output, program};
 #[cfg(target_os = "linux")]
-use common::service::{cpu_ticks, limited};
-use common::{Directory, LIMIT, connect, echo, is_served, read_to_the_end};
+use crate::common::service::{cpu_ticks, limited};
+use crate::common::{self, Directory, LIMIT, connect, echo, is_served, read_to_the_end};
 use nix::sys::signal::Signal;
 
 /// Whether a connection is reset; maybe so soon that connecting fails already.
@@ -454,7 +450,7 @@ fn control_characters_are_escaped_in_errors_and_the_log() {
         // clap leaves out what it takes for an escape sequence.
         (&["--allow", "\x1b]0;title\x07"], "''"),
         (&["--metrics", "tcp://\x08:1:2"], "\\u{8}:1:2"),
-        (&["--check", "a\tb"], "a\\tb"),
+        (&["check", "a\tb"], "a\\tb"),
     ] {
         let (line, _) = complaint(program(arguments));
         assert!(line.contains(escaped), "{line:?}");

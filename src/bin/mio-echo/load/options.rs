@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
-use clap::Parser;
+use clap::Args;
 use mio_echo::Endpoint;
 
-use crate::arguments::{self, Failure, time};
+use crate::arguments::{self, time};
+use crate::cli::CliError;
 
 /// Puts load on an echo service, checks every byte that comes back, and tells rates and latencies.
-#[derive(Debug, Parser)]
-#[command(name = "load", after_long_help = MORE_HELP, max_term_width = 100)]
+#[derive(Debug, Args)]
+#[command(after_long_help = include_str!("help.txt"))]
 pub(crate) struct Options {
     /// Where the service is: HOST:PORT or tcp://HOST:PORT, udp://HOST:PORT, unix:PATH or unix:@NAME
     #[arg(value_name = "ENDPOINT")]
@@ -70,13 +71,9 @@ pub(crate) struct Options {
     /// Print the results as one JSON object, with units in its names, and no progress
     #[arg(short, long)]
     pub(crate) json: bool,
-
-    /// Show no progress
-    #[arg(short, long)]
-    pub(crate) quiet: bool,
 }
 
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Args)]
 #[group(multiple = false)]
 struct ModeOptions {
     /// Stream in bulk: as many messages on their way as it takes, and large ones
@@ -128,57 +125,6 @@ impl Mode {
 /// The most that a datagram over IPv4 holds: 65,535 bytes less the headers of IP and UDP.
 const LARGEST_DATAGRAM: u32 = 65_507;
 
-const MORE_HELP: &str = "\
-Modes, and an example of each:
-  closed loop  load -c 50 -s 64 127.0.0.1:7007
-               each connection sends the next message when one has come back: what
-               the service can do at most, with so many clients
-  --stream     load --stream -c 4 unix:/run/echo.sock
-               bytes per second
-  --churn      load --churn -c 10 127.0.0.1:7007
-               connections per second; latency is from connect to the whole echo.
-               It closes first, so the ports in TIME_WAIT are on its side. On Linux, a
-               service at 127.0.0.0/8 is connected to from as many loopback addresses as
-               it takes ports. For one on another host there are some 28,000 a minute:
-               with more than 470 connections per second they run out, and it says so
-  --hold       load --hold -c 50000 -d 1m -p $(pidof mio-echo) 127.0.0.1:7007
-               memory per connection. The limit of open files is raised as far as it
-               goes; on Linux, a service at 127.0.0.0/8 is connected to from as many
-               loopback addresses as it takes ports
-  --rate       load --rate 20000 -c 100 udp://127.0.0.1:7007
-               the latency of a service that is not overloaded
-
-Times have a unit, or are in seconds: 200ms, 0.2, 1m. Sizes are in bytes.
-
-Time: it ends after --connect-timeout, --warmup, --duration and --timeout at the latest,
-whatever the service does; before them is only the time to find a host by its name.
-
-Results:
-  latency      from when a message was sent (--rate: due; --churn: from connect) to
-               when it had been read here. The clock is read after each read of a
-               connection, which is also when the next message on it is sent. What waits
-               here while other connections are served is counted: look at whether
-               load itself was busy
-  lost         no answer within the timeout, or none before the connection ended
-  late         an answer came after the timeout; it is among the lost
-  corrupted    what came is not what was sent: each byte is compared. A datagram
-               whose first 8 bytes, its number, were changed is lost as well
-  reordered    came after one that was sent later (RFC 4737)
-  duplicated   the answer came again
-  failed       connections that could not be made
-  ended early  connections that the service, or an error, ended
-Rates, times and latencies are of the messages due after the warm-up; what went wrong
-counts from the start.
-
-Signals:
-  SIGINT, SIGTERM   send no more, wait for what is missing, and print the results; a
-                    second one ends the program at once
-
-Exit status:
-  0   everything came back once, in order and as it was sent
-  1   something did not, or there was no connection, or not to the end
-  2   the arguments are wrong";
-
 impl Options {
     pub(crate) fn mode(&self) -> Mode {
         match &self.mode {
@@ -227,12 +173,12 @@ impl Options {
     }
 
     /// The endpoint, once for each address that its host has.
-    pub(crate) fn endpoints(&self) -> Result<Vec<Endpoint>, Failure> {
+    pub(crate) fn endpoints(&self) -> Result<Vec<Endpoint>, CliError> {
         let endpoints = arguments::endpoints(&self.endpoint)?;
         let is_datagram = |endpoint: &Endpoint| matches!(endpoint, Endpoint::Udp(_));
         if self.size > Some(LARGEST_DATAGRAM) && endpoints.iter().any(is_datagram) {
             let message = format!("no datagram has more than {LARGEST_DATAGRAM} bytes");
-            return Err(Failure::new(message + "; see load --help", 2));
+            return Err(CliError::usage(message + "; see mio-echo load --help"));
         }
         Ok(endpoints)
     }

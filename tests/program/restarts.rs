@@ -1,21 +1,14 @@
 //! Restarts under clients that connect, talk and close without a pause: none of them fails.
 
-#![cfg(target_os = "linux")]
-
-mod common;
-
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 
-use common::service::Service;
-use common::supervised::activated;
-use common::{LIMIT, wait_until};
-
-const PROGRAM: &str = env!("CARGO_BIN_EXE_mio-echo");
+use crate::common::service::{Service, program};
+use crate::common::systemd::activated;
+use crate::common::{LIMIT, wait_until};
 
 const RESTARTS: u32 = 10;
 
@@ -111,7 +104,7 @@ fn with_activation_no_client_fails() {
     let address = listener.local_addr().unwrap();
     let start = || {
         let copy = listener.try_clone().unwrap();
-        Service::launch(activated(PROGRAM, vec![copy.into()], 1, ""))
+        Service::launch(activated(vec![copy.into()], 1, ""))
     };
     // One ends before the next begins: whoever comes meanwhile waits.
     restart(address, start(), |old| {
@@ -122,12 +115,7 @@ fn with_activation_no_client_fails() {
 
 #[test]
 fn with_a_shared_port_no_client_fails() {
-    let start = |endpoint: &str| {
-        let mut command = Command::new(PROGRAM);
-        command.args([endpoint, "--reuse-port"]);
-        command.env_remove("RUST_LOG").stdin(Stdio::null());
-        Service::launch(command)
-    };
+    let start = |endpoint: &str| Service::launch(program(&[endpoint, "--reuse-port"]));
     let mut first = start("tcp://127.0.0.1:0");
     let address = first.listens_at();
     // The next one listens before the old one ends.

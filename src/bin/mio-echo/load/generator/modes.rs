@@ -3,9 +3,9 @@
 use std::io;
 
 use super::{Generator, Phase, TIMER};
-use crate::connection::State;
-use crate::options::Mode;
-use crate::pace::Pace;
+use crate::load::connection::State;
+use crate::load::options::Mode;
+use crate::load::schedule::Pace;
 
 impl Generator {
     /// Sends the first messages.

@@ -1,0 +1,418 @@
+//! The options of the service and the configuration that they make.
+
+use std::io;
+use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use clap::Args;
+use log::warn;
+use mio_echo::{
+    BoundSocket, Config, Endpoint, EndpointError, EndpointErrorKind, Network, ZeroCopy,
+};
+
+use crate::cli::{CliError, similar_subcommand};
+use crate::metrics::Bound;
+
+#[derive(Debug, Args)]
+#[allow(clippy::doc_markdown, reason = "the help is plain text")]
+pub(crate) struct ServiceOptions {
+    /// Where to serve: HOST:PORT, tcp://HOST:PORT, udp://HOST:PORT, unix:PATH or unix:@NAME
+    ///
+    /// Can be repeated. Without a transport, TCP and UDP are served at the same port. HOST is an IPv4
+    /// address, an IPv6 address in brackets, or a name, which stands for all of its addresses that
+    /// this host has. With port 0 the system chooses a free port. @NAME is an abstract Unix socket,
+    /// without a file. [default: 127.0.0.1:7007, or the sockets passed by systemd]
+    #[arg(value_name = "ENDPOINT")]
+    endpoints: Vec<String>,
+
+    /// Backlog of each listener: connections that wait to be accepted
+    #[arg(long, value_name = "N", default_value_t = Config::DEFAULT_BACKLOG)]
+    backlog: u32,
+
+    /// Size of the read buffer, and limit on pending bytes of one connection; such as 64KiB
+    #[arg(long, value_name = "SIZE", value_parser = size, default_value = "64KiB")]
+    buffer_size: ByteSize,
+
+    /// Limit on open connections; more wait in the backlog [default: the limit on open files, less a
+    /// reserve]
+    #[arg(long, value_name = "N")]
+    max_connections: Option<usize>,
+
+    /// Limit on open connections of one source; more are rejected [default: no limit]
+    ///
+    /// A source is an IPv4 address, an IPv6 /64 or a link-local address. Unix sockets and datagrams
+    /// are not counted.
+    #[arg(long, value_name = "N")]
+    max_per_source: Option<usize>,
+
+    /// Limit on pending bytes of all connections together; such as 256MiB
+    ///
+    /// When it is reached, the connection whose last byte moved longest ago is closed.
+    #[arg(long, value_name = "SIZE", value_parser = size, default_value = "256MiB")]
+    max_buffered: ByteSize,
+
+    /// Size of the send and the receive buffer of each socket (SO_SNDBUF, SO_RCVBUF); such as 64KiB
+    /// [default: tuned by the system, up to some megabytes for a peer that does not read]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    socket_buffer: Option<ByteSize>,
+
+    /// Allow list of client networks, such as 10.0.0.0/8, or addresses [default: every client]
+    ///
+    /// Can be repeated. Connections from other addresses are reset, and their datagrams are dropped.
+    /// Unix sockets are not affected.
+    #[arg(long, value_name = "CIDR")]
+    pub(crate) allow: Vec<Network>,
+
+    /// Time to go on echoing after a signal to stop; such as 5s or 1m30s
+    #[arg(long, value_name = "TIME", value_parser = time, default_value = "5s")]
+    drain_timeout: Duration,
+
+    /// Close a connection on which no byte has moved for this time; such as 5m; 0s: never
+    #[arg(long, value_name = "TIME", value_parser = time, default_value = "5m")]
+    idle_timeout: Duration,
+
+    /// Close a connection whose peer has taken none of its pending bytes for this time; 0s: never
+    #[arg(long, value_name = "TIME", value_parser = time, default_value = "30s")]
+    write_timeout: Duration,
+
+    /// Poll for this time after an event, without sleeping; such as 50us
+    ///
+    /// Lowers the latency of peers that answer within this time. Costs up to a whole core.
+    #[arg(long, value_name = "TIME", value_parser = time, default_value = "0s")]
+    busy_poll: Duration,
+
+    /// Move bulk streams with splice(2), without copying: auto (if the system can) or off
+    ///
+    /// A spliced connection has up to 256 KiB pending, whatever the buffer size.
+    #[arg(long, value_name = "WHEN", value_parser = zero_copy, default_value = "auto")]
+    zero_copy: ZeroCopy,
+
+    /// Serve IPv4 at [::] as well
+    #[arg(long)]
+    dual_stack: bool,
+
+    /// Share the port with other processes (SO_REUSEPORT): the system spreads the peers over them
+    ///
+    /// A process that is stopped takes half a second more, in which new clients reach the others.
+    #[arg(long)]
+    reuse_port: bool,
+
+    /// Permissions of Unix sockets in octal: write permission allows to connect; such as 0660
+    /// [default: left by the umask]
+    ///
+    /// Give it to trusted users only: a client can send file descriptors that take long to close, and
+    /// so stop the service.
+    #[arg(long, value_name = "MODE", value_parser = mode)]
+    pub(crate) unix_mode: Option<u32>,
+
+    /// Reply to datagrams from well-known ports and from the service's own ports, too
+    ///
+    /// For closed labs only: a forged datagram can start a loop between this service and another one,
+    /// which ends only when the TTL is used up.
+    #[arg(long)]
+    udp_answer_any_port: bool,
+
+    /// Serve GET /metrics, for Prometheus, and GET /healthz over HTTP at tcp://HOST:PORT
+    /// [default: off]
+    #[arg(long, value_name = "ENDPOINT", value_parser = tcp_endpoint)]
+    metrics: Option<String>,
+
+    /// Log a summary of the counters at this interval; such as 1m [default: on SIGUSR1 only]
+    #[arg(long, value_name = "TIME", value_parser = stats_interval)]
+    pub(crate) stats_interval: Option<Duration>,
+}
+
+impl ServiceOptions {
+    /// The settings, with host names looked up. `open_files` is how many files the process may
+    /// have open, where the system has a limit; `sockets` are those that are served besides.
+    pub(crate) fn config(
+        &self,
+        open_files: Option<usize>,
+        sockets: &[BoundSocket],
+    ) -> Result<Config, CliError> {
+        let mut builder = Config::builder()
+            .backlog(self.backlog)
+            .buffer_size(bytes(self.buffer_size))
+            .max_buffered(bytes(self.max_buffered))
+            .drain_timeout(self.drain_timeout)
+            .idle_timeout(self.idle_timeout)
+            .write_timeout(self.write_timeout)
+            .busy_poll(self.busy_poll)
+            .zero_copy(self.zero_copy)
+            .dual_stack(self.dual_stack)
+            .reuse_port(self.reuse_port)
+            .udp_answer_any_port(self.udp_answer_any_port);
+        if let Some(mode) = self.unix_mode {
+            builder = builder.unix_mode(mode);
+        }
+        if let Some(size) = self.socket_buffer {
+            builder = builder.socket_buffer(bytes(size));
+        }
+        if let Some(connections) = self.max_per_source {
+            builder = builder.max_per_source(connections);
+        }
+        for &network in &self.allow {
+            builder = builder.allow(network);
+        }
+        let endpoints = self.endpoints(sockets)?;
+        let most = open_files.map(|files| {
+            let sockets = sockets.len() + self.count_sockets(&endpoints);
+            most_connections(files, sockets)
+        });
+        let most = most.transpose()?;
+        for endpoint in endpoints {
+            builder = builder.endpoint(endpoint);
+        }
+        if let Some(connections) = self.max_connections.or(most) {
+            builder = builder.max_connections(connections);
+        }
+        let config = builder.build()?;
+        match (self.max_connections, most) {
+            (Some(asked), Some(most)) if asked > most => warn!(
+                "the limit on open files has room for {most} connections, not for {asked}: \
+                 raise it (see ulimit -Hn), or others will have to wait"
+            ),
+            _ => {}
+        }
+        Ok(config)
+    }
+
+    /// Where to serve besides `sockets`, with host names looked up. The default endpoint is among them
+    /// if there is no other, so that what contradicts it is found when the configuration is built.
+    fn endpoints(&self, sockets: &[BoundSocket]) -> Result<Vec<Endpoint>, CliError> {
+        let mut endpoints = Vec::new();
+        for text in &self.endpoints {
+            endpoints.extend(resolve(text).map_err(|error| with_hint(error, text))?);
+        }
+        if endpoints.is_empty() && sockets.is_empty() {
+            endpoints.push(Endpoint::DEFAULT);
+        }
+        Ok(endpoints)
+    }
+
+    /// How many sockets these endpoints and the metrics take.
+    fn count_sockets(&self, endpoints: &[Endpoint]) -> usize {
+        let is_both = |address: SocketAddr| address.ip() == Ipv6Addr::UNSPECIFIED;
+        let count = |endpoint: &Endpoint| {
+            let transports = 1 + usize::from(matches!(endpoint, Endpoint::TcpAndUdp(_)));
+            let families = self.dual_stack && endpoint.address().is_some_and(is_both);
+            transports * (1 + usize::from(families))
+        };
+        usize::from(self.metrics.is_some()) + endpoints.iter().map(count).sum::<usize>()
+    }
+
+    /// Where metrics are to be had, with host names looked up: bound, and not listening yet.
+    pub(crate) fn metrics(&self) -> Result<Bound, CliError> {
+        let endpoints = self.metrics.as_deref().map(resolve).transpose()?;
+        Ok(Bound::bind(
+            &endpoints.unwrap_or_default(),
+            self.dual_stack,
+        )?)
+    }
+}
+
+/// Adds a hint to the error if the endpoint names or resembles a subcommand.
+fn with_hint(error: EndpointError, text: &str) -> CliError {
+    match (error.kind(), similar_subcommand(text)) {
+        (EndpointErrorKind::Syntax, Some(name)) => {
+            CliError::usage(format!("{error}; for the subcommand write mio-echo {name}"))
+        }
+        _ => error.into(),
+    }
+}
+
+/// The endpoints that the text stands for. Of the addresses of a name, those that this host does not
+/// have are left out, with a warning each: `localhost` may be `::1` as well where IPv6 is off.
+fn resolve(text: &str) -> Result<Vec<Endpoint>, EndpointError> {
+    let endpoints = Endpoint::resolve(text)?;
+    let missing: Vec<_> = endpoints.iter().map(missing_address).collect();
+    // If none is there, binding them tells why.
+    if missing.iter().all(Option::is_some) {
+        return Ok(endpoints);
+    }
+    let mut present = Vec::new();
+    for (endpoint, missing) in endpoints.into_iter().zip(missing) {
+        match missing {
+            Some(error) => warn!("{text}: {endpoint} is left out: {error}"),
+            None => present.push(endpoint),
+        }
+    }
+    Ok(present)
+}
+
+/// The system's error if this host does not have the endpoint's address. Other errors, such as a port
+/// in use, are those of the socket that is served at.
+fn missing_address(endpoint: &Endpoint) -> Option<io::Error> {
+    let mut address = endpoint.address()?;
+    address.set_port(0);
+    UdpSocket::bind(address).err().filter(means_missing)
+}
+
+fn means_missing(error: &io::Error) -> bool {
+    #[cfg(unix)]
+    if error.raw_os_error() == Some(nix::errno::Errno::EAFNOSUPPORT as i32) {
+        return true;
+    }
+    error.kind() == io::ErrorKind::AddrNotAvailable
+}
+
+/// Descriptors of the program itself: standard streams (3), signals (2), the selector and its copies
+/// (3), the waker, and the supervisor's socket.
+const OWN_DESCRIPTORS: usize = 10;
+
+/// How many connections the limit on open files leaves room for, beside `sockets` that are served at:
+/// some files are kept for pipes, the log and the like.
+fn most_connections(open_files: usize, sockets: usize) -> Result<usize, CliError> {
+    const RESERVE: usize = 128;
+
+    let own = OWN_DESCRIPTORS + sockets;
+    let reserve = RESERVE.min(open_files / 2).max(own);
+    match open_files.saturating_sub(reserve) {
+        0 => Err(CliError::failure(format!(
+            "the limit on open files is {open_files}, and one connection needs {}: raise it (see \
+             ulimit -Hn)",
+            own + 1
+        ))),
+        connections => Ok(connections.min(*Config::MAX_CONNECTIONS_RANGE.end())),
+    }
+}
+
+fn size(text: &str) -> Result<ByteSize, &'static str> {
+    text.parse()
+        .map_err(|_| "write a number of bytes, or one with a unit, such as 64KiB")
+}
+
+/// More than there can be is out of every range.
+fn bytes(size: ByteSize) -> usize {
+    usize::try_from(size.as_u64()).unwrap_or(usize::MAX)
+}
+
+fn mode(text: &str) -> Result<u32, &'static str> {
+    let is_octal = text.bytes().all(|byte| byte.is_ascii_digit());
+    let mode = u32::from_str_radix(text, 8).ok().filter(|_| is_octal);
+    mode.ok_or("write permissions in octal, such as 0660")
+}
+
+fn zero_copy(text: &str) -> Result<ZeroCopy, &'static str> {
+    match text {
+        "auto" => Ok(ZeroCopy::Auto),
+        "off" => Ok(ZeroCopy::Off),
+        _ => Err("write auto or off"),
+    }
+}
+
+fn time(text: &str) -> Result<Duration, &'static str> {
+    humantime::parse_duration(text).map_err(|_| "write a number and a unit, such as 5s or 1m30s")
+}
+
+fn tcp_endpoint(text: &str) -> Result<String, &'static str> {
+    if text.starts_with("tcp://") {
+        Ok(text.to_owned())
+    } else {
+        Err("write tcp://HOST:PORT, such as tcp://127.0.0.1:9007")
+    }
+}
+
+fn stats_interval(text: &str) -> Result<Duration, &'static str> {
+    let range = Duration::from_millis(100)..=Duration::from_secs(24 * 60 * 60);
+    let time = time(text)?;
+    if range.contains(&time) {
+        Ok(time)
+    } else {
+        Err("choose 100ms to 1day")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use clap::Parser;
+
+    use crate::cli::Cli;
+
+    #[test]
+    fn without_arguments_only_idle_timeout_and_max_buffered_differ_from_the_library() {
+        let options = Cli::parse_from(["mio-echo"]).service;
+        let config = options.config(None, &[]).unwrap();
+        let expected = Config::builder()
+            .endpoint(Endpoint::DEFAULT)
+            .idle_timeout(Duration::from_secs(300))
+            .max_buffered(256 * 1024 * 1024);
+        assert_eq!(config, expected.build().unwrap());
+    }
+
+    #[test]
+    fn every_option_reaches_the_configuration() {
+        let options = Cli::parse_from([
+            "mio-echo",
+            "127.0.0.2:1",
+            "tcp://[::1]:2",
+            "unix:@echo",
+            "--backlog=3",
+            "--buffer-size=4KiB",
+            "--max-connections=5",
+            "--max-per-source=4",
+            "--max-buffered=1MiB",
+            "--socket-buffer=64KiB",
+            "--allow=10.0.0.0/8",
+            "--allow=::1",
+            "--drain-timeout=1m6s",
+            "--idle-timeout=7s",
+            "--write-timeout=8s",
+            "--busy-poll=50us",
+            "--zero-copy=off",
+            "--dual-stack",
+            "--reuse-port",
+            "--unix-mode=0660",
+            "--udp-answer-any-port",
+        ]);
+        let options = options.service;
+        let config = Config::builder()
+            .endpoint("127.0.0.2:1".parse().unwrap())
+            .endpoint("tcp://[::1]:2".parse().unwrap())
+            .endpoint("unix:@echo".parse().unwrap())
+            .backlog(3)
+            .buffer_size(4096)
+            .max_connections(5)
+            .max_per_source(4)
+            .max_buffered(1024 * 1024)
+            .socket_buffer(64 * 1024)
+            .allow("10.0.0.0/8".parse().unwrap())
+            .allow("::1".parse().unwrap())
+            .drain_timeout(Duration::from_secs(66))
+            .idle_timeout(Duration::from_secs(7))
+            .write_timeout(Duration::from_secs(8))
+            .busy_poll(Duration::from_micros(50))
+            .zero_copy(ZeroCopy::Off)
+            .dual_stack(true)
+            .reuse_port(true)
+            .unix_mode(0o660)
+            .udp_answer_any_port(true)
+            .build()
+            .unwrap();
+        assert_eq!(options.config(Some(20_000), &[]).unwrap(), config);
+    }
+
+    #[test]
+    fn some_descriptors_are_kept_in_reserve() {
+        for (open_files, connections) in [
+            (13, 1),
+            (20, 8),
+            (64, 32),
+            (128, 64),
+            (256, 128),
+            (1024, 896),
+            (20_000, 19_872),
+        ] {
+            let most = most_connections(open_files, 2).unwrap();
+            assert_eq!(most, connections, "of {open_files}");
+        }
+        assert_eq!(most_connections(usize::MAX, 2).unwrap(), 1_000_000_000);
+        for open_files in [0, 1, 12] {
+            let failure = most_connections(open_files, 2).unwrap_err().to_string();
+            assert!(failure.contains("one connection needs 13"), "{failure}");
+        }
+    }
+}
