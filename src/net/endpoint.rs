@@ -49,7 +49,7 @@ impl Endpoint {
     /// The default: TCP and UDP at `127.0.0.1:7007`.
     ///
     /// Port 7 of RFC 862 is privileged on most systems. Only this host can reach the address: an echo
-    /// service listens on a network only if it is told to.
+    /// service listens on a network only on request.
     pub const DEFAULT: Endpoint =
         Endpoint::TcpAndUdp(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7007));
 
@@ -484,7 +484,7 @@ mod tests {
 
     #[test]
     fn unresolved_name_is_an_error() {
-        // A label has at most 63 characters (RFC 1035, section 2.3.4), so that no server is asked.
+        // A label has at most 63 characters (RFC 1035, section 2.3.4), so that no request is sent.
         let text = format!("{}.invalid:7007", "x".repeat(64));
         let error = Endpoint::resolve(&text).unwrap_err();
         assert!(

@@ -282,7 +282,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn an_accepted_socket_has_the_options_of_an_echo() {
+    fn accepted_socket_has_the_options_of_an_echo() {
         for text in ["tcp://127.0.0.1:0", "tcp://[::1]:0"] {
             if text.contains("::") && !crate::has_ipv6() {
                 continue;
@@ -294,7 +294,10 @@ mod tests {
                 panic!("no connection to accept");
             };
             let socket = SockRef::from(&stream);
-            assert!(socket.tcp_nodelay().unwrap(), "small answers would wait");
+            assert!(
+                socket.tcp_nodelay().unwrap(),
+                "small echoes would be delayed"
+            );
             assert!(
                 socket.out_of_band_inline().unwrap(),
                 "urgent bytes would be lost"
@@ -308,10 +311,10 @@ mod tests {
         }
     }
 
-    /// Over loopback a handshake is over when connect(2) returns, if there is to be one.
+    /// Over loopback the handshake is complete when connect(2) returns.
     #[cfg(target_os = "linux")]
     #[test]
-    fn newcomers_are_turned_away_without_a_word_and_who_is_there_is_not() {
+    fn syn_filter_drops_new_connections_and_keeps_established_ones() {
         use socket2::{Domain, Type};
 
         for text in ["tcp://127.0.0.1:0", "tcp://[::1]:0"] {
@@ -327,13 +330,13 @@ mod tests {
             late.connect(&address.into()).unwrap_err();
             assert!(matches!(listener.accept(), Accepted::Connection(..)));
             assert!(matches!(listener.accept(), Accepted::WouldBlock));
-            assert!(late.peer_addr().is_err(), "it was let in");
-            assert!(late.take_error().unwrap().is_none(), "it was refused");
+            assert!(late.peer_addr().is_err(), "the filter let it in");
+            assert!(late.take_error().unwrap().is_none(), "it was reset");
         }
     }
 
     #[test]
-    fn a_peer_has_the_address_of_its_own_family() {
+    fn mapped_peer_address_becomes_ipv4() {
         for (reported, peer) in [
             ("[::ffff:192.0.2.1]:7", "192.0.2.1:7"),
             ("192.0.2.1:7", "192.0.2.1:7"),
@@ -345,7 +348,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn errors_of_a_connection_are_told_from_shortages() {
+    fn accept_errors_are_classified() {
         use nix::errno::Errno;
 
         let accept = |errno: Errno| classify::<()>(Err(io::Error::from_raw_os_error(errno as i32)));

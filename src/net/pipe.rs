@@ -102,7 +102,7 @@ mod linux {
         use super::*;
 
         #[test]
-        fn it_is_read_whether_sigpipe_is_ignored() {
+        fn reads_whether_sigpipe_is_ignored() {
             let status =
                 |signals: &str| format!("SigBlk:\tffff\nSigIgn:\t{signals}\nSigCgt:\tffff\n");
             assert!(ignores_sigpipe(&status("0000000000001000")));

@@ -1,4 +1,4 @@
-//! Networks, as people write them: an address and how many of its bits all hosts have in common.
+//! Networks in CIDR notation, and the allow list.
 
 use std::error::Error;
 use std::fmt;
@@ -10,14 +10,13 @@ use ipnet::IpNet;
 /// An IP network in CIDR notation (RFC 4632, RFC 4291): `10.0.0.0/8`, `2001:db8::/32`; or a single
 /// address: `192.0.2.1`, `::1`.
 ///
-/// The bits behind the prefix are zero. With others, as in `10.1.2.3/8`, it is not clear whether
-/// the network is meant or the host, and it is an error.
+/// The bits behind the prefix are zero. A text such as `10.1.2.3/8`, which can mean the network or the
+/// host, is an error.
 ///
-/// IPv4 addresses in the form of IPv6 (`::ffff:192.0.2.1`; RFC 4291, section 2.5.5.2) are IPv4
-/// addresses, and none of them is in a network of IPv6: `::/0` is all of IPv6, `0.0.0.0/0` all of
-/// IPv4.
+/// Mapped IPv4 addresses (`::ffff:192.0.2.1`; RFC 4291, section 2.5.5.2) are IPv4 addresses, and in no
+/// IPv6 network: `::/0` is all of IPv6, `0.0.0.0/0` all of IPv4.
 ///
-/// A network has no zone. A link-local one, such as `fe80::/64`, is that of every interface.
+/// A network has no zone. A link-local network, such as `fe80::/64`, includes every interface.
 ///
 /// ```
 /// use mio_echo::Network;
@@ -37,7 +36,7 @@ use ipnet::IpNet;
 pub struct Network(IpNet);
 
 impl Network {
-    /// Whether an address is one of the network's.
+    /// Whether an address is in the network.
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
         self.0.contains(&address.to_canonical())
@@ -52,7 +51,7 @@ impl Network {
     }
 }
 
-/// That address alone.
+/// The network of this single address.
 impl From<IpAddr> for Network {
     fn from(address: IpAddr) -> Self {
         Network(address.to_canonical().into())
@@ -89,12 +88,12 @@ impl FromStr for Network {
 }
 
 fn network(address: IpAddr, prefix: &str) -> Result<Network, NetworkError> {
-    let most = if address.is_ipv4() { 32 } else { 128 };
-    // `u8` would take a sign: "+8".
+    let max = if address.is_ipv4() { 32 } else { 128 };
+    // `u8::from_str` accepts a sign.
     let is_number = prefix.bytes().all(|byte| byte.is_ascii_digit());
     let prefix = prefix.parse().ok().filter(|_| is_number);
     let net = prefix.and_then(|prefix| IpNet::new(address, prefix).ok());
-    let net = net.ok_or(NetworkError::Prefix { most })?;
+    let net = net.ok_or(NetworkError::Prefix { max })?;
     let network = Network(canonical(net.trunc()));
     if net == net.trunc() {
         Ok(network)
@@ -104,7 +103,7 @@ fn network(address: IpAddr, prefix: &str) -> Result<Network, NetworkError> {
     }
 }
 
-/// What is inside of `::ffff:0:0/96` is of IPv4.
+/// A network inside `::ffff:0:0/96` is an IPv4 network.
 fn canonical(net: IpNet) -> IpNet {
     const MAPPED: u8 = 96;
 
@@ -115,20 +114,20 @@ fn canonical(net: IpNet) -> IpNet {
     }
 }
 
-/// Why a text is no [`Network`].
+/// Why a text is not a [`Network`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum NetworkError {
-    /// What stands before the slash is no IP address.
+    /// The part before the slash is not an IP address.
     Address,
-    /// What stands behind the slash is no number of bits that such an address has.
+    /// The part behind the slash is not a number of bits of such an address.
     Prefix {
-        /// As many bits as it has: 32 or 128.
-        most: u8,
+        /// The number of bits of the address: 32 or 128.
+        max: u8,
     },
-    /// The address is one inside of the network, and not the network's own.
+    /// The address is inside the network, and not its first.
     HostBits {
-        /// The network that it is in.
+        /// The network.
         network: Network,
         /// The address.
         address: IpAddr,
@@ -143,8 +142,8 @@ impl fmt::Display for NetworkError {
             NetworkError::Address => {
                 f.write_str("not an IP network; write one such as 10.0.0.0/8, 2001:db8::/32 or ::1")
             }
-            NetworkError::Prefix { most } => {
-                write!(f, "a prefix length is a number from 0 to {most}")
+            NetworkError::Prefix { max } => {
+                write!(f, "a prefix length is a number from 0 to {max}")
             }
             NetworkError::HostBits { network, address } => write!(
                 f,
@@ -198,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_printed_is_parsed_again() {
+    fn printed_network_parses_back() {
         for (text, printed) in [
             ("10.0.0.0/8", "10.0.0.0/8"),
             ("0.0.0.0/0", "0.0.0.0/0"),
@@ -219,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn it_contains_its_first_address_and_its_last_and_none_beside_them() {
+    fn contains_its_first_and_last_address_and_no_neighbour() {
         for (text, inside, outside) in [
             ("10.0.0.0/8", "10.0.0.0", "9.255.255.255"),
             ("10.0.0.0/8", "10.255.255.255", "11.0.0.0"),
@@ -229,7 +228,7 @@ mod tests {
             ("2001:db8::/32", "2001:db8:ffff::1", "2001:db9::"),
             ("::1", "::1", "::"),
             ("::/0", "ffff::", "0.0.0.0"),
-            // IPv4 in the form of IPv6.
+            // Mapped IPv4 addresses.
             ("192.0.2.0/24", "::ffff:192.0.2.7", "::ffff:192.0.3.7"),
             ("::ffff:192.0.2.0/120", "192.0.2.7", "192.0.3.7"),
             ("::/0", "::1:0:0", "::ffff:192.0.2.1"),
@@ -243,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn each_mistake_says_what_to_write() {
+    fn error_says_what_to_write() {
         for (text, advice) in [
             ("", "such as 10.0.0.0/8"),
             ("localhost", "such as 10.0.0.0/8"),
@@ -306,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn all_of_a_family_is_nothing_of_the_other() {
+    fn whole_family_excludes_the_other() {
         let (v4, v6) = (list(&["0.0.0.0/0"]), list(&["::/0"]));
         for address in [
             "0.0.0.0",
@@ -321,9 +320,9 @@ mod tests {
         }
     }
 
-    /// Against a look at each network in turn, at and beside the ends of all of them.
+    /// At and beside the ends of all networks.
     #[test]
-    fn the_search_finds_whatever_is_there() {
+    fn binary_search_agrees_with_linear_search() {
         let mut state = 1_u32;
         let mut random = |below: u32| {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);

@@ -27,7 +27,7 @@ pub(crate) const SLOT_SIZE: usize = 65_536 + 64;
 /// A batch of at least this size has more datagrams right behind it, as a rule.
 pub(crate) const POLL_THRESHOLD: usize = if BATCH < 4 { BATCH } else { 4 };
 
-/// The size of the receive buffer that is asked for, in bytes. The system may grant less; see
+/// The requested size of the receive buffer, in bytes. The system may grant less; see
 /// `net.core.rmem_max` in socket(7).
 const RECEIVE_BUFFER: usize = 1024 * 1024;
 

@@ -270,7 +270,7 @@ mod linux {
         }
 
         #[test]
-        fn an_answer_comes_from_where_the_question_went() {
+        fn reply_leaves_from_the_destination_of_the_datagram() {
             for (own, destination, peer, interface, multicast) in [
                 ("192.0.2.1", "192.0.2.1", "198.51.100.1", 0, false),
                 ("192.0.2.1", "192.0.2.255", "192.0.2.2", 0, true),
