@@ -18,6 +18,8 @@ pub struct Host {
     pub events: Events,
     pub echo: Echo,
     pub now: Instant,
+    /// What `settle` asserts of the pending bytes after each run.
+    pub max_buffered: usize,
 }
 
 impl Host {
@@ -36,6 +38,7 @@ impl Host {
             events: Events::with_capacity(16),
             echo,
             now: Instant::now(),
+            max_buffered: usize::MAX,
         }
     }
 
@@ -53,6 +56,20 @@ impl Host {
             }
         }
         others
+    }
+
+    /// Turns until nothing happens, at the same time.
+    pub fn settle(&mut self) {
+        loop {
+            self.handle();
+            self.echo.run(self.now);
+            let stats = self.echo.stats();
+            assert!(stats.buffered <= self.max_buffered, "{stats:?}");
+            let has_work = self.echo.timeout(self.now) == Some(Duration::ZERO);
+            if self.events.is_empty() && !has_work {
+                return;
+            }
+        }
     }
 
     pub fn run_until(&mut self, condition: impl Fn(&Echo) -> bool) {

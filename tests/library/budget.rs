@@ -1,13 +1,11 @@
 //! The memory that peers can have held for them has a limit, whatever they do.
 
-mod common;
-
 use std::io::Read;
 use std::net::TcpStream;
 use std::time::Duration;
 
-use common::host::Host;
-use common::{config, noise, read_to_the_end, send_what_fits};
+use crate::common::host::Host;
+use crate::common::{self, config, noise, read_to_the_end, send_what_fits};
 use mio_echo::{Config, ConfigBuilder, ZeroCopy};
 use socket2::{Domain, Socket, Type};
 
@@ -18,6 +16,12 @@ const BUDGET: usize = Config::MIN_MAX_BUFFERED;
 fn limited() -> ConfigBuilder {
     let small = config().socket_buffer(16 * 1024);
     small.buffer_size(BUFFER).max_buffered(BUDGET)
+}
+
+fn host(config: ConfigBuilder) -> Host {
+    let mut host = Host::at(config);
+    host.max_buffered = BUDGET;
+    host
 }
 
 /// A client with small buffers.
@@ -33,19 +37,6 @@ fn connect(host: &Host) -> TcpStream {
 }
 
 impl Host {
-    fn settle(&mut self) {
-        loop {
-            self.handle();
-            self.echo.run(self.now);
-            let stats = self.echo.stats();
-            assert!(stats.buffered <= BUDGET, "{stats:?}");
-            let has_work = self.echo.timeout(self.now) == Some(Duration::ZERO);
-            if self.events.is_empty() && !has_work {
-                return;
-            }
-        }
-    }
-
     /// A client that sends and does not read, until bytes are held for it.
     fn blocked(&mut self) -> TcpStream {
         let mut client = connect(self);
@@ -87,7 +78,7 @@ fn at_the_limit_the_connection_blocked_longest_is_evicted() {
         ),
     ] {
         let config = limited().zero_copy(zero_copy).write_timeout(timeout);
-        let mut host = Host::at(config);
+        let mut host = host(config);
         let mut clients = Vec::new();
         while host.echo.stats().closed.evicted < 3 {
             clients.push(host.blocked());
@@ -108,7 +99,7 @@ fn at_the_limit_the_connection_blocked_longest_is_evicted() {
 /// A byte that moves makes it the last to be evicted.
 #[test]
 fn peers_that_read_stay() {
-    let mut host = Host::at(limited().zero_copy(ZeroCopy::Off));
+    let mut host = host(limited().zero_copy(ZeroCopy::Off));
     let mut reader = host.blocked();
     let mut buffer = vec![0; 8 * 1024 * 1024];
     let mut others = Vec::new();
@@ -127,7 +118,7 @@ fn peers_that_read_stay() {
 #[test]
 fn memory_is_given_back_with_the_last_pending_byte_and_at_a_close() {
     for zero_copy in [ZeroCopy::Off, ZeroCopy::Auto] {
-        let mut host = Host::at(limited().zero_copy(zero_copy));
+        let mut host = host(limited().zero_copy(zero_copy));
         let mut client = host.blocked();
         assert!(host.echo.stats().buffered > 0);
         client.shutdown(std::net::Shutdown::Write).unwrap();
@@ -152,7 +143,7 @@ fn memory_is_given_back_with_the_last_pending_byte_and_at_a_close() {
 #[test]
 fn socket_buffer_bounds_what_the_system_holds() {
     let held = |config: ConfigBuilder| {
-        let mut host = Host::at(config.max_buffered(BUDGET));
+        let mut host = host(config.max_buffered(BUDGET));
         let mut client = connect(&host);
         let (bytes, mut sent) = (noise(256 * 1024), 0);
         loop {

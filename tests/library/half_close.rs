@@ -1,12 +1,10 @@
 //! A peer that sends and shuts its writing half down gets everything back, then the end of the
 //! stream.
 
-mod common;
-
 use std::io::Write;
 use std::net::Shutdown;
 
-use common::{
+use crate::common::{
     Running, bind, config, connect, echo_to_the_end, noise, read_to_the_end, stall, turn_until,
 };
 

@@ -1,10 +1,8 @@
 //! Urgent data does not wedge a connection, and comes back in its place.
 
-mod common;
-
 use std::io::{Read, Write};
 
-use common::{bind, config, connect, turn_until};
+use crate::common::{bind, config, connect, turn_until};
 use socket2::SockRef;
 
 #[test]

@@ -1,12 +1,10 @@
 //! A peer that does not read: at most one buffer is held for it, nothing is read from it, no CPU
 //! is used for it, and when it reads again it gets every byte.
 
-mod common;
-
 use std::io::Read;
 use std::time::{Duration, Instant};
 
-use common::{bind, config, connect, has_work, noise, send_what_fits, settle, stall};
+use crate::common::{self, bind, config, connect, has_work, noise, send_what_fits, settle, stall};
 use mio_echo::Server;
 
 const BUFFER_SIZE: usize = 10_000;

@@ -4,13 +4,11 @@
 
 #![cfg(target_os = "linux")]
 
-mod common;
-
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{bind, config_at, has_ipv6, is_here, settle, turn_until};
+use crate::common::{self, bind, config_at, has_ipv6, is_here, settle, turn_until};
 use mio_echo::{BoundSocket, Config, ConfigBuilder, Dropped, Server};
 use socket2::{Domain, SockRef, Socket, Type};
 

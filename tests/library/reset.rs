@@ -1,10 +1,10 @@
 //! A reset ends that connection and nothing else.
 
-mod common;
-
 use std::io::Write;
 
-use common::{bind, config, connect, echo, is_served, noise, reset, settle, stall, turn_until};
+use crate::common::{
+    self, bind, config, connect, echo, is_served, noise, reset, settle, stall, turn_until,
+};
 
 #[test]
 fn others_are_served_when_a_waiting_peer_resets() {

@@ -2,8 +2,6 @@
 
 #![cfg(unix)]
 
-mod common;
-
 use std::cell::{Cell, RefCell};
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
@@ -18,7 +16,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use common::{Directory, LIMIT, noise, settle, turn_until};
+use crate::common::{self, Directory, LIMIT, noise, settle, turn_until};
 use mio_echo::{Config, ConfigBuilder, Endpoint, Server};
 
 fn config_at(path: &Path) -> ConfigBuilder {
@@ -253,6 +251,7 @@ fn a_directory_that_is_missing_is_asked_for() {
 }
 
 /// Runs `body` in a child process with this umask: the test itself, started again by its name.
+/// Elsewhere other tests would have that umask too.
 #[cfg(target_os = "linux")]
 fn with_umask(umask: &str, test: &str, body: impl FnOnce()) {
     if std::env::var_os("TEST_WITH_UMASK").is_some() {
@@ -261,7 +260,7 @@ fn with_umask(umask: &str, test: &str, body: impl FnOnce()) {
     let output = Command::new("sh")
         .args(["-c", "umask $1 && exec \"$0\" --exact \"$2\" --nocapture"])
         .args([std::env::current_exe().unwrap().as_os_str()])
-        .args([umask, test])
+        .args([umask, &format!("unix_socket::{test}")])
         .env("TEST_WITH_UMASK", umask)
         .output()
         .unwrap();
@@ -335,7 +334,7 @@ fn abstract_name_ignores_mode() {
 #[cfg(all(target_os = "linux", feature = "cli"))]
 #[test]
 fn program_sets_mode_under_any_umask() {
-    use common::service::{PROGRAM, Service};
+    use crate::common::service::{PROGRAM, Service};
 
     let directory = Directory::new();
     let start = |name: &str, mode: &str| {
@@ -422,7 +421,7 @@ fn the_file_is_gone_before_the_last_are_accepted() {
             PATH.with_borrow(Option::is_some)
         }
         fn log(&self, record: &log::Record<'_>) {
-            if record.args().to_string().contains("opened as") {
+            if self.enabled(record.metadata()) && record.args().to_string().contains("opened as") {
                 let exists = |path: &PathBuf| path.exists();
                 WAS_THERE.set(PATH.with_borrow(|path| path.as_ref().map(exists)));
             }

@@ -2,13 +2,11 @@
 
 #![cfg(unix)]
 
-mod common;
-
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
-use common::{bind, config, connect, noise};
+use crate::common::{self, bind, config, connect, noise};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use mio_echo::Server;

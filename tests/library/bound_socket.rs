@@ -3,15 +3,13 @@
 
 #![cfg(unix)]
 
-mod common;
-
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::time::{Duration, Instant};
 
-use common::{Directory, LIMIT, connect, settle, turn_until};
+use crate::common::{self, Directory, LIMIT, connect, settle, turn_until};
 use mio::{Events, Poll, Token};
 use mio_echo::{BoundSocket, Config, Echo, Endpoint, Server};
 use socket2::{Domain, SockRef, Socket, Type};

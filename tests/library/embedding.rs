@@ -1,13 +1,11 @@
 //! `Echo` as a guest: in a loop of the test's own, at times that the test makes up.
 
-mod common;
-
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
-use common::host::{FIRST, Host};
-use common::{config, connect};
+use crate::common::host::{FIRST, Host};
+use crate::common::{self, config, connect};
 use mio::{Interest, Poll, Token};
 use mio_echo::{Config, Echo};
 

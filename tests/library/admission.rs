@@ -5,13 +5,11 @@
 // The whole of 127.0.0.0/8 is this host's: each address of it is another peer.
 #![cfg(target_os = "linux")]
 
-mod common;
-
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
-use common::{bind, config, config_at, connect, settle, turn_until};
+use crate::common::{self, bind, config, config_at, connect, settle, turn_until};
 use mio_echo::{ConfigBuilder, Server};
 use socket2::{Domain, Socket, Type};
 

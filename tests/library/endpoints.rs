@@ -1,14 +1,12 @@
 //! One endpoint, one or more sockets: TCP and UDP together, several processes at one port, and
 //! what becomes of an endpoint that cannot be had.
 
-mod common;
-
 use std::collections::BTreeSet;
 use std::io::{ErrorKind, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 
-use common::{
-    Directory, Running, addresses, config_at, connect, is_served, read_to_the_end, turn_until,
+use crate::common::{
+    self, Directory, Running, addresses, config_at, connect, is_served, read_to_the_end, turn_until,
 };
 use mio_echo::{Config, Endpoint, Server};
 

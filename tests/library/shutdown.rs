@@ -1,13 +1,11 @@
 //! Shutting down: nobody new, those connected until they finish or the drain time is over, and
 //! nothing lost that was read.
 
-mod common;
-
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use common::{
+use crate::common::{
     LIMIT, Running, bind, config, connect, echo, is_served, noise, read_to_the_end, stall,
     turn_until,
 };

@@ -2,14 +2,12 @@
 
 #![cfg(unix)]
 
-mod common;
-
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 
-use common::{Running, config, connect, example, is_served, noise, read_to_the_end};
+use crate::common::{self, Running, config, connect, example, is_served, noise, read_to_the_end};
 
 /// A process that ends with the test.
 struct Background(Child);

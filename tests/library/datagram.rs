@@ -1,13 +1,11 @@
 //! UDP: each datagram comes back to its sender as one datagram, byte for byte, from the address
 //! that was asked. What needs several hosts or networks is tried by `.ci/namespaces.py`.
 
-mod common;
-
 use std::io::{ErrorKind, Write};
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 
-use common::{
-    Running, bind, config_at, connect, has_ipv6, is_served, noise, send_what_fits, settle,
+use crate::common::{
+    self, Running, bind, config_at, connect, has_ipv6, is_served, noise, send_what_fits, settle,
     turn_until,
 };
 use mio_echo::Server;

@@ -1,16 +1,16 @@
 //! Connections in which nothing moves are closed, in time and not before; at times that the tests
 //! make up, so that nobody waits.
 
-mod common;
-
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::host::Host;
-use common::{config, connect, echo_to_the_end, noise, read_to_the_end, send_what_fits};
+use crate::common::host::Host;
+use crate::common::{
+    self, config, connect, echo_to_the_end, noise, read_to_the_end, send_what_fits,
+};
 use mio_echo::ConfigBuilder;
 
 const IDLE: Duration = Duration::from_secs(10);
@@ -42,18 +42,6 @@ impl Host {
         let client = connect(self.echo.endpoints()[0].address().unwrap());
         self.run_until(|echo| echo.stats().active == active + 1);
         client
-    }
-
-    /// Turns until nothing happens, at the same time.
-    fn settle(&mut self) {
-        loop {
-            self.handle();
-            self.echo.run(self.now);
-            let has_work = self.echo.timeout(self.now) == Some(Duration::ZERO);
-            if self.events.is_empty() && !has_work {
-                return;
-            }
-        }
     }
 
     fn echo(&mut self, client: &mut TcpStream) {

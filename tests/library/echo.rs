@@ -1,10 +1,10 @@
 //! Every byte comes back, in order, once.
 
-mod common;
-
 use std::io::{Read, Write};
 
-use common::{Running, bind, config, connect, echo, echo_to_the_end, has_ipv6, noise, turn_until};
+use crate::common::{
+    Running, bind, config, connect, echo, echo_to_the_end, has_ipv6, noise, turn_until,
+};
 use mio_echo::Config;
 
 #[test]

@@ -2,12 +2,10 @@
 //!
 //! Told by turns, not by time.
 
-mod common;
-
 use std::io::Write;
 use std::net::TcpStream;
 
-use common::{bind, config, connect, noise, send_what_fits, turn_until};
+use crate::common::{self, bind, config, connect, noise, send_what_fits, turn_until};
 use mio_echo::Server;
 
 fn one_turn(server: &mut Server) {

@@ -2,14 +2,14 @@
 
 #![cfg(any(target_os = "linux", target_os = "android"))]
 
-mod common;
-
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::thread;
 
-use common::{Running, bind, config, connect, echo, echo_to_the_end, is_served, noise};
-use common::{read_to_the_end, reset, send_what_fits, settle, stall, turn_until};
+use crate::common::{
+    self, Running, bind, config, connect, echo, echo_to_the_end, is_served, noise,
+};
+use crate::common::{read_to_the_end, reset, send_what_fits, settle, stall, turn_until};
 use mio_echo::{Server, ZeroCopy};
 use socket2::SockRef;
 

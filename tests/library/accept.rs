@@ -1,12 +1,10 @@
 //! Accepting: as many as the backlog holds wait in the system's queue, as many as the limit allows
 //! are open, and who waits is served when others end.
 
-mod common;
-
 use std::net::TcpStream;
 use std::time::Duration;
 
-use common::{bind, config, connect, settle, turn_until};
+use crate::common::{self, bind, config, connect, settle, turn_until};
 
 #[test]
 fn at_the_limit_others_wait_until_one_ends() {
