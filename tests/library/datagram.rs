@@ -319,24 +319,22 @@ fn replies_have_the_received_ttl_less_one_in_order() {
             }
         }
         // Clients share some TTLs, and each client returns to an earlier one.
-        let ttl = |number: usize, index: usize| 2 + (number * 7 % 5 + index % 3) as i32 * 30;
+        let ttl = |number: u8, index: u8| 2 + i32::from(number * 7 % 5 + index % 3) * 30;
         for number in 0..20 {
-            for (index, client) in clients.iter().enumerate() {
+            for (index, client) in (0..).zip(&clients) {
                 let ttl = ttl(number, index);
                 if address.is_ipv4() {
                     setsockopt(client, sockopt::Ipv4Ttl, &ttl).unwrap();
                 } else {
                     setsockopt(client, sockopt::Ipv6Ttl, &ttl).unwrap();
                 }
-                client
-                    .send_to(&[number as u8, index as u8], address)
-                    .unwrap();
+                client.send_to(&[number, index], address).unwrap();
             }
         }
         turn_until(&mut server, |server| server.stats().datagrams_sent == 200);
         for number in 0..20 {
-            for (index, client) in clients.iter().enumerate() {
-                let expected = (vec![number as u8, index as u8], ttl(number, index) - 1);
+            for (index, client) in (0..).zip(&clients) {
+                let expected = (vec![number, index], ttl(number, index) - 1);
                 assert_eq!(receive_with_ttl(client), expected, "{endpoint}");
             }
         }

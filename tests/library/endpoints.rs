@@ -119,7 +119,7 @@ fn one_server_serves_all_transports() {
         config = config.endpoint(Endpoint::Unix(directory.file("socket")));
     }
     let mut server = bind(config).unwrap();
-    let (mut streams, mut datagrams, mut others) = (Vec::new(), 0, Vec::new());
+    let (mut streams, mut datagrams, mut unix_streams) = (Vec::new(), 0, Vec::new());
     for endpoint in server.endpoints().to_vec() {
         match endpoint {
             Endpoint::Tcp(address) => streams.push(connect(address)),
@@ -135,19 +135,19 @@ fn one_server_serves_all_transports() {
             }
             #[cfg(unix)]
             Endpoint::Unix(path) => {
-                others.push(std::os::unix::net::UnixStream::connect(path).unwrap());
+                unix_streams.push(std::os::unix::net::UnixStream::connect(path).unwrap());
             }
             other => panic!("{other:?}"),
         }
     }
-    assert_eq!(others.len(), usize::from(cfg!(unix)));
+    assert_eq!(unix_streams.len(), usize::from(cfg!(unix)));
     for stream in &mut streams {
         stream.write_all(b"!").unwrap();
     }
-    for stream in &mut others {
+    for stream in &mut unix_streams {
         stream.write_all(b"!").unwrap();
     }
-    let connections = (streams.len() + others.len()) as u64;
+    let connections = (streams.len() + unix_streams.len()) as u64;
     turn_until(&mut server, |server| {
         server.stats().bytes_sent == connections + 5 * datagrams
     });

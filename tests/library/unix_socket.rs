@@ -16,7 +16,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use crate::common::{self, Directory, LIMIT, accept, random_bytes, run_until_idle, turn_until};
+use crate::common::{Directory, LIMIT, accept, random_bytes, run_until_idle, turn_until};
 use mio_echo::{Config, ConfigBuilder, Endpoint, Server};
 
 fn config_at(path: &Path) -> ConfigBuilder {
@@ -325,6 +325,7 @@ fn abstract_name_ignores_mode() {
 #[cfg(all(target_os = "linux", feature = "cli"))]
 #[test]
 fn program_sets_mode_under_any_umask() {
+    use crate::common::echo;
     use crate::common::service::{PROGRAM, Service};
 
     let directory = Directory::new();
@@ -337,7 +338,7 @@ fn program_sets_mode_under_any_umask() {
         let mut service = Service::launch(command);
         service.wait_for(&format!("listening on {endpoint}"));
         // That line is logged before the umask is restored; an echo comes after that.
-        common::echo(&mut connect(&path), b"hello");
+        echo(&mut connect(&path), b"hello");
         let status = fs::read_to_string(format!("/proc/{}/status", service.pid())).unwrap();
         assert!(status.contains("Umask:\t0077\n"), "{status}");
         mode_of(&path)
