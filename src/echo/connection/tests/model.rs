@@ -7,7 +7,7 @@
 use std::collections::{HashSet, VecDeque};
 use std::io::{self, ErrorKind, Read, Write};
 
-use super::{List, NO_PIPES, PIPE_SIZE, connect, shared};
+use super::{MemoryPipe, NO_PIPES, PIPE_SIZE, connect, shared};
 use crate::echo::connection::{Connection, Next, Shared, State};
 use crate::net::{Readiness, Stream};
 use crate::stats::{CloseReason, Stats};
@@ -92,7 +92,7 @@ impl Write for Socket {
 }
 
 impl Stream for Socket {
-    type Pipe = List;
+    type Pipe = MemoryPipe;
 
     fn shutdown_write(&mut self) -> io::Result<()> {
         if self.is_reset {
@@ -104,7 +104,7 @@ impl Stream for Socket {
 
     /// As on Linux: stops at an urgent mark, and if it moves nothing there, returns 0 once the peer has
     /// shut down.
-    fn splice_in(&mut self, pipe: &mut List) -> io::Result<usize> {
+    fn splice_in(&mut self, pipe: &mut MemoryPipe) -> io::Result<usize> {
         if self.mark == Some(0) {
             return if self.read_closed {
                 Ok(0)
@@ -118,7 +118,7 @@ impl Stream for Socket {
         Ok(count)
     }
 
-    fn splice_out(&mut self, pipe: &mut List) -> io::Result<usize> {
+    fn splice_out(&mut self, pipe: &mut MemoryPipe) -> io::Result<usize> {
         let count = self.write(&pipe.0)?;
         pipe.0.drain(..count);
         Ok(count)
@@ -208,21 +208,21 @@ const MOVES: [Move; 10] = [
 struct World {
     connection: Connection<Socket>,
     stats: Stats,
-    shared: Shared<List>,
+    shared: Shared<MemoryPipe>,
     /// Whether the connection is on the run queue.
     is_queued: bool,
-    closed: Option<Closed>,
+    closed: Option<End>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Closed {
+enum End {
     PeerClosed,
     Reset,
     Aborted,
 }
 
 impl World {
-    fn new(shared: Shared<List>) -> Self {
+    fn new(shared: Shared<MemoryPipe>) -> Self {
         let mut connection = connect(Socket::default());
         // Registration reports the present state.
         connection.stream.has_changed = true;
@@ -302,10 +302,10 @@ impl World {
             Next::Close(CloseReason::PeerClosed) => {
                 // Without unread bytes close(2) sends the end of the stream.
                 self.socket().write_closed = true;
-                self.closed = Some(Closed::PeerClosed);
+                self.closed = Some(End::PeerClosed);
             }
-            Next::Close(CloseReason::Reset) => self.closed = Some(Closed::Reset),
-            Next::Close(CloseReason::Aborted) => self.closed = Some(Closed::Aborted),
+            Next::Close(CloseReason::Reset) => self.closed = Some(End::Reset),
+            Next::Close(CloseReason::Aborted) => self.closed = Some(End::Aborted),
             Next::Close(other) => panic!("{other}: the model has no clock and no other error"),
         }
     }
@@ -329,10 +329,10 @@ impl World {
             State::WriteBlocked => assert_ne!(pending, 0, "nothing is pending"),
             State::Flushing => {}
         }
-        if self.closed == Some(Closed::PeerClosed) {
+        if self.closed == Some(End::PeerClosed) {
             assert!(socket.write_closed && socket.read_closed && socket.inbound.is_empty());
         }
-        if self.closed == Some(Closed::Reset) {
+        if self.closed == Some(End::Reset) {
             assert!(socket.is_reset, "closed for a reset that did not happen");
         }
         // A connection with work is on the run queue, or an event is to come.
@@ -373,10 +373,10 @@ impl World {
                 "not every byte that was read is echoed"
             );
             match self.closed {
-                Some(Closed::PeerClosed) => {
-                    assert_eq!(socket.received, socket.sent, "not every byte is read")
+                Some(End::PeerClosed) => {
+                    assert_eq!(socket.received, socket.sent, "not every byte is read");
                 }
-                closed => assert_eq!(closed, Some(Closed::Aborted)),
+                closed => assert_eq!(closed, Some(End::Aborted)),
             }
         }
     }
@@ -395,7 +395,7 @@ impl World {
 }
 
 /// Makes every move from every state. Returns the number of states.
-fn explore(shared: Shared<List>) -> usize {
+fn explore(shared: Shared<MemoryPipe>) -> usize {
     let start = World::new(shared);
     let mut seen = HashSet::from([start.key()]);
     let mut open = vec![start];
