@@ -1,4 +1,4 @@
-//! The engine over sockets that fail as the system might, at times that the tests make up.
+//! The engine with sockets that fail, and a clock that the tests move.
 
 use super::*;
 
@@ -8,18 +8,26 @@ use mio::Poll;
 use mio::unix::SourceFd;
 use socket2::{Domain, Socket, Type};
 
+use crate::config::ConfigBuilder;
 use crate::net::stream::{Peer, StreamSocket};
 use crate::net::syn_filter::HANDSHAKE_GRACE;
 use crate::policy::log_lines::logged;
 
 const RETRY: Duration = Duration::from_millis(100);
 
-fn echo(poll: &Poll) -> Echo {
-    let config = Config::builder().endpoint("udp://127.0.0.1:0".parse().unwrap());
+fn echo(poll: &Poll, config: ConfigBuilder) -> Echo {
     Echo::new(config.build().unwrap(), poll.registry(), Token(0)).unwrap()
 }
 
-/// Has another socket serve in the place of the echo's own, which it gives. A turn of it is due.
+fn tcp() -> ConfigBuilder {
+    Config::builder().endpoint("tcp://127.0.0.1:0".parse().unwrap())
+}
+
+fn udp() -> ConfigBuilder {
+    Config::builder().endpoint("udp://127.0.0.1:0".parse().unwrap())
+}
+
+/// Replaces the UDP socket and queues a turn of it. Returns the former one.
 fn replace(echo: &mut Echo, socket: Socket) -> Source {
     socket.set_nonblocking(true).unwrap();
     let endpoint = echo.endpoints[0].clone();
@@ -35,11 +43,11 @@ fn replace(echo: &mut Echo, socket: Socket) -> Source {
     mem::replace(&mut echo.slots[0].source, Source::Udp(Box::new(socket)))
 }
 
-/// To receive from a TCP socket that is not connected is an error each time.
+/// Receiving from a TCP socket that is not connected always fails.
 #[test]
-fn short_of_something_it_is_tried_again_every_100_ms() {
+fn failed_receive_is_retried_every_100_ms() {
     let poll = Poll::new().unwrap();
-    let mut echo = echo(&poll);
+    let mut echo = echo(&poll, udp());
     let broken = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     let working = replace(&mut echo, broken);
     let start = Instant::now();
@@ -57,7 +65,7 @@ fn short_of_something_it_is_tried_again_every_100_ms() {
         let timeout = Duration::from_millis(timeout);
         assert_eq!(echo.timeout(at(now)), Some(timeout), "after {now} ms");
     }
-    // A turn for another reason puts off nobody's.
+    // A turn for another reason does not postpone the retry.
     echo.enqueue(0);
     echo.run(at(1050));
     assert_eq!(echo.timeout(at(1050)), Some(RETRY / 2));
@@ -65,20 +73,20 @@ fn short_of_something_it_is_tried_again_every_100_ms() {
     echo.slots[0].source = working;
     echo.run(at(1100));
     assert_eq!(echo.stats.receive_errors, 4);
-    assert_eq!(echo.timeout(at(1100)), None, "it goes on trying");
+    assert_eq!(echo.timeout(at(1100)), None, "a retry without an error");
 }
 
-/// The selector has no place for it: here, because the socket has one already.
+/// The registration fails, because the socket is registered already.
 #[test]
-fn what_cannot_be_watched_is_tried_again() {
+fn failed_registration_is_retried() {
     let poll = Poll::new().unwrap();
-    let mut echo = echo(&poll);
+    let mut echo = echo(&poll, udp());
     let socket = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
     let fd = socket.as_raw_fd();
-    let mut in_the_way = SourceFd(&fd);
+    let mut registered = SourceFd(&fd);
     let registry = poll.registry();
     registry
-        .register(&mut in_the_way, Token(7), Interest::READABLE)
+        .register(&mut registered, Token(7), Interest::READABLE)
         .unwrap();
     replace(&mut echo, socket);
     let start = Instant::now();
@@ -86,7 +94,7 @@ fn what_cannot_be_watched_is_tried_again() {
     assert_eq!(echo.timeout(start), Some(RETRY));
 }
 
-/// Two clients and what a listener would accept of them.
+/// Two clients, each with the accepted socket and peer.
 fn clients() -> [(std::net::TcpStream, StreamSocket, Peer); 2] {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     [(); 2].map(|()| {
@@ -98,25 +106,19 @@ fn clients() -> [(std::net::TcpStream, StreamSocket, Peer); 2] {
     })
 }
 
-fn echo_for_one_per_source(poll: &Poll) -> Echo {
-    let config = Config::builder().endpoint("tcp://127.0.0.1:0".parse().unwrap());
-    let config = config.max_per_source(1).build().unwrap();
-    Echo::new(config, poll.registry(), Token(0)).unwrap()
-}
-
 #[test]
-fn whoever_is_not_taken_in_is_none_of_the_source_s_connections() {
+fn failed_registration_is_not_counted_for_the_source() {
     let poll = Poll::new().unwrap();
-    let mut echo = echo_for_one_per_source(&poll);
-    let [(_one, unwatched, peer), (_other, stream, other_peer)] = clients();
-    // The selector has no place for it, because the socket has one already.
-    let fd = std::os::fd::AsFd::as_fd(&unwatched).as_raw_fd();
+    let mut echo = echo(&poll, tcp().max_per_source(1));
+    let [(_one, registered, peer), (_other, stream, other_peer)] = clients();
+    // The registration fails, because the socket is registered already.
+    let fd = std::os::fd::AsFd::as_fd(&registered).as_raw_fd();
     let registry = poll.registry();
     registry
         .register(&mut SourceFd(&fd), Token(7), Interest::READABLE)
         .unwrap();
     let now = Instant::now();
-    echo.admit(unwatched, peer, now).unwrap_err();
+    echo.admit(registered, peer, now).unwrap_err();
     assert_eq!(echo.acceptor.admission.sources(), 0);
     echo.admit(stream, other_peer, now).unwrap();
     assert_eq!(
@@ -126,11 +128,10 @@ fn whoever_is_not_taken_in_is_none_of_the_source_s_connections() {
     assert_eq!(echo.stats.rejected.total(), 0);
 }
 
-/// Whatever the reason.
 #[test]
-fn a_connection_that_is_closed_is_none_of_its_source_s_any_more() {
+fn close_for_any_reason_releases_the_source() {
     let poll = Poll::new().unwrap();
-    let mut echo = echo_for_one_per_source(&poll);
+    let mut echo = echo(&poll, tcp().max_per_source(1));
     for reason in [
         CloseReason::PeerClosed,
         CloseReason::Reset,
@@ -155,16 +156,16 @@ fn a_connection_that_is_closed_is_none_of_its_source_s_any_more() {
     assert_eq!(echo.slots.len(), 1);
 }
 
-/// A filter that lets first segments in and nothing else plays a network that is slow.
+/// A filter that accepts only SYNs simulates a slow network.
 #[test]
-fn a_handshake_that_has_begun_at_a_shutdown_is_completed_where_ports_are_shared() {
+fn shutdown_with_reuse_port_completes_pending_handshakes() {
     use std::io::{Read, Write};
     use std::net::TcpStream;
 
     use socket2::SockFilter;
 
-    // Returns 0, which drops the segment, if it has the flag ACK.
-    const FIRST_SEGMENTS: [SockFilter; 4] = [
+    // Drops segments with the flag ACK.
+    const ONLY_SYNS: [SockFilter; 4] = [
         SockFilter::new(0x30, 0, 0, 13),
         SockFilter::new(0x45, 0, 1, 0x10),
         SockFilter::new(0x06, 0, 0, 0),
@@ -173,26 +174,24 @@ fn a_handshake_that_has_begun_at_a_shutdown_is_completed_where_ports_are_shared(
 
     let mut poll = Poll::new().unwrap();
     let mut events = mio::Events::with_capacity(16);
-    let endpoint = "tcp://127.0.0.1:0".parse().unwrap();
-    let config = Config::builder().endpoint(endpoint).reuse_port(true);
-    let mut echo = Echo::new(config.build().unwrap(), poll.registry(), Token(0)).unwrap();
+    let mut echo = echo(&poll, tcp().reuse_port(true));
     let address = echo.endpoints[0].address().unwrap();
     let listener = echo.slots[0].listener_mut().unwrap();
     let socket = listener.tcp().unwrap();
-    socket.attach_filter(&FIRST_SEGMENTS).unwrap();
+    socket.attach_filter(&ONLY_SYNS).unwrap();
     let mut client = TcpStream::connect(address).unwrap();
 
     let start = Instant::now();
     echo.shutdown(start);
-    assert_eq!(echo.stats.accepted, 0, "it has not yet connected");
+    assert_eq!(
+        echo.stats.accepted, 0,
+        "the handshake was completed already"
+    );
     assert_eq!(echo.timeout(start), Some(HANDSHAKE_GRACE));
-    // With these bytes its handshake is completed.
+    // These bytes carry the ACK that completes the handshake.
     client.write_all(b"hello").unwrap();
     while echo.stats.bytes_sent < 5 {
-        assert!(
-            start.elapsed() < Duration::from_secs(30),
-            "it is not let in"
-        );
+        assert!(start.elapsed() < Duration::from_secs(30), "not accepted");
         poll.poll(&mut events, Some(Duration::from_millis(10)))
             .unwrap();
         events.iter().for_each(|event| echo.handle(event));
@@ -201,18 +200,15 @@ fn a_handshake_that_has_begun_at_a_shutdown_is_completed_where_ports_are_shared(
     client.read_exact(&mut [0; 5]).unwrap();
 
     echo.run(start + HANDSHAKE_GRACE);
-    assert_eq!(echo.slots.len(), 1, "more than that connection is open");
+    assert_eq!(echo.slots.len(), 1, "a listener is still open");
     TcpStream::connect(address).unwrap_err();
 }
 
 #[test]
-fn handshakes_have_no_more_than_the_drain_time() {
+fn pending_handshakes_have_at_most_the_drain_time() {
     for drain in [Duration::ZERO, HANDSHAKE_GRACE / 2] {
         let poll = Poll::new().unwrap();
-        let endpoint = "tcp://127.0.0.1:0".parse().unwrap();
-        let config = Config::builder().endpoint(endpoint).reuse_port(true);
-        let config = config.drain_timeout(drain).build().unwrap();
-        let mut echo = Echo::new(config, poll.registry(), Token(0)).unwrap();
+        let mut echo = echo(&poll, tcp().reuse_port(true).drain_timeout(drain));
         let start = Instant::now();
         echo.shutdown(start);
         assert_eq!(echo.timeout(start), Some(drain));
@@ -222,13 +218,10 @@ fn handshakes_have_no_more_than_the_drain_time() {
 }
 
 #[test]
-fn rejections_are_warned_of_once_a_minute_for_each_reason() {
+fn rejections_are_logged_once_a_minute_by_reason() {
     let poll = Poll::new().unwrap();
-    let config = Config::builder().endpoint("tcp://127.0.0.1:0".parse().unwrap());
-    let config = config
-        .max_per_source(1)
-        .allow("127.0.0.0/8".parse().unwrap());
-    let mut echo = Echo::new(config.build().unwrap(), poll.registry(), Token(0)).unwrap();
+    let config = tcp().max_per_source(1);
+    let mut echo = echo(&poll, config.allow("127.0.0.0/8".parse().unwrap()));
     let start = Instant::now();
     let [(_one, stream, peer), (_other, second, _)] = clients();
     echo.admit(stream, peer, start).unwrap();

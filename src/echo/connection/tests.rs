@@ -1,5 +1,5 @@
-//! A connection over streams that are played: first by a script, call by call; then by a model of
-//! an edge-triggered socket, in every order that things can happen.
+//! A connection over simulated streams: a script of calls, and a model of an edge-triggered socket in
+//! every order of events.
 
 mod model;
 mod scripted;
@@ -22,17 +22,17 @@ fn connect<S: Stream>(stream: S) -> Connection<S> {
     )
 }
 
-/// A pipe that is a list of bytes.
+/// A pipe in memory.
 #[derive(Debug, Clone, Default)]
-struct List(Vec<u8>);
+struct MemoryPipe(Vec<u8>);
 
-impl Pipe for List {
+impl Pipe for MemoryPipe {
     fn is_usable() -> bool {
         true
     }
 
     fn open() -> io::Result<Self> {
-        Ok(List::default())
+        Ok(MemoryPipe::default())
     }
 
     fn len(&self) -> usize {
@@ -40,19 +40,19 @@ impl Pipe for List {
     }
 }
 
-/// A buffer of so many bytes, and pipes for moves of so many.
-fn shared(buffer_size: usize, worth_it: usize) -> Shared<List> {
+/// A read buffer of that size, and pipes for streams that move at least `splice_min` bytes at once.
+fn shared(buffer_size: usize, splice_min: usize) -> Shared<MemoryPipe> {
     Shared {
         read_buffer: vec![u8::MAX; buffer_size].into(),
-        pipes: Pipes::with_splice_min(worth_it),
+        pipes: Pipes::with_splice_min(splice_min),
         now: 0,
     }
 }
 
-/// How many bytes are moved into one at a time.
+/// The most bytes that one splice moves.
 const PIPE_SIZE: usize = 3;
 
-/// No move is that large.
+/// A value of `splice_min` that disables splicing.
 const NO_PIPES: usize = usize::MAX;
 
 const READABLE: Readiness = Readiness {
@@ -65,14 +65,14 @@ const WRITABLE: Readiness = Readiness {
     writable: true,
     read_until_would_block: false,
 };
-const END_AHEAD: Readiness = Readiness {
+const READ_UNTIL_WOULD_BLOCK: Readiness = Readiness {
     readable: true,
     writable: true,
     read_until_would_block: true,
 };
 
 #[test]
-fn write_buffer_keeps_order_and_frees_its_memory_with_the_last_byte() {
+fn write_buffer_keeps_order_and_frees_memory_with_the_last_byte() {
     let mut buffer = WriteBuffer::copy_of(b"abcdef").unwrap();
     buffer.consume(4);
     assert_eq!(buffer.unsent(), b"ef");

@@ -1,4 +1,4 @@
-//! The wheels against a plain list of all connections.
+//! The timer wheels, compared to a plain list of all connections.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -7,7 +7,8 @@ use super::{Millis, Timeout, Timers};
 
 const TIMEOUTS: [Timeout; 2] = [Timeout::Idle, Timeout::Write];
 
-/// How late a connection may be checked, in milliseconds: the length of a slot, and one for rounding.
+/// How much too late a connection may be checked, in milliseconds: the length of a slot, and 1 for
+/// rounding.
 fn tolerance(timeout: u64) -> u64 {
     (timeout / 100).max(50) + 1
 }
@@ -133,7 +134,7 @@ fn every_connection_is_checked_in_time() {
 }
 
 #[test]
-fn loop_sleeps_until_the_first_deadline_and_no_longer() {
+fn loop_sleeps_until_the_first_deadline() {
     for timeout in [1, 49, 50, 999, 5_000, 30_000, 86_400_000] {
         let mut world = World::new([timeout, 0], 12_345);
         assert_eq!(world.next(), None);
@@ -155,7 +156,7 @@ fn loop_sleeps_until_the_first_deadline_and_no_longer() {
 }
 
 #[test]
-fn loop_that_slept_too_long_checks_every_connection_once() {
+fn late_loop_checks_every_connection_once() {
     let mut world = World::new([5_000, 0], 0);
     for key in 0..100 {
         world.schedule(key, 0, world.now);
@@ -196,7 +197,7 @@ fn clock_never_moves_backwards() {
 
 /// A connection with the key of a closed one is checked in time.
 #[test]
-fn entry_of_a_closed_connection_serves_the_next_one() {
+fn reused_key_is_in_the_wheel_once() {
     let mut world = World::new([1_000, 0], 0);
     world.schedule(3, 0, 0);
     world.progress.clear();
@@ -212,7 +213,7 @@ fn entry_of_a_closed_connection_serves_the_next_one() {
 }
 
 #[test]
-fn without_a_timeout_nothing_expires_and_nothing_wakes_the_loop() {
+fn zero_timeout_never_expires_and_never_wakes_the_loop() {
     let mut world = World::new([0, 0], 0);
     for timeout in [0, 1] {
         world.schedule(3, timeout, 0);

@@ -1,4 +1,4 @@
-//! A datagram socket over a system that plays a script, call by call.
+//! A UDP socket over a script of calls.
 
 use std::collections::VecDeque;
 use std::io;
@@ -12,39 +12,39 @@ use crate::net::udp::packet_info::PacketInfo;
 use crate::policy::cidr::AllowList;
 use crate::policy::log_lines::logged;
 
-/// What the system answers to a call.
+/// The result of a call.
 #[derive(Debug)]
-enum Answer {
-    /// Receives that many datagrams, or sends them.
+enum CallResult {
+    /// Receives or sends that many datagrams.
     Count(usize),
     Fails(io::ErrorKind),
     #[cfg(unix)]
     NoBuffers,
 }
 
-impl Answer {
-    fn result(self) -> io::Result<usize> {
+impl CallResult {
+    fn into_result(self) -> io::Result<usize> {
         match self {
-            Answer::Count(count) => Ok(count),
-            Answer::Fails(kind) => Err(kind.into()),
+            CallResult::Count(count) => Ok(count),
+            CallResult::Fails(kind) => Err(kind.into()),
             #[cfg(unix)]
-            Answer::NoBuffers => Err(nix::errno::Errno::ENOBUFS.into()),
+            CallResult::NoBuffers => Err(nix::errno::Errno::ENOBUFS.into()),
         }
     }
 }
 
-use Answer::{Count, Fails};
+use CallResult::{Count, Fails};
 use io::ErrorKind::{
     ConnectionRefused, HostUnreachable, Interrupted, OutOfMemory, PermissionDenied, WouldBlock,
 };
 
-/// A system with numbered datagrams, each from a port of that number.
+/// A socket that receives numbered datagrams, each from a port of that number.
 #[derive(Debug, Default)]
 struct Script {
-    receive: VecDeque<Answer>,
-    send: VecDeque<Answer>,
+    receive: VecDeque<CallResult>,
+    send: VecDeque<CallResult>,
     received: u16,
-    /// The numbers of those that were sent, by where they were sent to.
+    /// The destination ports of all replies.
     sent: Vec<u16>,
 }
 
@@ -52,13 +52,13 @@ impl DatagramIo for Script {
     fn receive(&mut self, buffers: &mut [u8], datagrams: &mut Vec<Datagram>) -> io::Result<usize> {
         assert!(
             datagrams.is_empty(),
-            "received before the last batch is done"
+            "received before the last batch was sent"
         );
         let count = self
             .receive
             .pop_front()
-            .expect("a receive too many")
-            .result()?;
+            .expect("an unexpected receive")
+            .into_result()?;
         for slot in 0..count {
             let number = FIRST + self.received;
             self.received += 1;
@@ -75,7 +75,11 @@ impl DatagramIo for Script {
     }
 
     fn send(&mut self, buffers: &[u8], datagrams: &[Datagram]) -> io::Result<usize> {
-        let count = self.send.pop_front().expect("a send too many").result()?;
+        let count = self
+            .send
+            .pop_front()
+            .expect("an unexpected send")
+            .into_result()?;
         for datagram in &datagrams[..count] {
             let number = datagram.peer.port();
             assert_eq!(datagram.bytes(buffers), number.to_be_bytes());
@@ -85,31 +89,31 @@ impl DatagramIo for Script {
     }
 
     fn source_mut(&mut self) -> &mut dyn mio::event::Source {
-        panic!("a script is not registered")
+        panic!("scripts are not registered")
     }
 }
 
-/// The port of the first datagram; a port that is answered.
+/// The source port of the first datagram; it gets a reply.
 const FIRST: u16 = 10_000;
 
 fn udp() -> Udp {
     Udp::new(ReplyFilter::new(AllowList::default(), vec![7007], false))
 }
 
-struct Played {
+struct Scripted {
     socket: DatagramSocket<Script>,
     udp: Udp,
     stats: Stats,
 }
 
-impl Played {
-    fn new(receive: Vec<Answer>, send: Vec<Answer>) -> Self {
+impl Scripted {
+    fn new(receive: Vec<CallResult>, send: Vec<CallResult>) -> Self {
         let script = Script {
             receive: receive.into(),
             send: send.into(),
             ..Script::default()
         };
-        Played {
+        Scripted {
             socket: DatagramSocket::over(script, "udp://127.0.0.1:7007".parse().unwrap()),
             udp: udp(),
             stats: Stats::default(),
@@ -121,13 +125,13 @@ impl Played {
             .turn(&mut self.udp, &mut self.stats, Instant::now())
     }
 
-    /// What was sent since it was asked last, as numbers from 0 on.
-    fn sent(&mut self) -> Vec<u16> {
+    /// Takes the numbers of the replies so far, counted from 0.
+    fn take_sent(&mut self) -> Vec<u16> {
         let sent = mem::take(&mut self.socket.socket.sent);
         sent.into_iter().map(|number| number - FIRST).collect()
     }
 
-    /// Every call was made, and everything that came has been accounted for.
+    /// Asserts that every call was made and every datagram is counted.
     fn check(&self) {
         let script = &self.socket.socket;
         assert!(
@@ -147,164 +151,164 @@ impl Played {
 }
 
 #[test]
-fn a_few_datagrams_were_all() {
-    let mut played = Played::new(
+fn small_batch_drains_the_socket() {
+    let mut test = Scripted::new(
         vec![Count(POLL_THRESHOLD - 1)],
         vec![Count(POLL_THRESHOLD - 1)],
     );
-    assert_eq!(played.turn(), Next::WaitReadable);
-    assert_eq!(played.sent().len(), POLL_THRESHOLD - 1);
-    played.check();
+    assert_eq!(test.turn(), Next::WaitReadable);
+    assert_eq!(test.take_sent().len(), POLL_THRESHOLD - 1);
+    test.check();
 }
 
-/// Without a registration no event can be lost: there is one when it is made, if there is need.
+/// No event is lost meanwhile: registering a readable socket gives one.
 #[test]
-fn while_datagrams_keep_coming_events_are_neither_needed_nor_had() {
-    let mut played = Played::new(
+fn large_batch_switches_to_polling_until_the_socket_is_drained() {
+    let mut test = Scripted::new(
         vec![Count(POLL_THRESHOLD), Count(1), Fails(WouldBlock), Count(1)],
         vec![Count(POLL_THRESHOLD), Count(1), Count(1)],
     );
-    assert!(!played.socket.is_polled);
-    assert_eq!(played.turn(), Next::Again);
-    assert!(played.socket.is_polled);
-    assert_eq!(played.turn(), Next::Again, "one may have come meanwhile");
-    assert!(played.socket.is_polled);
-    assert_eq!(played.turn(), Next::WaitReadable);
-    assert!(!played.socket.is_polled);
-    assert_eq!(played.turn(), Next::WaitReadable);
-    assert!(!played.socket.is_polled);
-    played.check();
+    assert!(!test.socket.is_polled);
+    assert_eq!(test.turn(), Next::Again);
+    assert!(test.socket.is_polled);
+    assert_eq!(test.turn(), Next::Again, "more may have arrived");
+    assert!(test.socket.is_polled);
+    assert_eq!(test.turn(), Next::WaitReadable);
+    assert!(!test.socket.is_polled);
+    assert_eq!(test.turn(), Next::WaitReadable);
+    assert!(!test.socket.is_polled);
+    test.check();
 }
 
 #[test]
-fn behind_a_full_batch_there_may_be_more() {
-    let mut played = Played::new(vec![Count(BATCH), Fails(WouldBlock)], vec![Count(BATCH)]);
-    assert_eq!(played.turn(), Next::Again);
-    assert_eq!(played.turn(), Next::WaitReadable);
-    assert_eq!(played.sent().len(), BATCH);
-    played.check();
+fn full_batch_is_followed_by_another_turn() {
+    let mut test = Scripted::new(vec![Count(BATCH), Fails(WouldBlock)], vec![Count(BATCH)]);
+    assert_eq!(test.turn(), Next::Again);
+    assert_eq!(test.turn(), Next::WaitReadable);
+    assert_eq!(test.take_sent().len(), BATCH);
+    test.check();
 }
 
 #[test]
-fn interrupted_calls_are_made_again() {
-    let mut played = Played::new(
+fn interrupted_calls_are_repeated() {
+    let mut test = Scripted::new(
         vec![Fails(Interrupted), Count(1)],
         vec![Fails(Interrupted), Count(1)],
     );
-    assert_eq!(played.turn(), Next::WaitReadable);
-    assert_eq!(played.sent(), [0]);
-    played.check();
+    assert_eq!(test.turn(), Next::WaitReadable);
+    assert_eq!(test.take_sent(), [0]);
+    test.check();
 }
 
 #[test]
-fn what_is_sent_in_parts_is_sent_in_order() {
-    let mut played = Played::new(vec![Count(5)], vec![Count(2), Count(1), Count(2)]);
-    assert_eq!(played.turn(), Next::Again);
-    assert_eq!(played.sent(), [0, 1, 2, 3, 4]);
-    played.check();
+fn partial_sends_keep_the_order() {
+    let mut test = Scripted::new(vec![Count(5)], vec![Count(2), Count(1), Count(2)]);
+    assert_eq!(test.turn(), Next::Again);
+    assert_eq!(test.take_sent(), [0, 1, 2, 3, 4]);
+    test.check();
 }
 
 #[test]
-fn without_room_the_rest_of_the_batch_is_dropped_and_receiving_goes_on() {
+fn full_send_buffer_drops_the_batch_and_receiving_goes_on() {
     for no_room in [
         Fails(WouldBlock),
         Fails(OutOfMemory),
         #[cfg(unix)]
-        Answer::NoBuffers,
+        CallResult::NoBuffers,
     ] {
-        let mut played = Played::new(
+        let mut test = Scripted::new(
             vec![Count(BATCH), Count(2)],
             vec![Count(1), no_room, Count(2)],
         );
-        assert_eq!(played.turn(), Next::Again);
-        assert_eq!(played.sent(), [0]);
-        assert_eq!(played.stats.send_buffer_drops, BATCH as u64 - 1);
-        played.turn();
-        assert_eq!(played.sent().len(), 2);
-        assert_eq!(played.stats.datagram_errors, 0);
-        played.check();
+        assert_eq!(test.turn(), Next::Again);
+        assert_eq!(test.take_sent(), [0]);
+        assert_eq!(test.stats.send_buffer_drops, BATCH as u64 - 1);
+        test.turn();
+        assert_eq!(test.take_sent().len(), 2);
+        assert_eq!(test.stats.datagram_errors, 0);
+        test.check();
     }
 }
 
 #[test]
-fn an_error_of_one_peer_costs_its_datagram_alone() {
+fn send_error_drops_one_reply() {
     for kind in [
         ConnectionRefused,
         HostUnreachable,
         PermissionDenied,
         io::ErrorKind::Other,
     ] {
-        let mut played = Played::new(vec![Count(3)], vec![Count(1), Fails(kind), Count(1)]);
-        assert_eq!(played.turn(), Next::WaitReadable);
-        assert_eq!(played.sent(), [0, 2]);
-        assert_eq!(played.stats.datagram_errors, 1, "{kind}");
-        played.check();
+        let mut test = Scripted::new(vec![Count(3)], vec![Count(1), Fails(kind), Count(1)]);
+        assert_eq!(test.turn(), Next::WaitReadable);
+        assert_eq!(test.take_sent(), [0, 2]);
+        assert_eq!(test.stats.datagram_errors, 1, "{kind}");
+        test.check();
     }
 }
 
 #[test]
-fn an_error_in_place_of_a_datagram_is_counted() {
+fn receive_error_is_counted_and_retried() {
     for (kind, next) in [
         (ConnectionRefused, Next::Again),
         (io::ErrorKind::ConnectionReset, Next::Again),
         (HostUnreachable, Next::Again),
         (io::ErrorKind::NetworkUnreachable, Next::Again),
         (OutOfMemory, Next::Later),
-        // Whatever it is, it may go on for ever, which is not to be spun on.
+        // An unknown error may repeat without end, so back off instead of spinning.
         (io::ErrorKind::Other, Next::Later),
     ] {
-        let mut played = Played::new(vec![Fails(kind), Count(1)], vec![Count(1)]);
-        assert_eq!(played.turn(), next, "{kind}");
-        assert_eq!(played.stats.receive_errors, 1);
-        assert_eq!(played.turn(), Next::WaitReadable);
-        assert_eq!(played.sent(), [0]);
-        played.check();
+        let mut test = Scripted::new(vec![Fails(kind), Count(1)], vec![Count(1)]);
+        assert_eq!(test.turn(), next, "{kind}");
+        assert_eq!(test.stats.receive_errors, 1);
+        assert_eq!(test.turn(), Next::WaitReadable);
+        assert_eq!(test.take_sent(), [0]);
+        test.check();
     }
 }
 
 #[test]
-fn those_without_an_answer_are_left_out() {
-    let mut played = Played::new(vec![Count(3), Count(1)], vec![Count(2)]);
+fn filtered_datagrams_get_no_reply() {
+    let mut test = Scripted::new(vec![Count(3), Count(1)], vec![Count(2)]);
     let ports = vec![FIRST + 1, FIRST + 3];
-    played.udp = Udp::new(ReplyFilter::new(AllowList::default(), ports, false));
-    assert_eq!(played.turn(), Next::WaitReadable);
-    assert_eq!(played.sent(), [0, 2]);
-    assert_eq!(played.turn(), Next::WaitReadable);
-    assert_eq!(played.stats.dropped.own_port, 2);
-    played.check();
+    test.udp = Udp::new(ReplyFilter::new(AllowList::default(), ports, false));
+    assert_eq!(test.turn(), Next::WaitReadable);
+    assert_eq!(test.take_sent(), [0, 2]);
+    assert_eq!(test.turn(), Next::WaitReadable);
+    assert_eq!(test.stats.dropped.own_port, 2);
+    test.check();
 }
 
 #[test]
-fn one_that_finishes_answers_what_has_come() {
-    let mut played = Played::new(
+fn finishing_socket_replies_to_queued_datagrams() {
+    let mut test = Scripted::new(
         vec![Count(BATCH), Count(1), Fails(WouldBlock)],
         vec![Count(BATCH), Count(1)],
     );
-    played.socket.finish();
-    assert_eq!(played.turn(), Next::Again);
-    assert_eq!(played.turn(), Next::Again);
-    assert_eq!(played.turn(), Next::Close);
-    assert_eq!(played.sent().len(), BATCH + 1);
-    played.check();
+    test.socket.finish();
+    assert_eq!(test.turn(), Next::Again);
+    assert_eq!(test.turn(), Next::Again);
+    assert_eq!(test.turn(), Next::Close);
+    assert_eq!(test.take_sent().len(), BATCH + 1);
+    test.check();
 }
 
 #[test]
-fn one_that_finishes_does_so_even_if_somebody_goes_on_sending() {
+fn finishing_socket_closes_even_if_a_peer_keeps_sending() {
     let batches = || {
         (0..MAX_DRAIN_BATCHES)
             .map(|_| Count(BATCH))
             .collect::<Vec<_>>()
     };
-    let mut played = Played::new(batches(), batches());
-    played.socket.finish();
+    let mut test = Scripted::new(batches(), batches());
+    test.socket.finish();
     for _ in 0..MAX_DRAIN_BATCHES {
-        assert_eq!(played.turn(), Next::Again);
+        assert_eq!(test.turn(), Next::Again);
     }
-    assert_eq!(played.turn(), Next::Close);
-    played.check();
+    assert_eq!(test.turn(), Next::Close);
+    test.check();
 }
 
-/// Datagrams as pairs of a peer and a TTL, as they are sent: one list for each call.
+/// The replies to datagrams (pairs of peer and TTL), grouped by send call.
 fn calls(received: &[(u16, u8)]) -> Vec<Vec<(u16, u8)>> {
     let datagram = |&(peer, ttl)| Datagram {
         slot: 0,
@@ -329,8 +333,8 @@ fn calls(received: &[(u16, u8)]) -> Vec<Vec<(u16, u8)>> {
     calls
 }
 
-/// For tests of the counter.
-fn received_with(socket: &mut DatagramSocket<Script>, drops: &[Option<u32>]) -> u64 {
+/// Receives datagrams with these drop counters. Returns how many drops are counted.
+fn count_drops(socket: &mut DatagramSocket<Script>, drops: &[Option<u32>]) -> u64 {
     let mut stats = Stats::default();
     socket.batch = drops
         .iter()
@@ -370,9 +374,9 @@ fn each_peer_keeps_its_order_when_its_ttl_changes() {
     );
 }
 
-/// Also where the first one of its peer is skipped: the second is not to overtake it.
+/// If the first datagram of a peer is skipped, the second must not be sent before it.
 #[test]
-fn no_datagram_overtakes_a_skipped_one_of_its_peer() {
+fn datagram_does_not_overtake_a_skipped_one_of_its_peer() {
     let received = [(1, 64), (2, 63), (2, 64), (1, 64)];
     assert_eq!(
         calls(&received),
@@ -382,28 +386,22 @@ fn no_datagram_overtakes_a_skipped_one_of_its_peer() {
 
 #[test]
 fn receive_buffer_drops_are_counted_across_the_wrap() {
-    let mut socket = Played::new(vec![], vec![]).socket;
+    let mut socket = Scripted::new(vec![], vec![]).socket;
     socket.drops = Some(0);
-    assert_eq!(
-        received_with(&mut socket, &[None, Some(2), None, Some(2)]),
-        2
-    );
-    assert_eq!(received_with(&mut socket, &[Some(5)]), 3);
+    assert_eq!(count_drops(&mut socket, &[None, Some(2), None, Some(2)]), 2);
+    assert_eq!(count_drops(&mut socket, &[Some(5)]), 3);
     socket.drops = Some(u32::MAX);
-    assert_eq!(received_with(&mut socket, &[Some(1)]), 2);
+    assert_eq!(count_drops(&mut socket, &[Some(1)]), 2);
 }
 
 #[test]
-fn first_report_at_a_shared_socket_is_the_baseline() {
-    let mut socket = Played::new(vec![], vec![]).socket;
-    assert_eq!(
-        received_with(&mut socket, &[None, Some(1000), Some(1001)]),
-        1
-    );
+fn first_drop_counter_of_an_inherited_socket_is_the_baseline() {
+    let mut socket = Scripted::new(vec![], vec![]).socket;
+    assert_eq!(count_drops(&mut socket, &[None, Some(1000), Some(1001)]), 1);
 }
 
 #[test]
-fn drops_are_counted_by_reason_and_warned_of_once_a_minute() {
+fn drops_are_counted_by_reason_and_logged_once_a_minute() {
     let datagram = |port, info| Datagram {
         slot: 0,
         size: 0,

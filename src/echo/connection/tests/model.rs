@@ -1,46 +1,48 @@
-//! Every order of events, over a model of a socket that announces only transitions.
+//! Every order of events, over a model of a socket with edge-triggered events.
 //!
-//! The peer, the selector and the engine make small moves. From each state that can be reached,
-//! each move that is possible is made, until there are no new states: so every schedule is tried,
-//! of every length, of a peer that sends no more than a few bytes.
+//! The peer, the selector and the engine make small moves. From each reachable state each possible
+//! move is made, until there are no new states. So every schedule of every length is tested, of a
+//! peer that sends at most a few bytes.
 
 use std::collections::{HashSet, VecDeque};
 use std::io::{self, ErrorKind, Read, Write};
 
-use super::{List, NO_PIPES, PIPE_SIZE, connect, shared};
+use super::{MemoryPipe, NO_PIPES, PIPE_SIZE, connect, shared};
 use crate::echo::connection::{Connection, Next, Shared, State};
 use crate::net::{Readiness, Stream};
 use crate::stats::{CloseReason, Stats};
 
-/// How many bytes the peer sends at the most. Each has its own value, from 0 up.
-const MOST_SENT: u8 = 6;
-/// How many bytes wait in each direction at the most.
+/// The most bytes that the peer sends. Their values count from 0.
+const MAX_SENT: u8 = 6;
+/// The most bytes in flight in each direction.
 const CAPACITY: usize = 3;
 
 /// A connected socket as epoll(7) and tcp(7) describe it, with its peer.
 #[derive(Debug, Clone, Default)]
 #[allow(
     clippy::struct_excessive_bools,
-    reason = "each is a fact of its own, in any combination"
+    reason = "every combination is possible"
 )]
 struct Socket {
-    /// Sent by the peer, not yet read here.
+    /// Sent by the peer, not yet read.
     inbound: VecDeque<u8>,
-    /// How far in `inbound` the urgent mark is.
+    /// The index of the urgent mark in `inbound`.
     mark: Option<usize>,
-    /// The peer shut its writing half down.
-    is_finished: bool,
+    /// The peer has shut down its write half.
+    read_closed: bool,
     is_reset: bool,
-    /// Written here, not yet taken by the peer.
+    /// Written by the connection, not yet read by the peer.
     outbound: VecDeque<u8>,
-    /// A write came short: there will be an edge when there is room.
-    wants_room: bool,
-    /// This side shut its writing half down.
-    is_shut: bool,
-    /// Something changed that the selector has not reported yet.
+    /// A write was short, so that an event follows when there is room.
+    awaits_room: bool,
+    /// The connection has shut down its write half.
+    write_closed: bool,
+    /// A change that the selector has not reported yet.
     has_changed: bool,
+    /// How many bytes the peer has sent.
     sent: u8,
-    taken: u8,
+    /// How many bytes the peer has received.
+    received: u8,
 }
 
 impl Read for Socket {
@@ -49,13 +51,13 @@ impl Read for Socket {
             return Err(ErrorKind::ConnectionReset.into());
         }
         if self.inbound.is_empty() {
-            return if self.is_finished {
+            return if self.read_closed {
                 Ok(0)
             } else {
                 Err(ErrorKind::WouldBlock.into())
             };
         }
-        // A read begins at the mark or behind it, or else stops there.
+        // A read stops at the mark, unless it starts there.
         if self.mark == Some(0) {
             self.mark = None;
         }
@@ -71,12 +73,12 @@ impl Read for Socket {
 
 impl Write for Socket {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.is_reset || self.is_shut {
+        if self.is_reset || self.write_closed {
             return Err(ErrorKind::BrokenPipe.into());
         }
         let count = bytes.len().min(CAPACITY - self.outbound.len());
         self.outbound.extend(&bytes[..count]);
-        self.wants_room = count < bytes.len();
+        self.awaits_room = count < bytes.len();
         if count == 0 {
             Err(ErrorKind::WouldBlock.into())
         } else {
@@ -90,21 +92,21 @@ impl Write for Socket {
 }
 
 impl Stream for Socket {
-    type Pipe = List;
+    type Pipe = MemoryPipe;
 
     fn shutdown_write(&mut self) -> io::Result<()> {
         if self.is_reset {
             return Err(ErrorKind::NotConnected.into());
         }
-        self.is_shut = true;
+        self.write_closed = true;
         Ok(())
     }
 
-    /// As Linux has it: it does not go beyond an urgent mark, and where there is nothing for it, it
-    /// says that this is the end as soon as the peer has shut down.
-    fn splice_in(&mut self, pipe: &mut List) -> io::Result<usize> {
+    /// As on Linux: stops at an urgent mark, and if it moves nothing there, returns 0 once the peer has
+    /// shut down.
+    fn splice_in(&mut self, pipe: &mut MemoryPipe) -> io::Result<usize> {
         if self.mark == Some(0) {
-            return if self.is_finished {
+            return if self.read_closed {
                 Ok(0)
             } else {
                 Err(ErrorKind::WouldBlock.into())
@@ -116,7 +118,7 @@ impl Stream for Socket {
         Ok(count)
     }
 
-    fn splice_out(&mut self, pipe: &mut List) -> io::Result<usize> {
+    fn splice_out(&mut self, pipe: &mut MemoryPipe) -> io::Result<usize> {
         let count = self.write(&pipe.0)?;
         pipe.0.drain(..count);
         Ok(count)
@@ -124,22 +126,22 @@ impl Stream for Socket {
 }
 
 impl Socket {
-    /// A socket with only a little room is not announced as writable.
+    /// A socket with little room is not reported as writable.
     fn is_writable(&self) -> bool {
         self.is_reset || self.outbound.len() * 2 <= CAPACITY
     }
 
     fn is_readable(&self) -> bool {
-        self.is_reset || self.is_finished || !self.inbound.is_empty()
+        self.is_reset || self.read_closed || !self.inbound.is_empty()
     }
 
-    /// What the selector reports: how things are now, and only once after each change.
+    /// What the selector reports: the present state, once after each change.
     fn report(&mut self) -> Readiness {
         self.has_changed = false;
         Readiness {
             readable: self.is_readable(),
             writable: self.is_writable(),
-            read_until_would_block: self.is_reset || self.is_finished || self.mark.is_some(),
+            read_until_would_block: self.is_reset || self.read_closed || self.mark.is_some(),
         }
     }
 
@@ -151,15 +153,18 @@ impl Socket {
         self.has_changed = true;
     }
 
-    /// The peer reads, and checks what it gets.
-    fn take(&mut self, count: usize) {
+    /// The peer receives and checks bytes.
+    fn receive(&mut self, count: usize) {
         for _ in 0..count {
             let byte = self.outbound.pop_front().unwrap();
-            assert_eq!(byte, self.taken, "out of order, lost, or twice");
-            self.taken += 1;
+            assert_eq!(
+                byte, self.received,
+                "a byte is lost, repeated or out of order"
+            );
+            self.received += 1;
         }
-        if self.wants_room && self.is_writable() {
-            self.wants_room = false;
+        if self.awaits_room && self.is_writable() {
+            self.awaits_room = false;
             self.has_changed = true;
         }
     }
@@ -167,21 +172,21 @@ impl Socket {
 
 #[derive(Debug, Clone, Copy)]
 enum Move {
-    /// The peer sends so many bytes.
+    /// The peer sends that many bytes.
     Send(usize),
-    /// The peer sends a byte as urgent.
+    /// The peer sends an urgent byte.
     SendUrgent,
-    /// The peer shuts its writing half down.
-    Finish,
+    /// The peer shuts down its write half.
+    Shutdown,
     /// The peer resets the connection.
     Reset,
-    /// The peer reads so many bytes.
-    Take(usize),
+    /// The peer receives that many bytes.
+    Receive(usize),
     /// The selector reports a change.
     Report,
-    /// The connection has its turn on the run queue.
+    /// The run queue gives the connection a turn.
     Turn,
-    /// The drain time is over.
+    /// The drain time ends.
     End,
 }
 
@@ -189,29 +194,37 @@ const MOVES: [Move; 10] = [
     Move::Send(1),
     Move::Send(2),
     Move::SendUrgent,
-    Move::Finish,
+    Move::Shutdown,
     Move::Reset,
-    Move::Take(1),
-    Move::Take(2),
+    Move::Receive(1),
+    Move::Receive(2),
     Move::Report,
     Move::Turn,
     Move::End,
 ];
 
-/// A connection, and whether the engine has it on its run queue.
+/// A connection, and what the engine knows of it.
 #[derive(Debug, Clone)]
 struct World {
     connection: Connection<Socket>,
     stats: Stats,
-    shared: Shared<List>,
+    shared: Shared<MemoryPipe>,
+    /// Whether the connection is on the run queue.
     is_queued: bool,
-    closed: Option<&'static str>,
+    closed: Option<End>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    PeerClosed,
+    Reset,
+    Aborted,
 }
 
 impl World {
-    fn new(shared: Shared<List>) -> Self {
+    fn new(shared: Shared<MemoryPipe>) -> Self {
         let mut connection = connect(Socket::default());
-        // To register is to be told how things are.
+        // Registration reports the present state.
         connection.stream.has_changed = true;
         World {
             connection,
@@ -228,14 +241,14 @@ impl World {
 
     fn is_possible(&self, step: Move) -> bool {
         let socket = &self.connection.stream;
-        let may_send = !socket.is_finished && !socket.is_reset;
-        let room = (CAPACITY - socket.inbound.len()).min(usize::from(MOST_SENT - socket.sent));
+        let may_send = !socket.read_closed && !socket.is_reset;
+        let room = (CAPACITY - socket.inbound.len()).min(usize::from(MAX_SENT - socket.sent));
         match step {
             Move::Send(count) => may_send && count <= room,
             Move::SendUrgent => may_send && 1 <= room,
-            Move::Finish => may_send,
+            Move::Shutdown => may_send,
             Move::Reset => !socket.is_reset,
-            Move::Take(count) => count <= socket.outbound.len(),
+            Move::Receive(count) => count <= socket.outbound.len(),
             Move::Report => socket.has_changed && self.closed.is_none(),
             Move::Turn => self.is_queued && self.closed.is_none(),
             Move::End => self.closed.is_none() && !self.is_ended(),
@@ -254,18 +267,18 @@ impl World {
                 socket.mark = Some(socket.inbound.len());
                 socket.send(1);
             }
-            Move::Finish => {
-                self.socket().is_finished = true;
+            Move::Shutdown => {
+                self.socket().read_closed = true;
                 self.socket().has_changed = true;
             }
             Move::Reset => {
-                // What was on its way is lost, in both directions.
+                // Bytes in flight are lost in both directions.
                 let socket = self.socket();
                 socket.is_reset = true;
                 socket.has_changed = true;
                 socket.outbound.clear();
             }
-            Move::Take(count) => self.socket().take(count),
+            Move::Receive(count) => self.socket().receive(count),
             Move::Report => {
                 let readiness = self.socket().report();
                 self.is_queued |= self.connection.wake(readiness);
@@ -281,95 +294,108 @@ impl World {
     fn turn(&mut self) {
         self.is_queued = false;
         let next = self.connection.turn(&mut self.shared, &mut self.stats);
-        // It holds nothing between two turns, so what it looks like is no part of the state.
+        // The buffer holds nothing between two turns, so its content is not part of the state.
         self.shared.read_buffer.fill(u8::MAX);
         match next {
             Next::WaitReadable | Next::WaitWritable => {}
             Next::Again => self.is_queued = true,
             Next::Close(CloseReason::PeerClosed) => {
-                // Closing sends the end of the stream, as nothing is left unread.
-                self.socket().is_shut = true;
-                self.closed = Some("finished");
+                // Without unread bytes close(2) sends the end of the stream.
+                self.socket().write_closed = true;
+                self.closed = Some(End::PeerClosed);
             }
-            Next::Close(CloseReason::Reset) => self.closed = Some("reset"),
-            Next::Close(CloseReason::Aborted) => self.closed = Some("cut"),
-            Next::Close(other) => panic!("{other}: there is neither a clock nor another error"),
+            Next::Close(CloseReason::Reset) => self.closed = Some(End::Reset),
+            Next::Close(CloseReason::Aborted) => self.closed = Some(End::Aborted),
+            Next::Close(other) => panic!("{other}: the model has no clock and no other error"),
         }
     }
 
-    /// What holds in every state.
+    /// The invariants of every state.
     fn check(&self) {
         let connection = &self.connection;
         let socket = &connection.stream;
-        let unsent = connection.pending.len();
+        let pending = connection.pending.len();
         assert_eq!(
             self.stats.buffered,
             connection.pending.held(),
-            "not counted"
+            "the budget is wrong"
         );
-        let most = self.shared.read_buffer.len().max(PIPE_SIZE);
-        assert!(unsent <= most, "more is held than one buffer or pipe");
+        let max = self.shared.read_buffer.len().max(PIPE_SIZE);
+        assert!(pending <= max, "more than one buffer or pipe is pending");
         match connection.state {
             State::Reading | State::Splicing | State::Lingering => {
-                assert_eq!(unsent, 0, "not sent, and forgotten");
+                assert_eq!(pending, 0, "pending bytes would never be sent");
             }
-            State::WriteBlocked => assert_ne!(unsent, 0, "stalled by nothing"),
+            State::WriteBlocked => assert_ne!(pending, 0, "nothing is pending"),
             State::Flushing => {}
         }
-        if self.closed == Some("finished") {
-            assert!(socket.is_shut && socket.is_finished && socket.inbound.is_empty());
+        if self.closed == Some(End::PeerClosed) {
+            assert!(socket.write_closed && socket.read_closed && socket.inbound.is_empty());
         }
-        if self.closed == Some("reset") {
-            assert!(socket.is_reset, "closed by a reset that did not happen");
+        if self.closed == Some(End::Reset) {
+            assert!(socket.is_reset, "closed for a reset that did not happen");
         }
-        // A connection that has work has a place on the run queue, or an edge to come.
+        // A connection with work is on the run queue, or an event is to come.
         if self.closed.is_none() && !self.is_queued && !socket.has_changed {
             let has_work = match connection.state {
                 State::WriteBlocked => socket.is_writable(),
-                State::Flushing => unsent == 0 || socket.is_writable(),
+                State::Flushing => pending == 0 || socket.is_writable(),
                 State::Reading | State::Splicing | State::Lingering => socket.is_readable(),
             };
-            assert!(!has_work, "left with work to do, and nothing to wake it");
+            assert!(!has_work, "no turn and no event will do its work");
         }
     }
 
-    /// Lets everybody do what they still can, and looks whether all has come back.
+    /// The peer shuts down and receives everything. The connection must close, and every byte that it
+    /// has read must be echoed.
     fn conclude(mut self) {
-        if self.is_possible(Move::Finish) {
-            self.make(Move::Finish);
+        if self.is_possible(Move::Shutdown) {
+            self.make(Move::Shutdown);
         }
+        let moves = [Move::Report, Move::Turn, Move::Receive(1)];
         for _ in 0..100 {
-            for step in [Move::Report, Move::Turn, Move::Take(1)] {
-                if self.is_possible(step) {
-                    self.make(step);
-                }
-            }
+            let Some(step) = moves.into_iter().find(|step| self.is_possible(*step)) else {
+                break;
+            };
+            self.make(step);
         }
-        assert!(self.closed.is_some(), "it never ends");
+        assert!(self.closed.is_some(), "never closed");
         let socket = &self.connection.stream;
         if !socket.is_reset {
-            assert!(socket.is_shut, "the peer waits for the end of the stream");
+            assert!(
+                socket.write_closed,
+                "the peer does not read the end of the stream"
+            );
             let read = self.stats.bytes_received;
             assert_eq!(
-                u64::from(socket.taken),
+                u64::from(socket.received),
                 read,
-                "not all that was read came back"
+                "not every byte that was read is echoed"
             );
             match self.closed {
-                Some("finished") => assert_eq!(socket.taken, socket.sent, "not all was read"),
-                closed => assert_eq!(closed, Some("cut")),
+                Some(End::PeerClosed) => {
+                    assert_eq!(socket.received, socket.sent, "not every byte is read");
+                }
+                closed => assert_eq!(closed, Some(End::Aborted)),
             }
         }
     }
 
-    /// All that tells this state from others.
+    /// Differs for states that differ. Of the statistics it has those that this model changes and
+    /// checks; the others would only make it longer.
     fn key(&self) -> String {
-        format!("{self:?}")
+        let (connection, pipes) = (&self.connection, &self.shared.pipes);
+        let stats = &self.stats;
+        let stats = (stats.buffered, stats.bytes_received, stats.bytes_sent);
+        format!(
+            "{connection:?}{pipes:?}{stats:?}{}{:?}",
+            self.is_queued, self.closed
+        )
     }
 }
 
-/// Makes every move from every state. Gives how many states there are.
-fn explore(shared: Shared<List>) -> usize {
+/// Makes every move from every state. Returns the number of states.
+fn explore(shared: Shared<MemoryPipe>) -> usize {
     let start = World::new(shared);
     let mut seen = HashSet::from([start.key()]);
     let mut open = vec![start];
@@ -391,11 +417,8 @@ fn explore(shared: Shared<List>) -> usize {
 
 #[test]
 fn no_order_of_events_loses_a_byte_or_a_wakeup() {
-    for (buffer_size, worth_it) in [(1, NO_PIPES), (2, NO_PIPES), (4, NO_PIPES), (2, 1), (2, 2)] {
-        let states = explore(shared(buffer_size, worth_it));
-        assert!(
-            states > 1_000,
-            "only {states} states: the model is not what it was"
-        );
+    for (buffer_size, splice_min) in [(1, NO_PIPES), (2, NO_PIPES), (4, NO_PIPES), (2, 1), (2, 2)] {
+        let states = explore(shared(buffer_size, splice_min));
+        assert!(states > 1_000, "only {states} states");
     }
 }

@@ -1,28 +1,31 @@
-//! `Echo` as a guest: in a loop of the test's own, at times that the test makes up.
-
-mod common;
+//! `Echo` in an event loop of the application, which also keeps the clock.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpListener;
+use std::thread;
 use std::time::{Duration, Instant};
 
-use common::host::{FIRST, Host};
-use common::{config, connect};
+use crate::common::host::{FIRST_TOKEN, Host};
+use crate::common::{
+    self, Engine, accept, config, connect, connect_small, random_bytes, read_to_the_end,
+    run_until_idle, small_buffers, write_block,
+};
 use mio::{Interest, Poll, Token};
 use mio_echo::{Config, Echo};
 
 #[test]
-fn a_guest_leaves_the_tokens_that_are_not_its_own_to_the_host() {
-    let (mut host, address) = Host::new(config());
-    let last = Token(FIRST.0 + Config::DEFAULT_MAX_CONNECTIONS);
-    assert_eq!(host.echo.tokens(), FIRST.0..last.0 + 1);
-    assert!(host.echo.owns(FIRST) && host.echo.owns(last));
-    assert!(!host.echo.owns(Token(FIRST.0 - 1)) && !host.echo.owns(Token(last.0 + 1)));
+fn events_of_other_tokens_are_left_to_the_application() {
+    let mut host = Host::new(config());
+    let address = host.address();
+    let last = Token(FIRST_TOKEN.0 + Config::DEFAULT_MAX_CONNECTIONS);
+    assert_eq!(host.echo.tokens(), FIRST_TOKEN.0..last.0 + 1);
+    assert!(host.echo.owns(FIRST_TOKEN) && host.echo.owns(last));
+    assert!(!host.echo.owns(Token(FIRST_TOKEN.0 - 1)) && !host.echo.owns(Token(last.0 + 1)));
 
     let own = TcpListener::bind("127.0.0.1:0").unwrap();
     own.set_nonblocking(true).unwrap();
     let mut own = mio::net::TcpListener::from_std(own);
-    let token = Token(FIRST.0 - 1);
+    let token = Token(FIRST_TOKEN.0 - 1);
     host.poll
         .registry()
         .register(&mut own, token, Interest::READABLE)
@@ -34,24 +37,24 @@ fn a_guest_leaves_the_tokens_that_are_not_its_own_to_the_host() {
     let start = Instant::now();
     while others.is_empty() || host.echo.stats().active == 0 {
         assert!(start.elapsed() < common::LIMIT);
-        others.extend(host.handle());
+        others.extend(host.handle(Duration::from_millis(1)));
         host.echo.run(host.now);
     }
     assert!(others.iter().all(|event| event.token() == token));
 }
 
 #[test]
-fn each_socket_and_each_connection_has_a_token() {
-    let (host, _) = Host::new(common::config_at("127.0.0.1:0").max_connections(5));
-    assert_eq!(host.echo.tokens(), FIRST.0..FIRST.0 + 2 + 5);
+fn tokens_cover_each_socket_and_each_connection() {
+    let host = Host::new(common::config_at("127.0.0.1:0").max_connections(5));
+    assert_eq!(host.echo.tokens(), FIRST_TOKEN.0..FIRST_TOKEN.0 + 2 + 5);
 }
 
-/// Where datagrams come one at a time each takes an event; where many come there is none while
-/// they do, and one again afterwards.
+/// A large batch switches the socket to polling, without events; a small one switches it back.
 #[cfg(target_os = "linux")]
 #[test]
-fn a_busy_datagram_socket_leaves_the_selector_and_comes_back() {
-    let (mut host, address) = Host::new(common::config_at("udp://127.0.0.1:0"));
+fn busy_udp_socket_is_deregistered_until_it_is_drained() {
+    let mut host = Host::new(common::config_at("udp://127.0.0.1:0"));
+    let address = host.address();
     let client = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let send = |count: usize| {
         for _ in 0..count {
@@ -61,17 +64,16 @@ fn a_busy_datagram_socket_leaves_the_selector_and_comes_back() {
     let mut total = 0;
     for _ in 0..3 {
         send(10);
-        // The event of the first.
-        host.handle();
+        host.handle(Duration::from_millis(10));
         assert_eq!(host.events.iter().count(), 1);
         assert_eq!(host.echo.timeout(host.now), Some(Duration::ZERO));
         host.echo.run(host.now);
         assert!(host.echo.stats().datagrams_sent > total);
 
-        // It is busy.
+        // Polled now.
         send(10);
-        host.handle();
-        assert_eq!(host.events.iter().count(), 0, "an event that tells nothing");
+        host.handle(Duration::from_millis(10));
+        assert_eq!(host.events.iter().count(), 0, "still registered");
         assert_eq!(host.echo.timeout(host.now), Some(Duration::ZERO));
         total += 20;
         while host.echo.timeout(host.now).is_some() {
@@ -83,14 +85,11 @@ fn a_busy_datagram_socket_leaves_the_selector_and_comes_back() {
 }
 
 #[test]
-fn events_are_only_noted_until_the_run() {
-    let (mut host, address) = Host::new(config());
-    let mut client = connect(address);
-    host.run_until(|echo| echo.stats().active == 1);
+fn handle_only_queues_and_run_echoes() {
+    let mut host = Host::new(config());
+    let mut client = host.connect();
     client.write_all(b"hello").unwrap();
-    while host.echo.timeout(host.now) != Some(Duration::ZERO) {
-        host.handle();
-    }
+    host.handle_until_work();
     assert_eq!(host.echo.stats().bytes_received, 0);
     host.echo.run(host.now);
     assert_eq!(host.echo.stats().bytes_sent, 5);
@@ -99,17 +98,16 @@ fn events_are_only_noted_until_the_run() {
 }
 
 #[test]
-fn the_run_queue_is_as_long_as_there_were_turns_in_the_last_run() {
-    let (mut host, address) = Host::new(config());
+fn run_queue_counts_the_turns_of_the_last_run() {
+    let mut host = Host::new(config());
+    let address = host.address();
     let mut clients = [connect(address), connect(address)];
     host.run_until(|echo| echo.stats().active == 2);
-    while host.echo.timeout(host.now).is_some() {
-        host.echo.run(host.now);
-    }
-    // Both have events before either has a turn.
+    run_until_idle(&mut host);
+    // Both connections have an event before either has a turn.
     for client in &mut clients {
         client.write_all(b"hello").unwrap();
-        while host.handle().is_empty() && host.events.is_empty() {}
+        host.handle(common::LIMIT);
     }
     host.echo.run(host.now);
     assert_eq!(host.echo.stats().run_queue, 2);
@@ -119,13 +117,14 @@ fn the_run_queue_is_as_long_as_there_were_turns_in_the_last_run() {
 }
 
 #[test]
-fn after_an_event_it_is_busy_for_as_long_as_the_host_was_told() {
+fn busy_poll_lasts_from_the_last_event() {
     let busy = Duration::from_secs(1);
-    let (mut host, address) = Host::new(config().busy_poll(busy));
+    let mut host = Host::new(config().busy_poll(busy));
+    let address = host.address();
     assert_eq!(
         host.echo.timeout(host.now),
         None,
-        "nothing has happened yet"
+        "busy before the first event"
     );
     let mut client = connect(address);
     host.run_until(|echo| echo.stats().active == 1);
@@ -143,33 +142,31 @@ fn after_an_event_it_is_busy_for_as_long_as_the_host_was_told() {
 }
 
 #[test]
-fn an_event_that_is_handed_over_again_gives_no_second_turn() {
-    let (mut host, address) = Host::new(config().buffer_size(1));
-    let mut client = connect(address);
-    host.run_until(|echo| echo.stats().active == 1);
+fn repeated_event_gives_no_second_turn() {
+    let mut host = Host::new(config().buffer_size(1));
+    let mut client = host.connect();
     client.write_all(b"hello").unwrap();
-    while host.echo.timeout(host.now) != Some(Duration::ZERO) {
-        host.handle();
-    }
+    host.handle_until_work();
     for event in host.events.iter().chain(host.events.iter()) {
         host.echo.handle(event);
     }
     host.echo.run(host.now);
-    assert_eq!(host.echo.stats().bytes_received, 1, "more than one read");
+    assert_eq!(host.echo.stats().bytes_received, 1, "more than one turn");
 }
 
 #[test]
-fn an_event_of_a_token_that_nobody_has_is_ignored() {
-    let (mut host, address) = Host::new(config());
+fn stale_event_is_ignored() {
+    let mut host = Host::new(config());
+    let address = host.address();
     let clients = [connect(address), connect(address)];
     host.run_until(|echo| echo.stats().active == 2);
-    // Events of their end, handed over again and again: late ones too.
+    // The events of both closes are repeated, during and after the closes.
     drop(clients);
     let mut kept = Vec::new();
     let start = Instant::now();
     while host.echo.stats().active > 0 {
         assert!(start.elapsed() < common::LIMIT);
-        host.handle();
+        host.handle(Duration::from_millis(1));
         kept.extend(host.events.iter().cloned());
         host.echo.run(host.now);
         for event in &kept {
@@ -187,16 +184,15 @@ fn an_event_of_a_token_that_nobody_has_is_ignored() {
     assert_eq!(
         host.echo.stats().active,
         1,
-        "a late event closed somebody else's connection"
+        "a stale event closed another connection"
     );
 }
 
 #[test]
-fn the_drain_time_passes_as_the_host_says() {
+fn drain_time_follows_the_clock_of_the_application() {
     let drain = Duration::from_secs(3600);
-    let (mut host, address) = Host::new(config().drain_timeout(drain));
-    let mut client = connect(address);
-    host.run_until(|echo| echo.stats().active == 1);
+    let mut host = Host::new(config().drain_timeout(drain));
+    let mut client = host.connect();
     assert_eq!(host.echo.timeout(host.now), None);
 
     let start = host.now;
@@ -207,7 +203,7 @@ fn the_drain_time_passes_as_the_host_says() {
     assert_eq!(host.echo.stats().active, 1);
     assert_eq!(host.echo.timeout(almost), Some(Duration::from_secs(1)));
 
-    // The drain time is over: the peer is told, and has a second to take what is on its way.
+    // The peer reads the end of the stream, and has a second to receive what is in flight.
     let end = start + drain;
     host.echo.run(end);
     assert_eq!(
@@ -215,21 +211,24 @@ fn the_drain_time_passes_as_the_host_says() {
         0,
         "the end of the stream"
     );
-    host.echo.run(end); // The turn of who lingers.
+    host.echo.run(end); // The turn of the lingering connection.
     assert!(!host.echo.is_finished());
     assert_eq!(host.echo.timeout(end), Some(Duration::from_secs(1)));
     let later = end + Duration::from_secs(1);
     host.echo.run(later);
     assert!(host.echo.is_finished());
     assert_eq!(host.echo.stats().closed.aborted, 1);
-    assert_eq!(host.echo.timeout(later), None, "the host's loop would spin");
+    assert_eq!(
+        host.echo.timeout(later),
+        None,
+        "the application's loop would spin"
+    );
 }
 
 #[test]
-fn a_shutdown_that_is_over_early_leaves_no_deadline() {
-    let (mut host, address) = Host::new(config());
-    let client = connect(address);
-    host.run_until(|echo| echo.stats().active == 1);
+fn early_end_of_the_shutdown_leaves_no_deadline() {
+    let mut host = Host::new(config());
+    let client = host.connect();
     host.echo.shutdown(host.now);
     drop(client);
     host.run_until(Echo::is_finished);
@@ -239,32 +238,27 @@ fn a_shutdown_that_is_over_early_leaves_no_deadline() {
     );
 }
 
+/// At the end of the drain time bytes are pending and in flight, and input is unread, which must not
+/// reset the connection.
 #[test]
-fn what_was_read_before_the_drain_time_was_over_comes_back() {
-    // When the connection is ended, much of the echo is in the server's send queue, or still with
-    // the server. And there is input that will not be echoed any more, which must not reset the
-    // connection.
+fn drain_timeout_echoes_what_was_read() {
     let drain = Duration::from_secs(1);
-    let (mut host, address) = Host::new(config().drain_timeout(drain));
-    let mut client = connect(address);
-    let bytes = common::noise(64 * 1024 * 1024);
-    let mut sent = 0;
-    let mut idle = 0;
-    while idle < 10 {
-        let more = common::send_what_fits(&mut client, &bytes[sent..]);
-        host.handle();
-        host.echo.run(host.now);
-        sent += more;
-        idle = if more == 0 { idle + 1 } else { 0 };
-    }
-    let stats = host.echo.stats();
-    assert!(stats.bytes_sent < stats.bytes_received, "not stalled");
-    assert!(stats.bytes_received < sent as u64, "there is no input left");
+    let mut host = Host::new(small_buffers().drain_timeout(drain));
+    let address = host.address();
+    let mut client = accept(&mut host, || connect_small(address));
+    let bytes = random_bytes(16 * 1024 * 1024);
+    let sent = write_block(&mut host, &mut client, &bytes);
+    let stats = host.stats();
+    assert!(
+        stats.bytes_sent < stats.bytes_received,
+        "nothing is pending"
+    );
+    assert!(stats.bytes_received < sent as u64, "all input was read");
 
     host.echo.shutdown(host.now);
     host.now += drain;
     host.echo.run(host.now);
-    let reader = std::thread::spawn(move || common::read_to_the_end(&mut client));
+    let reader = thread::spawn(move || read_to_the_end(&mut client));
     host.run_until(Echo::is_finished);
     let echoed = reader.join().unwrap();
     assert_eq!(echoed.len() as u64, stats.bytes_received);
@@ -272,26 +266,26 @@ fn what_was_read_before_the_drain_time_was_over_comes_back() {
 }
 
 #[test]
-fn no_more_tokens_than_there_are() {
+fn token_range_past_the_end_of_usize_is_an_error() {
     let poll = Poll::new().unwrap();
     let config = config().max_connections(100).build().unwrap();
     let error = Echo::new(config, poll.registry(), Token(usize::MAX - 100)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
 }
 
-/// The whole of 127.0.0.0/8 is this host on Linux; elsewhere only 127.0.0.1 need be.
+/// On Linux all of 127.0.0.0/8 is this host.
 #[cfg(target_os = "linux")]
 #[test]
-fn where_the_third_endpoint_cannot_be_had_nothing_is_left_listening() {
-    let holder = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = holder.local_addr().unwrap().port();
+fn bind_error_closes_the_sockets_bound_before() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
     let endpoint = |host: &str| format!("{host}:{port}").parse().unwrap();
     let config = mio_echo::Config::builder()
         .endpoint(endpoint("127.0.0.2"))
         .endpoint(endpoint("127.0.0.3"))
         .endpoint(endpoint("127.0.0.1"));
     let poll = Poll::new().unwrap();
-    let error = Echo::new(config.build().unwrap(), poll.registry(), FIRST).unwrap_err();
+    let error = Echo::new(config.build().unwrap(), poll.registry(), FIRST_TOKEN).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::AddrInUse);
     assert!(
         error

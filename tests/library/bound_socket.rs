@@ -1,9 +1,6 @@
-//! Sockets that the application has bound itself: served as the server's own, and left to others
-//! at a shutdown.
+//! Inherited sockets: served like those that the server binds, and left open at a shutdown.
 
 #![cfg(unix)]
-
-mod common;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -11,7 +8,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::time::{Duration, Instant};
 
-use common::{Directory, LIMIT, connect, settle, turn_until};
+use crate::common::{self, Directory, LIMIT, connect, run_until_idle, turn_until};
 use mio::{Events, Poll, Token};
 use mio_echo::{BoundSocket, Config, Echo, Endpoint, Server};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
@@ -30,22 +27,20 @@ fn bound(listener: &TcpListener) -> BoundSocket {
     BoundSocket::new(listener.try_clone().unwrap()).unwrap()
 }
 
-/// Has the client served, from its first byte to its end.
-fn talk(server: &mut Server, mut client: impl Read + Write) {
-    let (sent, finished) = (server.stats().bytes_sent, server.stats().closed.peer_closed);
+/// Asserts that the server echoes to the client, then closes the client.
+fn assert_served(server: &mut Server, mut client: impl Read + Write) {
+    let (sent, closed) = (server.stats().bytes_sent, server.stats().closed.peer_closed);
     client.write_all(b"hello").unwrap();
     turn_until(server, |server| server.stats().bytes_sent == sent + 5);
     let mut echoed = [0; 5];
     client.read_exact(&mut echoed).unwrap();
     assert_eq!(&echoed, b"hello");
     drop(client);
-    turn_until(server, |server| {
-        server.stats().closed.peer_closed > finished
-    });
+    turn_until(server, |server| server.stats().closed.peer_closed > closed);
 }
 
 #[test]
-fn tcp_udp_and_unix_sockets_are_served_at_and_nothing_else() {
+fn inherited_tcp_udp_and_unix_sockets_are_served() {
     let directory = Directory::new();
     let path = directory.file("socket");
     let (tcp, address) = listener();
@@ -65,8 +60,8 @@ fn tcp_udp_and_unix_sockets_are_served_at_and_nothing_else() {
             Endpoint::Unix(path.clone()),
         ]
     );
-    talk(&mut server, connect(address));
-    talk(&mut server, UnixStream::connect(&path).unwrap());
+    assert_served(&mut server, connect(address));
+    assert_served(&mut server, UnixStream::connect(&path).unwrap());
     let client = UdpSocket::bind("127.0.0.1:0").unwrap();
     client.set_read_timeout(Some(LIMIT)).unwrap();
     client.send_to(b"hello", udp_address).unwrap();
@@ -75,11 +70,14 @@ fn tcp_udp_and_unix_sockets_are_served_at_and_nothing_else() {
 
     server.shutdown();
     turn_until(&mut server, |server| server.is_finished());
-    assert!(path.exists(), "it is not this server's file");
+    assert!(
+        path.exists(),
+        "the file of an inherited socket was unlinked"
+    );
 }
 
 #[test]
-fn endpoints_of_the_configuration_are_served_besides() {
+fn configured_endpoints_are_served_beside_inherited_sockets() {
     let (listener, address) = listener();
     let config = common::config().build().unwrap();
     let mut server = Server::with_sockets(config, vec![bound(&listener)]).unwrap();
@@ -87,18 +85,18 @@ fn endpoints_of_the_configuration_are_served_besides() {
         panic!("{:?}", server.endpoints());
     };
     assert_eq!(second, address);
-    talk(&mut server, connect(own));
-    talk(&mut server, connect(address));
+    assert_served(&mut server, connect(own));
+    assert_served(&mut server, connect(address));
 }
 
-/// As systemd does, who starts a service when somebody comes.
+/// As with socket activation: systemd starts the service at the first connection.
 #[test]
-fn who_came_before_is_served_with_the_options_of_an_echo() {
+fn connections_pending_before_the_handover_get_the_socket_options() {
     let (listener, address) = listener();
     let early = connect(address);
     let mut server = server(vec![bound(&listener)]);
     let late = connect(address);
-    // A byte that was sent as urgent comes back in its place.
+    // With SO_OOBINLINE an urgent byte is echoed in its place.
     for mut client in [early, late] {
         let sent = server.stats().bytes_sent;
         SockRef::from(&client).send_out_of_band(b"!").unwrap();
@@ -110,14 +108,13 @@ fn who_came_before_is_served_with_the_options_of_an_echo() {
     }
 }
 
-/// As systemd hands it over with `SocketProtocol=mptcp`: it does not have all options of TCP.
+/// As systemd passes it on with `SocketProtocol=mptcp`. It lacks some options of TCP.
 #[cfg(target_os = "linux")]
 #[test]
-fn an_mptcp_socket_is_served() {
+fn mptcp_socket_is_served() {
     let mptcp = Protocol::from(262); // IPPROTO_MPTCP
     let Ok(listener) = Socket::new(Domain::IPV4, Type::STREAM, Some(mptcp)) else {
-        // A kernel without MPTCP is no fault of the machine that tests.
-        eprintln!("left out: this kernel has no MPTCP");
+        eprintln!("skipped: this kernel has no MPTCP");
         return;
     };
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
@@ -126,14 +123,14 @@ fn an_mptcp_socket_is_served() {
     let address = listener.local_addr().unwrap().as_socket().unwrap();
     let early = connect(address);
     let mut server = server(vec![BoundSocket::new(listener).unwrap()]);
-    talk(&mut server, early);
+    assert_served(&mut server, early);
     let late = Socket::new(Domain::IPV4, Type::STREAM, Some(mptcp)).unwrap();
     late.connect(&address.into()).unwrap();
-    talk(&mut server, TcpStream::from(late));
+    assert_served(&mut server, TcpStream::from(late));
 }
 
 #[test]
-fn at_a_shutdown_who_waits_is_left_to_the_next() {
+fn shutdown_leaves_pending_connections_to_the_next_server() {
     let (listener, address) = listener();
     let mut first = server(vec![bound(&listener)]);
     let mut served = connect(address);
@@ -147,28 +144,28 @@ fn at_a_shutdown_who_waits_is_left_to_the_next() {
     assert_eq!(served.read(&mut [0]).unwrap(), 0);
 
     let mut next = server(vec![bound(&listener)]);
-    talk(&mut next, waiting);
-    talk(&mut next, later);
+    assert_served(&mut next, waiting);
+    assert_served(&mut next, later);
 }
 
-/// What a process does that leaves a port to others would be done to the next one's socket, too.
+/// A filter on an inherited socket would also apply to the next server's copy.
 #[test]
-fn nobody_is_turned_away_where_ports_are_shared_besides() {
+fn shutdown_with_reuse_port_drops_no_syns_at_an_inherited_socket() {
     let (listener, address) = listener();
     let config = common::config().reuse_port(true).build().unwrap();
     let mut first = Server::with_sockets(config, vec![bound(&listener)]).unwrap();
     first.shutdown();
     turn_until(&mut first, |server| server.is_finished());
     let mut next = server(vec![bound(&listener)]);
-    talk(
+    assert_served(
         &mut next,
         TcpStream::connect_timeout(&address, LIMIT).unwrap(),
     );
 }
 
-/// Its place in the selector goes with the echo, though the socket does not.
+/// close(2) does not deregister an inherited socket, because a copy stays open.
 #[test]
-fn what_comes_later_wakes_nobody() {
+fn inherited_sockets_are_deregistered_at_the_end() {
     for is_shut_down in [true, false] {
         let (listener, address) = listener();
         let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -194,7 +191,7 @@ fn what_comes_later_wakes_nobody() {
 }
 
 #[test]
-fn it_does_not_block_and_keeps_its_backlog() {
+fn inherited_listener_is_made_nonblocking_and_keeps_its_backlog() {
     let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     listener.bind(&any.into()).unwrap();
@@ -203,8 +200,8 @@ fn it_does_not_block_and_keeps_its_backlog() {
         BoundSocket::new(listener.try_clone().unwrap()).unwrap(),
     ]);
     assert!(listener.nonblocking().unwrap());
-    settle(&mut server);
-    // With room for one in the queue, a second one waits to be let in.
+    run_until_idle(&mut server);
+    // The queue has room for one connection, so the handshake of a second is not completed.
     let address = listener.local_addr().unwrap().as_socket().unwrap();
     let _first = connect(address);
     let second = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
@@ -216,10 +213,10 @@ fn it_does_not_block_and_keeps_its_backlog() {
     );
 }
 
-/// What came before the service is answered from where it was sent to, as what comes later.
+/// The reply has the destination address as its source.
 #[cfg(target_os = "linux")]
 #[test]
-fn datagrams_that_came_before_are_answered_from_the_address_that_was_asked() {
+fn datagrams_queued_before_the_handover_are_replied_from_their_destination() {
     let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
     let port = socket.local_addr().unwrap().port();
     let client = UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -238,7 +235,7 @@ fn datagrams_that_came_before_are_answered_from_the_address_that_was_asked() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn peers_over_ipv4_at_a_socket_of_both_families_are_served() {
+fn dual_stack_listener_serves_ipv4() {
     if !common::has_ipv6() {
         return;
     }
@@ -249,10 +246,10 @@ fn peers_over_ipv4_at_a_socket_of_both_families_are_served() {
     listener.listen(16).unwrap();
     let port = listener.local_addr().unwrap().as_socket().unwrap().port();
     let mut server = server(vec![BoundSocket::new(listener).unwrap()]);
-    talk(&mut server, connect(([127, 0, 0, 1], port).into()));
+    assert_served(&mut server, connect(([127, 0, 0, 1], port).into()));
 }
 
-/// A UDP socket that takes both families.
+/// A dual-stack UDP socket.
 #[cfg(target_os = "linux")]
 fn dual_stack(address: &str) -> (Socket, u16) {
     let socket = Socket::new(Domain::IPV6, Type::DGRAM, None).unwrap();
@@ -263,26 +260,26 @@ fn dual_stack(address: &str) -> (Socket, u16) {
     (socket, port)
 }
 
-/// Also to datagrams that were queued before it was handed over.
+/// Also to datagrams that were queued before the handover.
 #[cfg(target_os = "linux")]
 #[test]
-fn dual_stack_udp_socket_replies_from_the_address_asked() {
+fn dual_stack_udp_socket_replies_from_the_destination_address() {
     if !common::has_ipv6() {
         return;
     }
     let (socket, port) = dual_stack("[::]:0");
     let [ipv4, ipv6] = ["127.0.0.1", "::1"].map(|host| UdpSocket::bind((host, 0)).unwrap());
-    let questions = [("127.0.0.2", &ipv4), ("::1", &ipv6), ("127.0.0.3", &ipv4)];
-    let ask = || {
-        for (host, client) in questions {
+    let requests = [("127.0.0.2", &ipv4), ("::1", &ipv6), ("127.0.0.3", &ipv4)];
+    let send = || {
+        for (host, client) in requests {
             client.send_to(host.as_bytes(), (host, port)).unwrap();
         }
     };
-    ask();
+    send();
     let mut server = server(vec![BoundSocket::new(socket).unwrap()]);
-    ask();
+    send();
     turn_until(&mut server, |server| server.stats().datagrams_sent == 6);
-    for (host, client) in questions.into_iter().chain(questions) {
+    for (host, client) in requests.into_iter().chain(requests) {
         let mut echoed = [0; 16];
         client.set_read_timeout(Some(LIMIT)).unwrap();
         let (size, source) = client.recv_from(&mut echoed).unwrap();
@@ -291,10 +288,10 @@ fn dual_stack_udp_socket_replies_from_the_address_asked() {
     }
 }
 
-/// So that routers divide what is larger than the next network's packets.
+/// Replies larger than the path MTU are fragmented by routers.
 #[cfg(target_os = "linux")]
 #[test]
-fn dual_stack_udp_socket_lets_routers_fragment() {
+fn dual_stack_udp_socket_allows_fragmentation() {
     use rustix::net::sockopt::{Ipv4PathMtuDiscovery, ip_mtu_discover};
 
     if !common::has_ipv6() {
@@ -307,7 +304,7 @@ fn dual_stack_udp_socket_lets_routers_fragment() {
     assert_eq!(discovery, Ipv4PathMtuDiscovery::DONT);
 }
 
-/// To the broadcast address of the loopback network, at sockets whose own addresses are of IPv6.
+/// The broadcast address of the loopback network, at sockets that are bound to IPv6 addresses.
 #[cfg(target_os = "linux")]
 #[test]
 fn broadcast_to_an_ipv6_udp_socket_gets_no_reply() {
@@ -319,18 +316,16 @@ fn broadcast_to_an_ipv6_udp_socket_gets_no_reply() {
         let mut server = server(vec![BoundSocket::new(socket).unwrap()]);
         let client = UdpSocket::bind("127.0.0.1:0").unwrap();
         client.set_broadcast(true).unwrap();
-        client
-            .send_to(b"hello, all of you", ("127.255.255.255", port))
-            .unwrap();
+        client.send_to(b"hello", ("127.255.255.255", port)).unwrap();
         turn_until(&mut server, |server| server.stats().datagrams_received == 1);
-        settle(&mut server);
+        run_until_idle(&mut server);
         let stats = server.stats();
         assert_eq!(stats.dropped.destination, 1, "{address}: {stats:?}");
         assert_eq!(stats.datagrams_sent, 0, "{address}");
     }
 }
 
-/// A supervisor may have asked for time stamps (systemd: `Timestamping=`).
+/// A supervisor may have enabled time stamps (systemd: `Timestamping=`).
 #[cfg(target_os = "linux")]
 #[test]
 fn time_stamps_leave_room_for_other_control_messages() {
@@ -346,14 +341,14 @@ fn time_stamps_leave_room_for_other_control_messages() {
     client.set_ttl(1).unwrap();
     client.send_to(b"hello", ("127.0.0.1", port)).unwrap();
     turn_until(&mut server, |server| server.stats().datagrams_received == 1);
-    settle(&mut server);
+    run_until_idle(&mut server);
     assert_eq!(server.stats().dropped.hop_limit, 1);
 }
 
-/// Sends datagrams until the receive buffer has no room for more. Returns how many.
+/// Sends more datagrams than the receive buffer has room for. Returns how many.
 #[cfg(target_os = "linux")]
 fn overflow(client: &UdpSocket, port: u16) -> u64 {
-    // Each takes more than 2,000 bytes of a buffer of 2 MiB at most.
+    // Each takes more than 2,000 bytes of a buffer of at most 2 MiB.
     for _ in 0..2000 {
         client.send_to(&[0; 1000], ("127.0.0.1", port)).unwrap();
     }
@@ -362,15 +357,15 @@ fn overflow(client: &UdpSocket, port: u16) -> u64 {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn receive_buffer_drops_of_before_are_not_counted() {
+fn receive_buffer_drops_before_the_handover_are_not_counted() {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     let port = socket.local_addr().unwrap().port();
     let client = UdpSocket::bind("127.0.0.1:0").unwrap();
     overflow(&client, port);
     let mut server = server(vec![BoundSocket::new(socket).unwrap()]);
-    settle(&mut server);
+    run_until_idle(&mut server);
     let before = server.stats().datagrams_received;
-    // The system reports what was dropped beside the next datagram.
+    // SO_RXQ_OVFL reports drops with the next datagram.
     client.send_to(b"the next", ("127.0.0.1", port)).unwrap();
     turn_until(&mut server, |server| {
         server.stats().datagrams_received == before + 1
@@ -378,17 +373,17 @@ fn receive_buffer_drops_of_before_are_not_counted() {
     assert_eq!(server.stats().receive_buffer_drops, 0);
 
     let sent = overflow(&client, port) + 1;
-    settle(&mut server);
+    run_until_idle(&mut server);
     client.send_to(b"the next", ("127.0.0.1", port)).unwrap();
-    settle(&mut server);
+    run_until_idle(&mut server);
     let stats = server.stats();
     let lost = before + 1 + sent - stats.datagrams_received;
     assert!(lost > 0, "{stats:?}");
     assert_eq!(stats.receive_buffer_drops, lost);
 }
 
-/// What is wrong with a socket, in one line.
-fn complaint(socket: impl Into<OwnedFd>) -> String {
+/// The error for a socket that is not served, which is one line.
+fn error_of(socket: impl Into<OwnedFd>) -> String {
     let error = BoundSocket::new(socket.into()).unwrap_err();
     let text = error.to_string();
     assert_eq!(text.lines().count(), 1, "{text}");
@@ -396,34 +391,34 @@ fn complaint(socket: impl Into<OwnedFd>) -> String {
 }
 
 #[test]
-fn sockets_of_other_kinds_are_told_apart() {
+fn unsupported_sockets_are_errors_that_name_the_remedy() {
     let (listener, address) = listener();
     let client = connect(address);
     let (connection, _) = listener.accept().unwrap();
-    assert!(complaint(client).contains("Accept=no"));
-    assert!(complaint(connection).contains("Accept=no"));
-    let (end, _other) = UnixStream::pair().unwrap();
-    assert!(complaint(end).contains("Accept=no"));
+    assert!(error_of(client).contains("Accept=no"));
+    assert!(error_of(connection).contains("Accept=no"));
+    let (connection, _peer) = UnixStream::pair().unwrap();
+    assert!(error_of(connection).contains("Accept=no"));
 
     let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
     udp.connect(address).unwrap();
-    assert!(complaint(udp).contains("connection"));
+    assert!(error_of(udp).contains("connection"));
     let unbound = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
-    assert!(complaint(unbound).contains("bind it first"));
+    assert!(error_of(unbound).contains("bind it first"));
 
     let directory = Directory::new();
     let datagrams = UnixDatagram::bind(directory.file("socket")).unwrap();
-    assert!(complaint(datagrams).contains("ListenStream="));
-    let quiet = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    assert!(error_of(datagrams).contains("ListenStream="));
+    let not_listening = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
-    quiet.bind(&any.into()).unwrap();
+    not_listening.bind(&any.into()).unwrap();
     let file = std::fs::File::open("/dev/null").unwrap();
     #[cfg(target_os = "linux")]
     {
-        assert!(complaint(quiet).contains("listen(2)"));
-        assert!(complaint(file).contains("ocket"));
+        assert!(error_of(not_listening).contains("listen(2)"));
+        assert!(error_of(file).contains("ocket"));
         let packets = Socket::new(Domain::UNIX, Type::SEQPACKET, None).unwrap();
-        assert!(complaint(packets).contains("neither a TCP"));
+        assert!(error_of(packets).contains("neither a TCP"));
     }
     if common::has_ipv6() {
         let ipv6 = UdpSocket::bind("[::1]:0").unwrap();

@@ -1,17 +1,18 @@
-//! The examples do what they say. They are built whenever all tests are.
+//! The examples work. `cargo test` builds them.
 
 #![cfg(unix)]
-
-mod common;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 
-use common::{Running, config, connect, example, is_served, noise, read_to_the_end};
+use crate::common::peers::nobody;
+use crate::common::{
+    self, Running, config, connect, example, is_served, random_bytes, read_to_the_end,
+};
 
-/// A process that ends with the test.
+/// A process that is killed at the end of the test.
 struct Background(Child);
 
 impl Drop for Background {
@@ -21,7 +22,7 @@ impl Drop for Background {
     }
 }
 
-/// Starts an example that prints addresses in its first line, and gives them.
+/// Starts an example and returns the addresses in its first line.
 fn start(mut command: Command) -> (Background, Vec<SocketAddr>) {
     let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
     let stdout = child.stdout.take().unwrap();
@@ -34,7 +35,7 @@ fn start(mut command: Command) -> (Background, Vec<SocketAddr>) {
 }
 
 #[test]
-fn the_client_prints_what_comes_back_of_its_input() {
+fn client_prints_the_echo_of_its_input() {
     let server = Running::start(config());
     let mut client = example("client");
     client
@@ -42,7 +43,7 @@ fn the_client_prints_what_comes_back_of_its_input() {
         .stdin(Stdio::piped())
         .stdout(Stdio::piped());
     let mut client = Background(client.spawn().unwrap());
-    let bytes = noise(1_000_000);
+    let bytes = random_bytes(1_000_000);
     let mut stdin = client.0.stdin.take().unwrap();
     let mut stdout = client.0.stdout.take().unwrap();
     let reader = thread::spawn(move || {
@@ -58,34 +59,27 @@ fn the_client_prints_what_comes_back_of_its_input() {
 }
 
 #[test]
-fn the_client_says_what_went_wrong() {
-    let mut nobody = example("client");
-    let port = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
-    let output = nobody
-        .arg(port.to_string())
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
+fn client_fails_with_a_message() {
+    let address = nobody().to_string();
+    let mut client = example("client");
+    let output = client.arg(&address).stdin(Stdio::null()).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     let text = String::from_utf8(output.stderr).unwrap();
     assert!(
-        text.contains(&port.to_string()) && text.contains("refused"),
+        text.contains(&address) && text.contains("refused"),
         "{text}"
     );
     assert_eq!(example("client").output().unwrap().status.code(), Some(2));
 }
 
 #[test]
-fn the_smallest_service_echoes() {
+fn minimal_echoes() {
     let (_service, addresses) = start(example("minimal"));
     assert!(is_served(&mut connect(addresses[0])));
 }
 
 #[test]
-fn an_echo_is_a_guest_of_an_application_that_reports_on_it() {
+fn embed_echoes_and_reports() {
     let mut command = example("embed");
     command.args(["127.0.0.1:0", "127.0.0.1:0"]);
     let (_application, addresses) = start(command);

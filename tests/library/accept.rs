@@ -1,34 +1,27 @@
-//! Accepting: as many as the backlog holds wait in the system's queue, as many as the limit allows
-//! are open, and who waits is served when others end.
-
-mod common;
+//! Accepting: the backlog, and the connection limit with pause and resume.
 
 use std::net::TcpStream;
 use std::time::Duration;
 
-use common::{bind, config, connect, settle, turn_until};
+use crate::common::{addresses, bind, config, connect, run_until_idle, turn_until};
 
 #[test]
-fn at_the_limit_others_wait_until_one_ends() {
+fn connections_beyond_the_limit_wait_for_a_close() {
     let (mut server, address) = bind(config().max_connections(2));
     let mut clients: Vec<TcpStream> = (0..5).map(|_| connect(address)).collect();
-    settle(&mut server);
+    run_until_idle(&mut server);
     assert_eq!(server.stats().active, 2);
-    assert_eq!(
-        server.stats().accept_pauses,
-        1,
-        "it does not ask again and again"
-    );
+    assert_eq!(server.stats().accept_pauses, 1, "paused more than once");
     assert_eq!(
         server.timeout(),
         None,
-        "only the end of a connection makes room"
+        "only a close makes room, so no timer is needed"
     );
 
     for accepted in 3..=5 {
         drop(clients.remove(0));
         turn_until(&mut server, |server| server.stats().accepted == accepted);
-        settle(&mut server);
+        run_until_idle(&mut server);
         assert_eq!(server.stats().active, 2);
     }
     drop(clients);
@@ -40,13 +33,12 @@ fn at_the_limit_others_wait_until_one_ends() {
 }
 
 #[test]
-fn several_listeners_pause_together() {
+fn listeners_pause_together() {
     let endpoint = || "tcp://127.0.0.1:0".parse().unwrap();
     let config = config().endpoint(endpoint()).endpoint(endpoint());
     let (mut server, _) = bind(config.max_connections(1));
-    let addresses: Vec<_> = common::addresses(&server);
-    let clients: Vec<TcpStream> = addresses.iter().copied().map(connect).collect();
-    settle(&mut server);
+    let clients: Vec<TcpStream> = addresses(&server).into_iter().map(connect).collect();
+    run_until_idle(&mut server);
     assert_eq!(server.stats().active, 1);
     assert_eq!(server.stats().accept_pauses, 1);
     drop(clients);
@@ -54,14 +46,14 @@ fn several_listeners_pause_together() {
 }
 
 #[test]
-fn every_listener_resumes_after_a_pause() {
+fn listeners_resume_together() {
     let endpoint = "tcp://127.0.0.1:0".parse().unwrap();
     let (mut server, _) = bind(config().endpoint(endpoint).max_connections(1));
-    let addresses: Vec<_> = common::addresses(&server);
+    let addresses = addresses(&server);
     let first = connect(addresses[0]);
     turn_until(&mut server, |server| server.stats().active == 1);
     let waiting = [connect(addresses[0]), connect(addresses[1])];
-    settle(&mut server);
+    run_until_idle(&mut server);
     drop(first);
     turn_until(&mut server, |server| server.stats().accepted == 2);
     drop(waiting);
@@ -70,10 +62,10 @@ fn every_listener_resumes_after_a_pause() {
     });
 }
 
-/// Linux keeps one more than the backlog; see `sk_acceptq_is_full` in its sources.
+/// Linux queues one connection more than the backlog; see `sk_acceptq_is_full` in its sources.
 #[cfg(target_os = "linux")]
 #[test]
-fn as_many_wait_as_the_backlog_holds() {
+fn backlog_limits_the_queue_of_pending_connections() {
     use socket2::{Domain, Socket, Type};
 
     let backlog = 3;
@@ -82,7 +74,7 @@ fn as_many_wait_as_the_backlog_holds() {
         .map(|_| {
             let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
             socket.set_nonblocking(true).unwrap();
-            // In progress, or refused a place: who has one can be told its peer.
+            // Fails with EINPROGRESS. Only a queued connection has a peer address then.
             let _ = socket.connect(&address.into());
             socket
         })
@@ -97,13 +89,14 @@ fn as_many_wait_as_the_backlog_holds() {
     });
 }
 
+/// More connections than one turn accepts.
 #[test]
-fn connections_made_before_the_first_turn_are_served() {
+fn connections_made_before_the_first_turn_are_accepted() {
     let (mut server, address) = bind(config());
-    let clients: Vec<TcpStream> = (0..100).map(|_| connect(address)).collect();
-    turn_until(&mut server, |server| server.stats().active == 100);
+    let clients: Vec<TcpStream> = (0..40).map(|_| connect(address)).collect();
+    turn_until(&mut server, |server| server.stats().active == 40);
     drop(clients);
     turn_until(&mut server, |server| server.stats().active == 0);
     server.turn(Some(Duration::ZERO)).unwrap();
-    assert_eq!(server.stats().closed.peer_closed, 100);
+    assert_eq!(server.stats().closed.peer_closed, 40);
 }

@@ -1,37 +1,34 @@
-//! Shutting down: nobody new, those connected until they finish or the drain time is over, and
-//! nothing lost that was read.
-
-mod common;
+//! Shutdown: no new connections, open ones until they close or the drain time ends, and every byte
+//! that was read is echoed.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use common::{
-    LIMIT, Running, bind, config, connect, echo, is_served, noise, read_to_the_end, stall,
-    turn_until,
+use crate::common::{
+    LIMIT, Running, accept_one, bind, config, connect, connect_small, echo, is_served,
+    random_bytes, read_to_the_end, small_buffers, turn_until, write_block,
 };
 
 #[test]
-fn an_idle_server_ends_at_once() {
+fn idle_server_stops_immediately() {
     let server = Running::start(config().drain_timeout(LIMIT * 10));
     let handle = server.shutdown_handle();
     assert_eq!(server.stop().accepted, 0);
-    handle.shutdown().unwrap(); // After its end, this changes nothing.
+    handle.shutdown().unwrap(); // No effect after the end.
 }
 
 #[test]
-fn who_is_connected_is_echoed_until_they_finish_and_nobody_else() {
+fn drain_serves_open_connections_and_refuses_new_ones() {
     let (mut server, address) = bind(config().drain_timeout(LIMIT * 10));
-    let mut client = connect(address);
-    turn_until(&mut server, |server| server.stats().active == 1);
+    let mut client = accept_one(&mut server);
     server.shutdown();
     server.shutdown();
     let refused = TcpStream::connect(address).unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
 
     for round in 1..=3 {
-        client.write_all(b"still there?").unwrap();
+        client.write_all(b"twelve bytes").unwrap();
         turn_until(&mut server, |server| {
             server.stats().bytes_sent == 12 * round
         });
@@ -42,13 +39,13 @@ fn who_is_connected_is_echoed_until_they_finish_and_nobody_else() {
     assert_eq!(
         server.endpoints()[0].address().unwrap(),
         address,
-        "it still says where it was"
+        "the endpoint is still listed"
     );
 }
 
 #[test]
-fn connections_that_wait_to_be_accepted_are_served_too() {
-    // As many as wait where the backlog is full; see the test of the backlog.
+fn shutdown_accepts_and_serves_pending_connections() {
+    // A full queue: one connection more than the backlog.
     let (mut server, address) = bind(config().backlog(10).drain_timeout(LIMIT * 10));
     let clients: Vec<TcpStream> = (0..11).map(|_| connect(address)).collect();
     server.shutdown();
@@ -64,7 +61,7 @@ fn connections_that_wait_to_be_accepted_are_served_too() {
 }
 
 #[test]
-fn an_idle_peer_reads_the_end_of_the_stream_when_the_drain_time_is_over() {
+fn idle_peer_reads_eof_at_the_end_of_the_drain_time() {
     let server = Running::start(config().drain_timeout(Duration::from_millis(50)));
     let mut client = server.connect();
     assert_eq!(echo(&mut client, b"hello"), b"hello");
@@ -75,10 +72,9 @@ fn an_idle_peer_reads_the_end_of_the_stream_when_the_drain_time_is_over() {
 }
 
 #[test]
-fn without_a_drain_time_it_ends_at_once() {
-    let (mut server, address) = bind(config().drain_timeout(Duration::ZERO));
-    let client = connect(address);
-    turn_until(&mut server, |server| server.stats().active == 1);
+fn zero_drain_timeout_stops_immediately() {
+    let (mut server, _) = bind(config().drain_timeout(Duration::ZERO));
+    let client = accept_one(&mut server);
     server.shutdown();
     server.turn(None).unwrap();
     assert!(server.is_finished());
@@ -87,16 +83,16 @@ fn without_a_drain_time_it_ends_at_once() {
 }
 
 #[test]
-fn a_peer_that_neither_reads_nor_goes_cannot_hold_it_up() {
-    let (mut server, address) = bind(config().drain_timeout(Duration::from_millis(1)));
-    let mut stalled = connect(address);
+fn write_blocked_and_idle_peers_do_not_delay_the_end() {
+    let (mut server, address) = bind(small_buffers().drain_timeout(Duration::from_millis(1)));
+    let mut blocked = connect_small(address);
     let idle = connect(address);
-    stall(&mut server, &mut stalled, &noise(32 * 1024 * 1024));
+    let bytes = random_bytes(4 * 1024 * 1024);
+    write_block(&mut server, &mut blocked, &bytes);
     server.shutdown();
     turn_until(&mut server, |server| server.is_finished());
     assert_eq!(server.stats().closed.aborted, 2);
     drop(idle);
-    let mut rest = Vec::new();
-    // Cut off: the end of the stream or a reset, but not for ever.
-    let _ = stalled.read_to_end(&mut rest);
+    // Ends with the end of the stream or a reset, and does not block.
+    let _ = blocked.read_to_end(&mut Vec::new());
 }

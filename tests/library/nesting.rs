@@ -1,20 +1,20 @@
-//! A `Server` in another loop, by its file descriptor, and other sources in its own.
+//! A `Server` in another event loop, by its file descriptor, and user sources in its own loop.
 
 #![cfg(unix)]
-
-mod common;
 
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
-use common::{bind, config, connect, noise};
+use crate::common::{
+    self, accept_one, bind, config, connect, random_bytes, run_until_idle, turn_until,
+};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use mio_echo::Server;
 
 #[test]
-fn a_server_nested_in_another_poll_echoes() {
+fn server_nested_in_another_poll_echoes() {
     let (mut server, address) = bind(config().buffer_size(1000));
     assert_eq!(server.as_fd().as_raw_fd(), server.as_raw_fd());
     let mut outer = Poll::new().unwrap();
@@ -25,27 +25,27 @@ fn a_server_nested_in_another_poll_echoes() {
         .register(&mut SourceFd(&fd), Token(0), Interest::READABLE)
         .unwrap();
 
-    let bytes = noise(200_000);
+    let bytes = random_bytes(200_000);
     let echoed = std::thread::spawn({
         let bytes = bytes.clone();
         move || common::echo_to_the_end(connect(address), &bytes)
     });
-    // It has turns only when the outer poll says so, or its own timeout.
+    // Makes turns only after an event of the outer poll or the server's own timeout.
     while server.stats().closed.peer_closed == 0 {
         let timeout = server.timeout().unwrap_or(common::LIMIT);
         outer.poll(&mut events, Some(timeout)).unwrap();
         assert!(
             !events.is_empty() || timeout == Duration::ZERO,
-            "it was never readable"
+            "never readable"
         );
         server.turn(Some(Duration::ZERO)).unwrap();
     }
     assert!(echoed.join().unwrap() == bytes);
 }
 
-/// As calloop, glib and asyncio do, which know nothing of a timeout.
+/// For hosts that wait for the descriptor only, as calloop, glib and asyncio do.
 #[test]
-fn a_shutdown_makes_the_descriptor_readable_and_the_next_turn_finishes() {
+fn shutdown_makes_the_descriptor_readable() {
     let (mut server, _) = bind(config());
     let mut outer = Poll::new().unwrap();
     let mut events = Events::with_capacity(4);
@@ -54,47 +54,42 @@ fn a_shutdown_makes_the_descriptor_readable_and_the_next_turn_finishes() {
         .registry()
         .register(&mut SourceFd(&fd), Token(0), Interest::READABLE)
         .unwrap();
-    common::settle(&mut server);
+    run_until_idle(&mut server);
     outer.poll(&mut events, Some(Duration::ZERO)).unwrap();
     server.shutdown();
     outer.poll(&mut events, Some(common::LIMIT)).unwrap();
-    assert!(!events.is_empty(), "it was never readable");
+    assert!(!events.is_empty(), "never readable");
     server.turn(Some(Duration::ZERO)).unwrap();
     assert!(server.is_finished());
 }
 
 #[test]
-fn more_events_than_a_turn_takes_are_not_forgotten() {
-    let limit = nix::sys::resource::Resource::RLIMIT_NOFILE;
-    let (soft, hard) = nix::sys::resource::getrlimit(limit).unwrap();
-    if soft < 1024 {
-        nix::sys::resource::setrlimit(limit, hard.min(1024), hard).unwrap();
-    }
+fn events_beyond_the_capacity_are_handled_in_the_next_turn() {
     let (mut server, address) = bind(config());
-    let mut clients: Vec<_> = (0..300).map(|_| connect(address)).collect();
-    common::turn_until(&mut server, |server| server.stats().active == 300);
-    common::settle(&mut server);
+    let mut clients: Vec<_> = (0..260).map(|_| connect(address)).collect();
+    turn_until(&mut server, |server| server.stats().active == 260);
+    run_until_idle(&mut server);
     for client in &mut clients {
         client.write_all(b"!").unwrap();
     }
     server.turn(Some(Duration::ZERO)).unwrap();
     assert!(
-        server.stats().bytes_sent < 300,
-        "all events were taken at once"
+        server.stats().bytes_sent < 260,
+        "all events fit into one turn"
     );
     assert_eq!(
         server.timeout(),
         Some(Duration::ZERO),
-        "there are more events"
+        "the remaining events would wait"
     );
     server.turn(Some(Duration::ZERO)).unwrap();
-    assert_eq!(server.stats().bytes_sent, 300);
-    common::turn_until(&mut server, |server| server.timeout().is_none());
+    assert_eq!(server.stats().bytes_sent, 260);
+    turn_until(&mut server, |server| server.timeout().is_none());
 }
 
 #[test]
-fn a_turn_gives_the_events_of_guests() {
-    let (mut server, address) = bind(config());
+fn turn_returns_the_events_of_user_sources() {
+    let (mut server, _) = bind(config());
     let (near, mut far) = std::os::unix::net::UnixStream::pair().unwrap();
     near.set_nonblocking(true).unwrap();
     let mut near = mio::net::UnixStream::from_std(near);
@@ -104,21 +99,20 @@ fn a_turn_gives_the_events_of_guests() {
         .register(&mut near, token, Interest::READABLE)
         .unwrap();
 
-    let mut client = connect(address);
-    common::turn_until(&mut server, |server| server.stats().active == 1);
+    let mut client = accept_one(&mut server);
     assert!(server.turn(Some(Duration::ZERO)).unwrap().is_empty());
-    far.write_all(b"to the guest").unwrap();
+    far.write_all(b"to the user source").unwrap();
     client.write_all(b"to the echo").unwrap();
-    let guests: Vec<Token> = server
+    let tokens: Vec<Token> = server
         .turn(Some(common::LIMIT))
         .unwrap()
         .iter()
         .map(mio::event::Event::token)
         .collect();
-    assert_eq!(guests, [token]);
-    common::turn_until(&mut server, |server| server.stats().bytes_sent == 11);
+    assert_eq!(tokens, [token]);
+    turn_until(&mut server, |server| server.stats().bytes_sent == 11);
 
-    let mut heard = [0; 12];
-    near.read_exact(&mut heard).unwrap();
-    assert_eq!(&heard, b"to the guest");
+    let mut received = [0; 18];
+    near.read_exact(&mut received).unwrap();
+    assert_eq!(&received, b"to the user source");
 }

@@ -1,32 +1,31 @@
-//! A peer that sends and shuts its writing half down gets everything back, then the end of the
-//! stream.
-
-mod common;
+//! Half-close: a peer that sends and shuts down its write half receives every byte, then the end of
+//! the stream.
 
 use std::io::Write;
 use std::net::Shutdown;
 
-use common::{
-    Running, bind, config, connect, echo_to_the_end, noise, read_to_the_end, stall, turn_until,
+use crate::common::{
+    Running, bind, config, connect, connect_small, echo_to_the_end, random_bytes, read_to_the_end,
+    small_buffers, turn_until, write_block,
 };
 
 #[test]
-fn everything_comes_back_and_then_the_end_of_the_stream() {
+fn half_close_gets_every_byte_then_eof() {
     let server = Running::start(config());
-    let bytes = noise(5_000_000);
+    let bytes = random_bytes(5_000_000);
     assert!(echo_to_the_end(server.connect(), &bytes) == bytes);
     assert_eq!(server.stop().closed.peer_closed, 1);
 }
 
 #[test]
-fn nothing_comes_back_of_nothing() {
+fn half_close_without_a_byte_gets_eof() {
     let server = Running::start(config());
     assert_eq!(echo_to_the_end(server.connect(), b""), b"");
     assert_eq!(server.stop().closed.peer_closed, 1);
 }
 
 #[test]
-fn bytes_and_the_end_of_the_stream_in_one_event() {
+fn bytes_and_eof_in_one_event() {
     let (mut server, address) = bind(config());
     let mut client = connect(address);
     client.write_all(b"last words").unwrap();
@@ -36,11 +35,11 @@ fn bytes_and_the_end_of_the_stream_in_one_event() {
 }
 
 #[test]
-fn the_end_of_the_stream_while_the_peer_does_not_read() {
-    let (mut server, address) = bind(config());
-    let mut client = connect(address);
-    let bytes = noise(32 * 1024 * 1024);
-    let sent = stall(&mut server, &mut client, &bytes);
+fn eof_while_write_blocked() {
+    let (mut server, address) = bind(small_buffers());
+    let mut client = connect_small(address);
+    let bytes = random_bytes(4 * 1024 * 1024);
+    let sent = write_block(&mut server, &mut client, &bytes);
     client.shutdown(Shutdown::Write).unwrap();
     let reader = std::thread::spawn(move || read_to_the_end(&mut client));
     turn_until(&mut server, |server| server.stats().closed.peer_closed == 1);

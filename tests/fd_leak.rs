@@ -1,6 +1,6 @@
-//! Out of descriptors, and nobody goes: the time reopens what it closed.
+//! Out of file descriptors while no connection closes: a timer resumes accepting.
 //!
-//! The one test of this file, because it lowers the limit of the process that it runs in.
+//! The only test of its binary, because it lowers the limit of its process.
 
 #![cfg(unix)]
 
@@ -13,7 +13,7 @@ use mio_echo::Echo;
 use nix::sys::resource::{Resource::RLIMIT_NOFILE, getrlimit, setrlimit};
 
 #[test]
-fn accepting_is_tried_again_after_a_while() {
+fn accepting_is_retried_by_timer() {
     let mut poll = Poll::new().unwrap();
     let mut events = Events::with_capacity(16);
     let config = common::config().build().unwrap();
@@ -32,11 +32,7 @@ fn accepting_is_tried_again_after_a_while() {
 
     echo.run(now + retry);
     echo.run(now + retry);
-    assert_eq!(
-        echo.stats().accept_pauses,
-        2,
-        "one try each time, and no more"
-    );
+    assert_eq!(echo.stats().accept_pauses, 2, "one attempt at each expiry");
 
     setrlimit(RLIMIT_NOFILE, soft, hard).unwrap();
     echo.run(now + retry * 2);
@@ -44,7 +40,7 @@ fn accepting_is_tried_again_after_a_while() {
     assert_eq!(echo.stats().active, 1);
     assert_eq!(echo.timeout(now + retry * 2), None);
 
-    // Paused again: a shutdown does not wait for the time, and accepts who has connected.
+    // Paused again: a shutdown accepts pending connections without waiting for the timer.
     let _another = common::connect(echo.endpoints()[0].address().unwrap());
     poll.poll(&mut events, Some(common::LIMIT)).unwrap();
     setrlimit(RLIMIT_NOFILE, 3, hard).unwrap();

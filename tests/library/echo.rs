@@ -1,19 +1,19 @@
-//! Every byte comes back, in order, once.
-
-mod common;
+//! Every byte is echoed, in order, once.
 
 use std::io::{Read, Write};
 
-use common::{Running, bind, config, connect, echo, echo_to_the_end, has_ipv6, noise, turn_until};
+use crate::common::{
+    Running, bind, config, connect, echo, echo_to_the_end, has_ipv6, random_bytes, turn_until,
+};
 use mio_echo::Config;
 
 #[test]
-fn every_byte_comes_back_whatever_the_size_of_the_buffer() {
+fn echoes_every_byte_with_any_buffer_size() {
     for buffer_size in [1, 7, 4096, 64 * 1024] {
         let server = Running::start(config().buffer_size(buffer_size));
-        let bytes = noise(10_000 + buffer_size * 30);
+        let bytes = random_bytes(10_000 + buffer_size * 30);
         let echoed = echo_to_the_end(server.connect(), &bytes);
-        assert!(echoed == bytes, "through a buffer of {buffer_size}");
+        assert!(echoed == bytes, "buffer size {buffer_size}");
         let stats = server.stop();
         assert_eq!(stats.bytes_received, bytes.len() as u64);
         assert_eq!(stats.bytes_sent, bytes.len() as u64);
@@ -21,25 +21,25 @@ fn every_byte_comes_back_whatever_the_size_of_the_buffer() {
 }
 
 #[test]
-fn every_byte_comes_back_whatever_the_sizes_of_the_pieces() {
+fn echoes_messages_of_any_size() {
     let server = Running::start(config().buffer_size(4096));
     let mut client = server.connect();
     client.set_nodelay(true).unwrap();
-    let bytes = noise(100_000);
+    let bytes = random_bytes(100_000);
     let mut rest = bytes.as_slice();
     for size in [1, 2, 3, 4095, 4096, 4097, 8192, 1, 50_000, 1] {
-        let (piece, others) = rest.split_at(size);
-        assert!(echo(&mut client, piece) == piece, "a piece of {size}");
-        rest = others;
+        let (message, following) = rest.split_at(size);
+        assert!(echo(&mut client, message) == message, "{size} bytes");
+        rest = following;
     }
 }
 
 #[test]
-fn pieces_that_arrive_together_come_back_as_one_stream() {
+fn echoes_several_segments_in_order() {
     let (mut server, address) = bind(config());
     let mut client = connect(address);
-    for piece in ["one ", "two ", "three"] {
-        client.write_all(piece.as_bytes()).unwrap();
+    for segment in ["one ", "two ", "three"] {
+        client.write_all(segment.as_bytes()).unwrap();
     }
     turn_until(&mut server, |server| server.stats().bytes_sent == 13);
     let mut echoed = [0; 13];
@@ -48,9 +48,9 @@ fn pieces_that_arrive_together_come_back_as_one_stream() {
 }
 
 #[test]
-fn peers_get_their_own_bytes() {
+fn each_peer_gets_its_own_bytes() {
     let server = Running::start(config().buffer_size(512));
-    let bytes = noise(64 * 2_000);
+    let bytes = random_bytes(64 * 2_000);
     std::thread::scope(|scope| {
         for part in bytes.chunks(2_000) {
             let client = server.connect();
@@ -65,17 +65,17 @@ fn peers_get_their_own_bytes() {
 }
 
 #[test]
-fn all_endpoints_are_served() {
+fn serves_all_endpoints() {
     let server = Running::start(config().endpoint("tcp://127.0.0.1:0".parse().unwrap()));
     assert_eq!(server.addresses.len(), 2);
     for address in &server.addresses {
-        assert_ne!(address.port(), 0, "the real port is told");
+        assert_ne!(address.port(), 0, "not the bound port");
         assert_eq!(echo(&mut connect(*address), b"hello"), b"hello");
     }
 }
 
 #[test]
-fn ipv6_is_served() {
+fn serves_ipv6() {
     if has_ipv6() {
         let server = Running::start(Config::builder().endpoint("tcp://[::1]:0".parse().unwrap()));
         assert!(server.addresses[0].is_ipv6());

@@ -1,22 +1,23 @@
-//! Who may connect, and how often at once. Who may not gets a reset, and costs neither a place nor
-//! anybody's time. Which addresses are of one network or one source is tried in `network.rs`,
-//! `allow_list.rs` and `sources.rs`.
+//! Allow list and per-source limit. A rejected connection is reset, and costs neither a slot nor
+//! other clients' time. Addresses of networks and sources are tested in `policy/cidr.rs` and
+//! `policy/admission.rs`.
 
-// The whole of 127.0.0.0/8 is this host's: each address of it is another peer.
+// On Linux all of 127.0.0.0/8 is this host, so that each address is another source.
 #![cfg(target_os = "linux")]
 
-mod common;
-
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, TcpStream, UdpSocket};
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use common::{bind, config, config_at, connect, settle, turn_until};
+use crate::common::{
+    Directory, accept_one, bind, config, config_at, connect, connect_from, reset, run_until_idle,
+    turn_until,
+};
 use mio_echo::{ConfigBuilder, Server};
-use socket2::{Domain, Socket, Type};
 
-/// An address of this host.
-fn host(last: u8) -> Ipv4Addr {
+/// A source address.
+fn source(last: u8) -> Ipv4Addr {
     Ipv4Addr::new(127, 0, 2, last)
 }
 
@@ -25,23 +26,14 @@ fn allow(config: ConfigBuilder, networks: &[&str]) -> ConfigBuilder {
     networks.fold(config, ConfigBuilder::allow)
 }
 
-/// A client whose address is that.
-fn connect_from(source: Ipv4Addr, server: SocketAddr) -> TcpStream {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    socket.bind(&SocketAddr::from((source, 0)).into()).unwrap();
-    socket.connect(&server.into()).unwrap();
-    socket.set_read_timeout(Some(common::LIMIT)).unwrap();
-    socket.into()
-}
-
-/// Whether it is served, by a server that has done all there is to do.
+/// Whether the idle server echoes. If not, the connection must have been reset.
 fn is_served(server: &mut Server, client: &mut TcpStream) -> bool {
-    // To one that has been reset already it cannot be written.
+    // Fails if the connection was reset already.
     let _ = client.write_all(b"hello");
-    settle(server);
-    let mut answer = [0; 5];
-    match client.read_exact(&mut answer) {
-        Ok(()) => &answer == b"hello",
+    run_until_idle(server);
+    let mut echoed = [0; 5];
+    match client.read_exact(&mut echoed) {
+        Ok(()) => &echoed == b"hello",
         Err(error) => {
             let kinds = [ErrorKind::ConnectionReset, ErrorKind::BrokenPipe];
             assert!(kinds.contains(&error.kind()), "not a reset: {error}");
@@ -51,14 +43,14 @@ fn is_served(server: &mut Server, client: &mut TcpStream) -> bool {
 }
 
 #[test]
-fn connections_from_allowed_networks_alone_are_served() {
+fn only_allowed_networks_are_served() {
     let networks = ["127.0.2.1", "127.0.2.64/26", "::1"];
     let (mut server, address) = bind(allow(config(), &networks));
     for (last, allowed) in [(1, true), (2, false), (63, false), (64, true), (127, true)] {
-        let mut client = connect_from(host(last), address);
+        let mut client = connect_from(source(last), address);
         assert_eq!(is_served(&mut server, &mut client), allowed, "{last}");
     }
-    settle(&mut server);
+    run_until_idle(&mut server);
     let stats = server.stats();
     assert_eq!((stats.rejected.not_allowed, stats.rejected.total()), (2, 2));
     assert_eq!(
@@ -69,30 +61,30 @@ fn connections_from_allowed_networks_alone_are_served() {
 }
 
 #[test]
-fn who_is_refused_reads_a_reset_whether_something_was_sent_or_not() {
+fn rejected_client_sees_a_reset_with_and_without_sending() {
     let (mut server, address) = bind(allow(config(), &["127.0.2.1"]));
-    let mut silent = connect_from(host(2), address);
-    settle(&mut server);
-    let error = silent.read(&mut [0; 1]).expect_err("an orderly end");
+    let mut silent = connect_from(source(2), address);
+    run_until_idle(&mut server);
+    let error = silent.read(&mut [0; 1]).expect_err("an orderly close");
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
 
-    let mut eager = connect_from(host(2), address);
-    assert!(!is_served(&mut server, &mut eager));
+    let mut sending = connect_from(source(2), address);
+    assert!(!is_served(&mut server, &mut sending));
 }
 
 #[test]
-fn datagrams_from_allowed_networks_alone_are_answered() {
+fn only_datagrams_from_allowed_networks_get_a_reply() {
     let (mut server, address) = bind(allow(config_at("udp://127.0.0.1:0"), &["127.0.2.1"]));
-    let clients = [1, 2].map(|last| UdpSocket::bind((host(last), 0)).unwrap());
-    for (client, answered) in clients.iter().zip([true, false]) {
+    let clients = [1, 2].map(|last| UdpSocket::bind((source(last), 0)).unwrap());
+    for (client, allowed) in clients.iter().zip([true, false]) {
         client.send_to(b"hello", address).unwrap();
         let received = server.stats().datagrams_received;
         turn_until(&mut server, |server| {
             server.stats().datagrams_received > received
         });
-        settle(&mut server);
+        run_until_idle(&mut server);
         client.set_nonblocking(true).unwrap();
-        assert_eq!(client.recv(&mut [0; 5]).is_ok(), answered);
+        assert_eq!(client.recv(&mut [0; 5]).is_ok(), allowed);
     }
     let stats = server.stats();
     assert_eq!(stats.datagrams_sent, 1);
@@ -101,27 +93,31 @@ fn datagrams_from_allowed_networks_alone_are_answered() {
 }
 
 #[test]
-fn a_source_has_as_many_connections_at_once_as_it_may_have() {
+fn per_source_limit_counts_open_connections() {
     let (mut server, address) = bind(config().max_per_source(2));
-    let mut open = [1, 1].map(|last| connect_from(host(last), address));
+    let mut open = [1, 1].map(|last| connect_from(source(last), address));
     for client in &mut open {
         assert!(is_served(&mut server, client));
     }
-    let mut beyond = connect_from(host(1), address);
+    let mut beyond = connect_from(source(1), address);
     assert!(!is_served(&mut server, &mut beyond));
-    let mut other = connect_from(host(2), address);
-    assert!(is_served(&mut server, &mut other), "another source's limit");
+    let mut other = connect_from(source(2), address);
+    assert!(
+        is_served(&mut server, &mut other),
+        "limited by another source"
+    );
 
-    // Those who have ended, in whichever way, make room.
-    let [finished, failed] = open;
-    drop(finished);
-    settle(&mut server);
-    let mut next = connect_from(host(1), address);
+    // A close and a reset both make room.
+    let [closed, failed] = open;
+    drop(closed);
+    run_until_idle(&mut server);
+    let mut next = connect_from(source(1), address);
     assert!(is_served(&mut server, &mut next));
-    assert!(!is_served(&mut server, &mut connect_from(host(1), address)));
-    common::reset(failed);
-    settle(&mut server);
-    let mut last = connect_from(host(1), address);
+    let mut beyond = connect_from(source(1), address);
+    assert!(!is_served(&mut server, &mut beyond));
+    reset(failed);
+    run_until_idle(&mut server);
+    let mut last = connect_from(source(1), address);
     assert!(is_served(&mut server, &mut last));
 
     let stats = server.stats();
@@ -130,71 +126,73 @@ fn a_source_has_as_many_connections_at_once_as_it_may_have() {
     assert_eq!((stats.accepted, stats.active), (5, 3));
 }
 
-/// Not even where there is only one.
+/// Even if there is only one slot.
 #[test]
-fn who_is_refused_takes_no_place() {
+fn rejected_connections_take_no_slot() {
     let config = config().max_connections(1).max_per_source(1);
     let (mut server, address) = bind(allow(config, &["127.0.2.0/28"]));
-    let refused: Vec<TcpStream> = (0..100).map(|_| connect_from(host(99), address)).collect();
-    let mut client = connect_from(host(1), address);
+    let rejected: Vec<TcpStream> = (0..100)
+        .map(|_| connect_from(source(99), address))
+        .collect();
+    let mut client = connect_from(source(1), address);
     assert!(is_served(&mut server, &mut client));
     assert_eq!(server.stats().rejected.not_allowed, 100);
     assert_eq!(server.stats().accepted, 1);
-    drop((client, refused));
-    settle(&mut server);
-    // Nor among those of a source.
-    let mut client = connect_from(host(1), address);
+    drop((client, rejected));
+    run_until_idle(&mut server);
+    // The per-source limit has room again, too.
+    let mut client = connect_from(source(1), address);
     assert!(is_served(&mut server, &mut client));
 }
 
-/// Told by turns, not by time.
+/// Counts turns, not time.
 #[test]
-fn a_flood_of_refused_connections_keeps_nobody_waiting_and_then_it_is_quiet() {
+fn flood_of_rejected_connections_delays_no_echo_and_ends_idle() {
     let (mut server, address) = bind(allow(config(), &["127.0.0.0/24"]));
-    let mut ping = connect(address);
-    turn_until(&mut server, |server| server.stats().active == 1);
-    let flood: Vec<TcpStream> = (0..90).map(|_| connect_from(host(1), address)).collect();
+    let mut ping = accept_one(&mut server);
+    let flood: Vec<TcpStream> = (0..90).map(|_| connect_from(source(1), address)).collect();
     ping.write_all(b"!").unwrap();
     for _ in 0..2 {
         server.turn(Some(Duration::ZERO)).unwrap();
     }
-    assert_eq!(server.stats().bytes_sent, 1, "no answer");
-    let refused = server.stats().rejected.total();
-    assert!(refused < 90, "the flood was refused first");
+    assert_eq!(server.stats().bytes_sent, 1, "not echoed");
+    let rejected = server.stats().rejected.total();
+    assert!(rejected < 90, "the echo waited for the flood");
     turn_until(&mut server, |server| server.stats().rejected.total() == 90);
-    settle(&mut server);
+    run_until_idle(&mut server);
     assert_eq!(server.timeout(), None);
-    assert_eq!(server.stats().accept_pauses, 0, "no shortage");
+    assert_eq!(server.stats().accept_pauses, 0);
     drop(flood);
 }
 
 #[test]
-fn peers_of_unix_sockets_have_neither_networks_nor_sources() {
-    let directory = common::Directory::new();
+fn unix_socket_peers_are_neither_filtered_nor_limited() {
+    let directory = Directory::new();
     let path = directory.file("socket");
     let endpoint = format!("unix:{}", path.display()).parse().unwrap();
     let config = allow(config().endpoint(endpoint), &["127.0.2.1"]);
     let (mut server, address) = bind(config.max_per_source(1));
-    let clients = [(); 3].map(|()| std::os::unix::net::UnixStream::connect(&path).unwrap());
+    let clients = [(); 3].map(|()| UnixStream::connect(&path).unwrap());
     turn_until(&mut server, |server| server.stats().active == 3);
-    let mut refused = connect(address);
-    assert!(!is_served(&mut server, &mut refused));
+    let mut rejected = connect(address);
+    assert!(!is_served(&mut server, &mut rejected));
     assert_eq!(server.stats().rejected.total(), 1);
     drop(clients);
     turn_until(&mut server, |server| server.stats().closed.peer_closed == 3);
 }
 
 #[test]
-fn a_shutdown_refuses_those_who_wait_as_well() {
+fn shutdown_applies_both_limits_to_pending_connections() {
     let config = allow(config().max_per_source(1), &["127.0.2.1"]);
     let (mut server, address) = bind(config);
-    let [mut not_allowed, first, mut second] = [2, 1, 1].map(|it| connect_from(host(it), address));
+    let [mut not_allowed, first, mut second] =
+        [2, 1, 1].map(|last| connect_from(source(last), address));
     server.shutdown();
     assert_eq!(server.stats().active, 1);
     assert_eq!(server.stats().rejected.not_allowed, 1);
     assert_eq!(server.stats().rejected.too_many_from_source, 1);
-    for refused in [&mut not_allowed, &mut second] {
-        let error = refused.read(&mut [0; 1]).unwrap_err();
+    for rejected in [&mut not_allowed, &mut second] {
+        let error = rejected.read(&mut [0; 1]).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::ConnectionReset);
     }
     drop(first);

@@ -1,8 +1,6 @@
-//! Unix sockets: the promises of TCP, and a file that comes and goes with the service.
+//! Unix sockets: the promises of TCP, and the socket file.
 
 #![cfg(unix)]
-
-mod common;
 
 use std::cell::{Cell, RefCell};
 use std::fs;
@@ -18,7 +16,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use common::{Directory, LIMIT, noise, settle, turn_until};
+use crate::common::{Directory, LIMIT, accept, random_bytes, run_until_idle, turn_until};
 use mio_echo::{Config, ConfigBuilder, Endpoint, Server};
 
 fn config_at(path: &Path) -> ConfigBuilder {
@@ -29,7 +27,7 @@ fn bind(config: ConfigBuilder) -> std::io::Result<Server> {
     Server::bind(config.build().unwrap())
 }
 
-/// A client that gives up after a while.
+/// A client whose reads and writes time out.
 fn connect(path: &Path) -> UnixStream {
     let stream = UnixStream::connect(path).unwrap();
     stream.set_read_timeout(Some(LIMIT)).unwrap();
@@ -37,16 +35,15 @@ fn connect(path: &Path) -> UnixStream {
     stream
 }
 
-/// A server that has one connection, and the other end of it.
+/// A server with one connection, and its client.
 fn connected(directory: &Directory) -> (Server, UnixStream) {
     let path = directory.file("socket");
     let mut server = bind(config_at(&path)).unwrap();
-    let client = connect(&path);
-    turn_until(&mut server, |server| server.stats().active == 1);
+    let client = accept(&mut server, || connect(&path));
     (server, client)
 }
 
-/// The next `count` bytes that come back.
+/// Makes turns until `count` bytes are received.
 fn receive(server: &mut Server, client: &mut UnixStream, count: usize) -> Vec<u8> {
     client.set_nonblocking(true).unwrap();
     let (mut echoed, mut buffer) = (Vec::new(), vec![0; count]);
@@ -62,7 +59,7 @@ fn receive(server: &mut Server, client: &mut UnixStream, count: usize) -> Vec<u8
 }
 
 #[test]
-fn every_byte_comes_back_and_then_the_end() {
+fn half_close_gets_every_byte_then_eof() {
     let directory = Directory::new();
     let path = directory.file("socket");
     let mut server = bind(config_at(&path).buffer_size(4096)).unwrap();
@@ -71,7 +68,7 @@ fn every_byte_comes_back_and_then_the_end() {
         server.run().unwrap();
         server.stats()
     });
-    let bytes = noise(3_000_000);
+    let bytes = random_bytes(3_000_000);
     let (client, mut reader) = (connect(&path), Vec::new());
     thread::scope(|scope| {
         let mut writer = client.try_clone().unwrap();
@@ -92,35 +89,35 @@ fn every_byte_comes_back_and_then_the_end() {
 }
 
 #[test]
-fn who_does_not_read_stalls_and_costs_nothing() {
+fn write_blocked_connection_holds_one_pipe() {
     let directory = Directory::new();
     let (mut server, mut client) = connected(&directory);
-    let bytes = noise(8 << 20);
+    let bytes = random_bytes(8 << 20);
     client.set_nonblocking(true).unwrap();
     let mut sent = 0;
     while let Ok(count) = client.write(&bytes[sent..]) {
         sent += count;
-        settle(&mut server);
+        run_until_idle(&mut server);
     }
     assert!(
         sent < bytes.len(),
-        "buffers as large as that cannot be filled"
+        "more bytes are needed to fill the buffers"
     );
     let stats = server.stats();
     assert!(
         stats.bytes_received - stats.bytes_sent <= 256 * 1024,
-        "more than a pipe"
+        "more than one pipe is pending"
     );
     client.shutdown(Shutdown::Write).unwrap();
     let echoed = receive(&mut server, &mut client, sent);
     assert!(echoed == bytes[..sent]);
 }
 
-/// A read stops short behind a message that carries descriptors, though there is more, and no
-/// event tells of that.
+/// A read stops short behind a message that carries descriptors (unix(7)), and no event announces the
+/// bytes behind it.
 #[cfg(target_os = "linux")]
 #[test]
-fn descriptors_that_are_sent_along_do_not_wedge_a_connection() {
+fn received_descriptors_do_not_wedge_a_connection() {
     use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
     use std::io::IoSlice;
     use std::os::fd::AsRawFd;
@@ -139,11 +136,11 @@ fn descriptors_that_are_sent_along_do_not_wedge_a_connection() {
         sendmsg::<()>(fd, &bytes, rights, MsgFlags::empty(), None).unwrap();
     }
     client.write_all(b"four").unwrap();
-    // Before the client reads, because the room that this makes is an event.
+    // The client does not read yet: that makes room, which is an event.
     turn_until(&mut server, |server| server.stats().bytes_sent == 15);
     assert_eq!(receive(&mut server, &mut client, 15), b"onetwothreefour");
-    settle(&mut server);
-    // The end behind it, too.
+    run_until_idle(&mut server);
+    // The end of the stream behind such a message.
     sendmsg::<()>(
         fd,
         &[IoSlice::new(b"!")],
@@ -159,55 +156,48 @@ fn descriptors_that_are_sent_along_do_not_wedge_a_connection() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn urgent_bytes_come_back_in_their_place() {
+fn urgent_bytes_are_echoed_in_place() {
     use socket2::SockRef;
 
     let directory = Directory::new();
     let (mut server, mut client) = connected(&directory);
     client.write_all(b"ab").unwrap();
-    // Systems without urgent data on Unix sockets say so.
+    // Linux before 5.15 has no urgent data on Unix sockets.
     if SockRef::from(&client).send_out_of_band(b"!").is_err() {
         return;
     }
     client.write_all(b"cd").unwrap();
     assert_eq!(receive(&mut server, &mut client, 5), b"ab!cd");
-    settle(&mut server);
+    run_until_idle(&mut server);
     assert_eq!(SockRef::from(&client).send_out_of_band(b"?").unwrap(), 1);
     assert_eq!(receive(&mut server, &mut client, 1), b"?");
 }
 
 #[test]
-fn a_reset_ends_that_connection_alone() {
+fn reset_does_not_affect_other_connections() {
     let directory = Directory::new();
     let (mut server, client) = connected(&directory);
-    let mut other = connect(&directory.file("socket"));
-    turn_until(&mut server, |server| server.stats().active == 2);
-    // To close with bytes unread resets a Unix connection.
+    let mut other = accept(&mut server, || connect(&directory.file("socket")));
+    // A close with unread bytes resets a Unix connection.
     (&client).write_all(b"hello").unwrap();
     turn_until(&mut server, |server| server.stats().bytes_sent == 5);
     drop(client);
     turn_until(&mut server, |server| server.stats().active == 1);
     other.write_all(b"still here").unwrap();
-    assert_eq!(
-        receive(&mut server, &mut other, 10).len(),
-        10,
-        "the other is served"
-    );
+    assert_eq!(receive(&mut server, &mut other, 10), b"still here");
 }
 
 #[test]
-fn a_file_left_by_a_crash_is_taken_over() {
+fn socket_file_of_a_crashed_server_is_replaced() {
     let directory = Directory::new();
     let path = directory.file("socket");
     drop(UnixListener::bind(&path).unwrap());
-    assert!(path.exists(), "nobody has removed it");
-    let mut server = bind(config_at(&path)).unwrap();
-    let _client = connect(&path);
-    turn_until(&mut server, |server| server.stats().active == 1);
+    assert!(path.exists());
+    let (_server, _client) = connected(&directory);
 }
 
 #[test]
-fn a_live_server_is_left_alone() {
+fn socket_file_of_a_running_server_is_kept() {
     let directory = Directory::new();
     let path = directory.file("socket");
     let mut server = bind(config_at(&path)).unwrap();
@@ -218,20 +208,19 @@ fn a_live_server_is_left_alone() {
         text.contains("in use") && text.contains("choose another path"),
         "{text}"
     );
-    // It was not even disturbed, and its file is still there.
-    settle(&mut server);
+    // The check of the other server has not connected.
+    run_until_idle(&mut server);
     assert_eq!(server.stats().accepted, 0);
-    let _client = connect(&path);
-    turn_until(&mut server, |server| server.stats().active == 1);
+    let _client = accept(&mut server, || connect(&path));
 }
 
 #[test]
-fn what_is_no_socket_is_not_touched() {
+fn other_files_are_not_replaced() {
     let directory = Directory::new();
     let (file, link) = (directory.file("file"), directory.file("link"));
     fs::write(&file, "precious").unwrap();
-    drop(UnixListener::bind(directory.file("left behind")).unwrap());
-    std::os::unix::fs::symlink(directory.file("left behind"), &link).unwrap();
+    drop(UnixListener::bind(directory.file("stale")).unwrap());
+    std::os::unix::fs::symlink(directory.file("stale"), &link).unwrap();
     for path in [&file, &link, &directory.file("")] {
         let error = bind(config_at(path)).unwrap_err();
         let text = error.to_string();
@@ -239,11 +228,11 @@ fn what_is_no_socket_is_not_touched() {
     }
     assert_eq!(fs::read_to_string(&file).unwrap(), "precious");
     assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
-    assert!(directory.file("left behind").exists());
+    assert!(directory.file("stale").exists());
 }
 
 #[test]
-fn a_directory_that_is_missing_is_asked_for() {
+fn missing_directory_is_an_error_that_names_the_remedy() {
     let directory = Directory::new();
     let error = bind(config_at(&directory.file("no/socket"))).unwrap_err();
     assert!(
@@ -252,7 +241,8 @@ fn a_directory_that_is_missing_is_asked_for() {
     );
 }
 
-/// Runs `body` in a child process with this umask: the test itself, started again by its name.
+/// Runs `body` with this umask in a child process, which runs only this test: a umask applies to the
+/// whole process, and so to tests in parallel.
 #[cfg(target_os = "linux")]
 fn with_umask(umask: &str, test: &str, body: impl FnOnce()) {
     if std::env::var_os("TEST_WITH_UMASK").is_some() {
@@ -261,7 +251,7 @@ fn with_umask(umask: &str, test: &str, body: impl FnOnce()) {
     let output = Command::new("sh")
         .args(["-c", "umask $1 && exec \"$0\" --exact \"$2\" --nocapture"])
         .args([std::env::current_exe().unwrap().as_os_str()])
-        .args([umask, test])
+        .args([umask, &format!("unix_socket::{test}")])
         .env("TEST_WITH_UMASK", umask)
         .output()
         .unwrap();
@@ -289,8 +279,8 @@ fn socket_file_has_configured_mode() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn file_that_is_taken_over_gets_configured_mode() {
-    with_umask("0", "file_that_is_taken_over_gets_configured_mode", || {
+fn replaced_socket_file_has_configured_mode() {
+    with_umask("0", "replaced_socket_file_has_configured_mode", || {
         let directory = Directory::new();
         let path = directory.file("socket");
         drop(UnixListener::bind(&path).unwrap());
@@ -301,8 +291,8 @@ fn file_that_is_taken_over_gets_configured_mode() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn mode_that_umask_reduces_is_an_error() {
-    with_umask("027", "mode_that_umask_reduces_is_an_error", || {
+fn mode_beyond_the_umask_is_an_error() {
+    with_umask("027", "mode_beyond_the_umask_is_an_error", || {
         let directory = Directory::new();
         let path = directory.file("socket");
         let error = bind(config_at(&path).unix_mode(0o666)).unwrap_err();
@@ -311,7 +301,7 @@ fn mode_that_umask_reduces_is_an_error() {
         for part in ["umask", "0666 to 0640", "clear the umask"] {
             assert!(text.contains(part), "no {part:?} in {text}");
         }
-        assert!(!path.exists(), "the file was left behind");
+        assert!(!path.exists(), "the file was not removed");
 
         let server = bind(config_at(&path).unix_mode(0o640)).unwrap();
         assert_eq!(mode_of(&path), 0o640);
@@ -331,11 +321,12 @@ fn abstract_name_ignores_mode() {
     });
 }
 
-/// The umask is cleared while the program binds, and only then.
+/// The program clears the umask only while it binds.
 #[cfg(all(target_os = "linux", feature = "cli"))]
 #[test]
 fn program_sets_mode_under_any_umask() {
-    use common::service::{PROGRAM, Service};
+    use crate::common::echo;
+    use crate::common::service::{PROGRAM, Service};
 
     let directory = Directory::new();
     let start = |name: &str, mode: &str| {
@@ -346,8 +337,8 @@ fn program_sets_mode_under_any_umask() {
         command.arg(format!("umask 077; exec '{PROGRAM}' '{endpoint}' {mode}"));
         let mut service = Service::launch(command);
         service.wait_for(&format!("listening on {endpoint}"));
-        // That line is logged while it still binds; an echo comes from the loop behind that.
-        common::echo(&mut connect(&path), b"hello");
+        // That line is logged before the umask is restored; an echo comes after that.
+        echo(&mut connect(&path), b"hello");
         let status = fs::read_to_string(format!("/proc/{}/status", service.pid())).unwrap();
         assert!(status.contains("Umask:\t0077\n"), "{status}");
         mode_of(&path)
@@ -356,32 +347,32 @@ fn program_sets_mode_under_any_umask() {
     assert_eq!(start("without", ""), 0o700);
 }
 
-/// A user who may write to the directory replaces the socket file by a symbolic link as soon as it
-/// appears.
+/// An attacker with write access to the directory replaces the socket file by a symbolic link as soon
+/// as it appears.
 #[cfg(target_os = "linux")]
 #[test]
-fn link_in_place_of_socket_file_leads_to_no_other_file() {
+fn symbolic_link_in_place_of_the_socket_file_is_not_followed() {
     let directory = Directory::new();
     let (path, victim) = (directory.file("socket"), directory.file("victim"));
     fs::write(&victim, "secret").unwrap();
     fs::set_permissions(&victim, fs::Permissions::from_mode(0o600)).unwrap();
-    let is_over = AtomicBool::new(false);
+    let done = AtomicBool::new(false);
     thread::scope(|scope| {
-        scope.spawn(|| replace_by_link_until(&path, &victim, &is_over));
+        scope.spawn(|| replace_by_link_until(&path, &victim, &done));
         for _ in 0..2_000 {
-            // It may bind, or find the link there.
+            // Succeeds, or fails because of the link.
             drop(bind(config_at(&path).unix_mode(0o700)));
             let _ = fs::remove_file(&path);
         }
-        is_over.store(true, Ordering::Relaxed);
+        done.store(true, Ordering::Relaxed);
     });
     assert_eq!(mode_of(&victim), 0o600);
 }
 
 #[cfg(target_os = "linux")]
-fn replace_by_link_until(path: &Path, victim: &Path, is_over: &AtomicBool) {
+fn replace_by_link_until(path: &Path, victim: &Path, done: &AtomicBool) {
     let link = path.with_extension("link");
-    while !is_over.load(Ordering::Relaxed) {
+    while !done.load(Ordering::Relaxed) {
         if !link.is_symlink() {
             std::os::unix::fs::symlink(victim, &link).unwrap();
         }
@@ -392,60 +383,60 @@ fn replace_by_link_until(path: &Path, victim: &Path, is_over: &AtomicBool) {
 }
 
 #[test]
-fn the_file_is_gone_after_the_service_and_those_who_wait_are_served() {
+fn shutdown_unlinks_the_socket_file_and_serves_pending_connections() {
     let directory = Directory::new();
     let path = directory.file("socket");
     let mut server = bind(config_at(&path)).unwrap();
-    let mut waiting = connect(&path);
+    let mut pending = connect(&path);
     server.shutdown();
-    assert!(!path.exists(), "nobody new finds it");
-    waiting.write_all(b"hello").unwrap();
-    assert_eq!(receive(&mut server, &mut waiting, 5), b"hello");
-    drop(waiting);
+    assert!(!path.exists());
+    pending.write_all(b"hello").unwrap();
+    assert_eq!(receive(&mut server, &mut pending, 5), b"hello");
+    drop(pending);
     turn_until(&mut server, |server| server.is_finished());
 
     drop(bind(config_at(&path)).unwrap());
-    assert!(!path.exists(), "an Echo that is dropped leaves it behind");
+    assert!(!path.exists(), "a dropped server has not unlinked it");
 }
 
-/// The log tells of each connection as it is accepted: the moment to look whether others could
-/// still find the way, whom nobody would accept any more.
+/// Otherwise a client could connect after the last accept(2). Each accepted connection is logged; the
+/// logger looks for the file at that moment, in the thread of this test only.
 #[test]
-fn the_file_is_gone_before_the_last_are_accepted() {
+fn shutdown_unlinks_the_socket_file_before_it_accepts_the_last() {
     thread_local! {
         static PATH: RefCell<Option<PathBuf>> = const { RefCell::new(None) };
-        static WAS_THERE: Cell<Option<bool>> = const { Cell::new(None) };
+        static EXISTED: Cell<Option<bool>> = const { Cell::new(None) };
     }
-    struct Look;
-    impl log::Log for Look {
+    struct FileCheck;
+    impl log::Log for FileCheck {
         fn enabled(&self, _: &log::Metadata<'_>) -> bool {
             PATH.with_borrow(Option::is_some)
         }
         fn log(&self, record: &log::Record<'_>) {
-            if record.args().to_string().contains("opened as") {
+            if self.enabled(record.metadata()) && record.args().to_string().contains("opened as") {
                 let exists = |path: &PathBuf| path.exists();
-                WAS_THERE.set(PATH.with_borrow(|path| path.as_ref().map(exists)));
+                EXISTED.set(PATH.with_borrow(|path| path.as_ref().map(exists)));
             }
         }
         fn flush(&self) {}
     }
-    log::set_logger(&Look).unwrap();
+    log::set_logger(&FileCheck).unwrap();
     log::set_max_level(log::LevelFilter::Debug);
 
     let directory = Directory::new();
     let path = directory.file("socket");
     let mut server = bind(config_at(&path)).unwrap();
-    let _waiting = connect(&path);
+    let _pending = connect(&path);
     PATH.set(Some(path));
     server.shutdown();
     assert_eq!(server.stats().accepted, 1);
-    assert_eq!(WAS_THERE.get(), Some(false));
+    assert_eq!(EXISTED.get(), Some(false));
 }
 
-/// Linux keeps one more than it is told to.
+/// Linux queues one connection more than the backlog.
 #[cfg(target_os = "linux")]
 #[test]
-fn the_backlog_is_as_configured() {
+fn backlog_limits_the_queue_of_pending_connections() {
     use socket2::{Domain, SockAddr, Socket, Type};
 
     let directory = Directory::new();
@@ -466,7 +457,7 @@ fn the_backlog_is_as_configured() {
 }
 
 #[test]
-fn after_an_error_no_file_is_left() {
+fn bind_error_unlinks_the_files_bound_before() {
     let directory = Directory::new();
     let (path, file) = (directory.file("socket"), directory.file("file"));
     fs::write(&file, "").unwrap();
@@ -475,19 +466,19 @@ fn after_an_error_no_file_is_left() {
 }
 
 #[test]
-fn somebody_elses_file_is_not_removed() {
+fn socket_file_of_another_server_is_not_unlinked() {
     let directory = Directory::new();
     let path = directory.file("socket");
     let server = bind(config_at(&path)).unwrap();
     fs::remove_file(&path).unwrap();
-    let _theirs = UnixListener::bind(&path).unwrap();
+    let _other = UnixListener::bind(&path).unwrap();
     drop(server);
     assert!(path.exists());
 }
 
 #[cfg(target_os = "linux")]
 #[test]
-fn an_abstract_name_has_no_file() {
+fn abstract_name_is_served_and_freed() {
     use std::os::linux::net::SocketAddrExt;
     use std::os::unix::net::SocketAddr;
 

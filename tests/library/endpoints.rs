@@ -1,14 +1,12 @@
-//! One endpoint, one or more sockets: TCP and UDP together, several processes at one port, and
-//! what becomes of an endpoint that cannot be had.
-
-mod common;
+//! From endpoints to sockets: TCP and UDP at one port, shared ports, names, and errors of bind(2).
 
 use std::collections::BTreeSet;
 use std::io::{ErrorKind, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::time::Duration;
 
-use common::{
-    Directory, Running, addresses, config_at, connect, is_served, read_to_the_end, turn_until,
+use crate::common::{
+    self, Directory, Running, addresses, config_at, connect, is_served, read_to_the_end, turn_until,
 };
 use mio_echo::{Config, Endpoint, Server};
 
@@ -17,7 +15,7 @@ fn bind(config: mio_echo::ConfigBuilder) -> std::io::Result<Server> {
 }
 
 #[test]
-fn without_a_transport_it_is_tcp_and_udp_at_one_port() {
+fn endpoint_without_scheme_is_tcp_and_udp_at_one_port() {
     let server = Running::start(config_at("127.0.0.1:0"));
     let [tcp, udp] = server.addresses[..] else {
         panic!("{:?}", server.addresses);
@@ -37,7 +35,7 @@ fn without_a_transport_it_is_tcp_and_udp_at_one_port() {
 }
 
 #[test]
-fn the_endpoints_are_told_one_by_one() {
+fn lists_one_endpoint_for_each_socket() {
     let server = bind(config_at("127.0.0.1:0")).unwrap();
     let endpoints = server.endpoints();
     assert!(
@@ -46,15 +44,14 @@ fn the_endpoints_are_told_one_by_one() {
     );
 }
 
-/// Whether it holds at some port: at a certain one somebody else may be in the way.
-fn at_some_port(holds: impl Fn() -> bool) -> bool {
-    (0..20).any(|_| holds())
+/// Whether `bind` succeeds with one of several ports: some may be taken by other programs.
+fn at_some_port(bind: impl Fn() -> bool) -> bool {
+    (0..20).any(|_| bind())
 }
 
-/// The system chooses the port for TCP, because what is free for UDP may for a minute be that of a
-/// TCP connection that has ended.
+/// The port is chosen for TCP, because a port that is free for UDP may be in `TIME_WAIT` for TCP.
 #[test]
-fn tcp_alone_and_udp_alone_are_that() {
+fn scheme_binds_one_transport_only() {
     assert!(at_some_port(|| {
         let server = bind(config_at("tcp://127.0.0.1:0")).unwrap();
         UdpSocket::bind(addresses(&server)[0]).is_ok()
@@ -67,7 +64,7 @@ fn tcp_alone_and_udp_alone_are_that() {
 }
 
 #[test]
-fn without_dual_stack_ipv6_is_ipv6_alone() {
+fn ipv6_endpoint_without_dual_stack_leaves_ipv4_free() {
     if !common::has_ipv6() {
         return;
     }
@@ -79,10 +76,10 @@ fn without_dual_stack_ipv6_is_ipv6_alone() {
     }));
 }
 
-/// At an address of its own, where no other test is.
+/// No other test binds to this address.
 #[cfg(target_os = "linux")]
 #[test]
-fn if_one_of_the_two_cannot_be_had_neither_is_there() {
+fn tcp_is_not_served_if_udp_cannot_be_bound() {
     let holder = UdpSocket::bind("127.0.0.5:0").unwrap();
     let address = holder.local_addr().unwrap();
     let error = bind(config_at(&address.to_string())).unwrap_err();
@@ -95,11 +92,11 @@ fn if_one_of_the_two_cannot_be_had_neither_is_there() {
     assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
 }
 
-/// Who closes first keeps the port for a minute: `TIME_WAIT`, see RFC 9293, section 3.6. At an
-/// address of its own, where no other test is.
+/// The side that closes first keeps the port in `TIME_WAIT` (RFC 9293, section 3.6). No other test
+/// binds to this address.
 #[cfg(target_os = "linux")]
 #[test]
-fn connections_that_an_earlier_run_has_ended_do_not_stand_in_the_way() {
+fn binds_again_while_connections_are_in_time_wait() {
     let address = TcpListener::bind("127.0.0.7:0").unwrap().local_addr();
     let endpoint = format!("tcp://{}", address.unwrap());
     let mut server = bind(config_at(&endpoint)).unwrap();
@@ -112,7 +109,7 @@ fn connections_that_an_earlier_run_has_ended_do_not_stand_in_the_way() {
 }
 
 #[test]
-fn all_transports_are_served_from_one_loop() {
+fn one_server_serves_all_transports() {
     let directory = Directory::new();
     let mut config = config_at("127.0.0.1:0").endpoint("[::1]:0".parse().unwrap());
     if !common::has_ipv6() {
@@ -122,7 +119,7 @@ fn all_transports_are_served_from_one_loop() {
         config = config.endpoint(Endpoint::Unix(directory.file("socket")));
     }
     let mut server = bind(config).unwrap();
-    let (mut streams, mut datagrams, mut others) = (Vec::new(), 0, Vec::new());
+    let (mut streams, mut datagrams, mut unix_streams) = (Vec::new(), 0, Vec::new());
     for endpoint in server.endpoints().to_vec() {
         match endpoint {
             Endpoint::Tcp(address) => streams.push(connect(address)),
@@ -138,19 +135,19 @@ fn all_transports_are_served_from_one_loop() {
             }
             #[cfg(unix)]
             Endpoint::Unix(path) => {
-                others.push(std::os::unix::net::UnixStream::connect(path).unwrap());
+                unix_streams.push(std::os::unix::net::UnixStream::connect(path).unwrap());
             }
             other => panic!("{other:?}"),
         }
     }
-    assert_eq!(others.len(), usize::from(cfg!(unix)));
+    assert_eq!(unix_streams.len(), usize::from(cfg!(unix)));
     for stream in &mut streams {
         stream.write_all(b"!").unwrap();
     }
-    for stream in &mut others {
+    for stream in &mut unix_streams {
         stream.write_all(b"!").unwrap();
     }
-    let connections = (streams.len() + others.len()) as u64;
+    let connections = (streams.len() + unix_streams.len()) as u64;
     turn_until(&mut server, |server| {
         server.stats().bytes_sent == connections + 5 * datagrams
     });
@@ -161,14 +158,19 @@ fn all_transports_are_served_from_one_loop() {
     );
 }
 
-/// The system spreads connections and datagrams over the processes by their addresses.
+/// The kernel distributes connections and datagrams by their addresses.
 #[cfg(target_os = "linux")]
 #[test]
-fn several_servers_share_a_port_when_they_all_want_to() {
-    let first = Running::start(config_at("127.0.0.1:0").reuse_port(true));
+fn servers_with_reuse_port_share_a_port() {
+    // Without a drain time the shutdown does not wait for pending handshakes.
+    let shared = |endpoint: &str| {
+        let config = config_at(endpoint).drain_timeout(Duration::ZERO);
+        config.reuse_port(true)
+    };
+    let first = Running::start(shared("127.0.0.1:0"));
     let address = first.addresses[0];
     let same = || config_at(&address.to_string());
-    let second = Running::start(same().reuse_port(true));
+    let second = Running::start(shared(&address.to_string()));
     assert_eq!(bind(same()).unwrap_err().kind(), ErrorKind::AddrInUse);
 
     let clients: Vec<UdpSocket> = (0..64)
@@ -189,20 +191,20 @@ fn several_servers_share_a_port_when_they_all_want_to() {
         first.datagrams_sent,
         second.datagrams_sent,
     ] {
-        assert_ne!(count, 0, "one of them has all: {first:?}, {second:?}");
+        assert_ne!(count, 0, "one server got everything: {first:?}, {second:?}");
     }
 }
 
 #[test]
-fn a_name_stands_for_all_of_its_addresses() {
+fn name_is_bound_at_all_of_its_addresses() {
     let mut config = Config::builder();
     let resolved = Endpoint::resolve("localhost:0").unwrap();
     for endpoint in &resolved {
         config = config.endpoint(endpoint.clone());
     }
     let server = bind(config).unwrap();
-    let told: BTreeSet<_> = addresses(&server).iter().map(SocketAddr::ip).collect();
-    let wanted = resolved.iter().map(|it| it.address().unwrap().ip());
-    assert_eq!(told, wanted.collect());
+    let bound: BTreeSet<_> = addresses(&server).iter().map(SocketAddr::ip).collect();
+    let expected = resolved.iter().map(|it| it.address().unwrap().ip());
+    assert_eq!(bound, expected.collect());
     assert_eq!(server.endpoints().len(), 2 * resolved.len());
 }

@@ -1,18 +1,16 @@
-//! UDP: each datagram comes back to its sender as one datagram, byte for byte, from the address
-//! that was asked. What needs several hosts or networks is tried by `.ci/namespaces.py`.
-
-mod common;
+//! UDP: each datagram is echoed to its sender as one datagram, byte for byte, from the destination
+//! address. What needs several hosts or networks is a system test.
 
 use std::io::{ErrorKind, Write};
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 
-use common::{
-    Running, bind, config_at, connect, has_ipv6, is_served, noise, send_what_fits, settle,
-    turn_until,
+use crate::common::{
+    self, Running, accept_one, bind, config_at, connect, has_ipv6, is_served, random_bytes,
+    run_until_idle, send_until_blocked, turn_until,
 };
 use mio_echo::Server;
 
-/// A client that gives up after a while, at a free port of the address's family.
+/// A client with a read timeout, at a free loopback port of the address's family.
 fn client(server: SocketAddr) -> UdpSocket {
     let any: SocketAddr = if server.is_ipv4() {
         ([127, 0, 0, 1], 0).into()
@@ -24,7 +22,7 @@ fn client(server: SocketAddr) -> UdpSocket {
     socket
 }
 
-/// The next datagram, and who sent it.
+/// Receives a datagram and its source.
 fn receive(socket: &UdpSocket) -> (Vec<u8>, SocketAddr) {
     let mut buffer = vec![0; 65_536];
     let (size, from) = socket.recv_from(&mut buffer).unwrap();
@@ -32,21 +30,21 @@ fn receive(socket: &UdpSocket) -> (Vec<u8>, SocketAddr) {
     (buffer, from)
 }
 
-/// Asserts that nothing has come.
-fn nothing_came(socket: &UdpSocket) {
+/// Asserts that no datagram is queued.
+fn assert_nothing_received(socket: &UdpSocket) {
     socket.set_nonblocking(true).unwrap();
     let error = socket.recv_from(&mut [0; 1]).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::WouldBlock);
     socket.set_nonblocking(false).unwrap();
 }
 
-fn is_answered(socket: &UdpSocket, server: SocketAddr) -> bool {
+fn is_echoed(socket: &UdpSocket, server: SocketAddr) -> bool {
     socket.send_to(b"are you there?", server).unwrap();
     receive(socket) == (b"are you there?".to_vec(), server)
 }
 
 #[test]
-fn a_datagram_of_any_size_comes_back_as_one() {
+fn datagram_of_any_size_is_echoed_as_one() {
     for endpoint in ["udp://127.0.0.1:0", "udp://[::1]:0"] {
         if endpoint.contains("::") && !has_ipv6() {
             continue;
@@ -54,17 +52,17 @@ fn a_datagram_of_any_size_comes_back_as_one() {
         let server = Running::start(config_at(endpoint));
         let address = server.addresses[0];
         let client = client(address);
-        // The largest: 65,535, less UDP's header of 8 and, with IPv4, the header of 20.
+        // The largest payload: 65,535, less 8 for the UDP header and, with IPv4, 20 for the IP header.
         let largest = if address.is_ipv4() { 65_507 } else { 65_527 };
         let sizes = [0, 1, 2, 63, 1472, 1473, 8000, 65_506, 65_507, largest];
         for size in sizes {
-            let bytes = noise(size);
+            let bytes = random_bytes(size);
             client.send_to(&bytes, address).unwrap();
             let (echoed, from) = receive(&client);
             assert!(echoed == bytes, "{} bytes of {size}", echoed.len());
             assert_eq!(from, address);
         }
-        nothing_came(&client);
+        assert_nothing_received(&client);
         let stats = server.stop();
         assert_eq!(stats.datagrams_received, sizes.len() as u64);
         assert_eq!(stats.datagrams_sent, sizes.len() as u64);
@@ -75,10 +73,10 @@ fn a_datagram_of_any_size_comes_back_as_one() {
 }
 
 #[test]
-fn a_burst_comes_back_to_each_sender_in_order() {
+fn burst_is_echoed_to_each_sender_in_order() {
     let (mut server, address) = bind(config_at("udp://127.0.0.1:0"));
     let clients: Vec<UdpSocket> = (0..10).map(|_| client(address)).collect();
-    // More than a batch, of sizes that differ, one sender after the other.
+    // More than a batch, with different sizes and interleaved senders.
     for number in 0..20_u8 {
         for (index, client) in clients.iter().enumerate() {
             let size = 1 + usize::from(number) + index;
@@ -91,12 +89,12 @@ fn a_burst_comes_back_to_each_sender_in_order() {
             let (echoed, _) = receive(client);
             assert_eq!(echoed, vec![number; 1 + usize::from(number) + index]);
         }
-        nothing_came(client);
+        assert_nothing_received(client);
     }
 }
 
 #[test]
-fn empty_datagrams_are_datagrams() {
+fn empty_datagrams_are_echoed() {
     let (mut server, address) = bind(config_at("udp://127.0.0.1:0"));
     let client = client(address);
     for _ in 0..100 {
@@ -108,20 +106,20 @@ fn empty_datagrams_are_datagrams() {
     }
 }
 
-/// Every address of 127.0.0.0/8 is this host's.
+/// On Linux all of 127.0.0.0/8 is this host.
 #[cfg(target_os = "linux")]
 #[test]
-fn the_answer_comes_from_the_address_that_was_asked() {
+fn reply_has_the_destination_address_as_its_source() {
     let (mut server, bound) = bind(config_at("udp://0.0.0.0:0"));
     let client = client(([127, 0, 0, 1], 0).into());
-    // In one batch, so that answers from several addresses are sent in one turn.
-    let asked = [1, 2, 2, 3, 1, 200, 1].map(|last| Ipv4Addr::new(127, 0, 0, last));
-    for address in asked {
+    // In one batch, so that replies from several addresses are sent in one turn.
+    let destinations = [1, 2, 2, 3, 1, 200, 1].map(|last| Ipv4Addr::new(127, 0, 0, last));
+    for address in destinations {
         let payload = address.octets();
         client.send_to(&payload, (address, bound.port())).unwrap();
     }
     turn_until(&mut server, |server| server.stats().datagrams_sent == 7);
-    for address in asked {
+    for address in destinations {
         let (payload, from) = receive(&client);
         assert_eq!(payload, address.octets());
         assert_eq!(from, (address, bound.port()).into());
@@ -129,7 +127,7 @@ fn the_answer_comes_from_the_address_that_was_asked() {
 }
 
 #[test]
-fn a_dual_stack_endpoint_answers_both_families_at_one_port() {
+fn dual_stack_endpoint_serves_both_families_at_one_port() {
     if !has_ipv6() {
         return;
     }
@@ -137,19 +135,18 @@ fn a_dual_stack_endpoint_answers_both_families_at_one_port() {
     let port = server.addresses[0].port();
     assert_eq!(server.addresses.len(), 4);
     for address in ["127.0.0.1", "::1"].map(|ip| SocketAddr::new(ip.parse().unwrap(), port)) {
-        assert!(is_answered(&client(address), address));
+        assert!(is_echoed(&client(address), address));
         assert!(is_served(&mut connect(address)));
     }
 }
 
 #[test]
-fn a_flood_of_datagrams_keeps_nobody_else_waiting() {
+fn flood_of_datagrams_does_not_delay_a_connection() {
     let (mut server, address) = bind(config_at("127.0.0.1:0"));
-    let mut stream = connect(address);
-    turn_until(&mut server, |server| server.stats().active == 1);
+    let mut stream = accept_one(&mut server);
     let flood = client(address);
     let mut sent = 0;
-    // More than a batch is always waiting.
+    // Keeps more than a batch queued.
     let mut refill = |server: &Server| {
         while sent < server.stats().datagrams_received + 100 {
             flood.send_to(b"flood", address).unwrap();
@@ -166,30 +163,30 @@ fn a_flood_of_datagrams_keeps_nobody_else_waiting() {
         }
         refill(&server);
     }
-    panic!("five bytes wait behind {:?}", server.stats());
+    panic!("not echoed: {:?}", server.stats());
 }
 
 #[test]
-fn a_turn_answers_a_batch_at_the_most() {
+fn turn_echoes_at_most_one_batch() {
     let (mut server, address) = bind(config_at("udp://127.0.0.1:0"));
     let client = client(address);
     for _ in 0..200 {
         client.send_to(b"flood", address).unwrap();
     }
-    let (mut answered, mut most) = (0, 0);
+    let (mut echoed, mut max) = (0, 0);
     turn_until(&mut server, |server| {
-        let more = server.stats().datagrams_sent - answered;
-        (answered, most) = (answered + more, most.max(more));
-        answered == 200
+        let count = server.stats().datagrams_sent - echoed;
+        (echoed, max) = (echoed + count, max.max(count));
+        echoed == 200
     });
-    // Elsewhere than on Linux a batch is one.
+    // Only Linux has batches.
     let batch = if cfg!(target_os = "linux") { 32 } else { 1 };
-    assert_eq!(most, batch, "in one turn");
+    assert_eq!(max, batch, "in one turn");
 }
 
-/// How many are asked for depends on how many there were.
+/// Each way in and out of polling; see `POLL_THRESHOLD`.
 #[test]
-fn a_burst_comes_back_whatever_came_before_it() {
+fn bursts_of_changing_sizes_are_echoed() {
     let (mut server, address) = bind(config_at("udp://127.0.0.1:0"));
     let client = client(address);
     let mut sent = 0;
@@ -199,44 +196,43 @@ fn a_burst_comes_back_whatever_came_before_it() {
         }
         sent += count;
         turn_until(&mut server, |server| server.stats().datagrams_sent == sent);
-        settle(&mut server);
+        run_until_idle(&mut server);
     }
 }
 
 #[test]
-fn datagrams_do_not_wait_for_those_who_stream() {
+fn stream_does_not_delay_a_datagram() {
     let (mut server, address) = bind(config_at("127.0.0.1:0"));
-    let mut stream = connect(address);
-    let bytes = noise(64 * 1024);
-    turn_until(&mut server, |server| server.stats().active == 1);
+    let mut stream = accept_one(&mut server);
+    let bytes = random_bytes(64 * 1024);
     let client = client(address);
     client.send_to(b"hello", address).unwrap();
     for _ in 0..10 {
-        send_what_fits(&mut stream, &bytes);
+        send_until_blocked(&mut stream, &bytes);
         server.turn(None).unwrap();
         if server.stats().datagrams_sent == 1 {
             return;
         }
     }
-    panic!("a datagram waits behind {:?}", server.stats());
+    panic!("not echoed: {:?}", server.stats());
 }
 
 #[test]
-fn a_peer_that_has_gone_does_not_stop_the_others() {
+fn icmp_error_of_one_peer_does_not_affect_others() {
     let server = Running::start(config_at("udp://127.0.0.1:0"));
     let address = server.addresses[0];
-    let client_that_stays = client(address);
+    let other = client(address);
     for _ in 0..10 {
-        // Its answer is refused by the system (ICMP port unreachable).
+        // The socket is closed, so that the reply causes an ICMP port unreachable error.
         client(address).send_to(b"bye", address).unwrap();
-        assert!(is_answered(&client_that_stays, address));
+        assert!(is_echoed(&other, address));
     }
     assert_eq!(server.stop().datagrams_received, 20);
 }
 
 #[test]
-fn what_came_before_a_shutdown_is_answered_and_nothing_after() {
-    // Where no other test is: they would take the port.
+fn shutdown_echoes_queued_datagrams_and_frees_the_port() {
+    // No other test binds to this address, so none takes the port when it is free.
     let own_address = if cfg!(target_os = "linux") {
         "udp://127.0.0.6:0"
     } else {
@@ -258,19 +254,19 @@ fn what_came_before_a_shutdown_is_answered_and_nothing_after() {
 }
 
 #[test]
-fn an_idle_socket_costs_no_turns() {
+fn idle_udp_socket_needs_no_turns() {
     let (mut server, address) = bind(config_at("udp://127.0.0.1:0"));
     let client = client(address);
     client.send_to(b"hello", address).unwrap();
     turn_until(&mut server, |server| server.stats().datagrams_sent == 1);
-    settle(&mut server);
+    run_until_idle(&mut server);
     assert_eq!(server.timeout(), None);
     assert_eq!(receive(&client).0, b"hello");
 }
 
-/// Asserts that each datagram received has been counted in one more place.
+/// Asserts that each received datagram is counted as exactly one of sent, failed and dropped.
 #[cfg(target_os = "linux")]
-fn check_sums(server: &Server) {
+fn assert_all_counted(server: &Server) {
     let stats = server.stats();
     let counted = stats.datagrams_sent
         + stats.datagram_errors
@@ -279,7 +275,7 @@ fn check_sums(server: &Server) {
     assert_eq!(stats.datagrams_received, counted, "{stats:?}");
 }
 
-/// The next datagram, and the TTL or hop limit that it arrived with.
+/// Receives a datagram and its TTL or hop limit.
 #[cfg(target_os = "linux")]
 fn receive_with_ttl(socket: &UdpSocket) -> (Vec<u8>, i32) {
     use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg};
@@ -298,10 +294,10 @@ fn receive_with_ttl(socket: &UdpSocket) -> (Vec<u8>, i32) {
     (buffer[..size].to_vec(), ttl)
 }
 
-/// In order for each client, though each of its datagrams has another TTL.
+/// Each client changes its TTL from datagram to datagram, which splits batches.
 #[cfg(target_os = "linux")]
 #[test]
-fn replies_have_the_received_ttl_less_one_and_keep_their_order() {
+fn replies_have_the_received_ttl_less_one_in_order() {
     use nix::sys::socket::{setsockopt, sockopt};
 
     let mut endpoints = vec![
@@ -322,7 +318,7 @@ fn replies_have_the_received_ttl_less_one_and_keep_their_order() {
                 setsockopt(client, sockopt::Ipv6RecvHopLimit, &true).unwrap();
             }
         }
-        // Some TTLs are those of other clients as well, some return.
+        // Clients share some TTLs, and each client returns to an earlier one.
         let ttl = |number: u8, index: u8| 2 + i32::from(number * 7 % 5 + index % 3) * 30;
         for number in 0..20 {
             for (index, client) in (0..).zip(&clients) {
@@ -342,27 +338,27 @@ fn replies_have_the_received_ttl_less_one_and_keep_their_order() {
                 assert_eq!(receive_with_ttl(client), expected, "{endpoint}");
             }
         }
-        check_sums(&server);
+        assert_all_counted(&server);
     }
 }
 
 #[cfg(target_os = "linux")]
 #[test]
-fn datagrams_that_the_system_dropped_are_counted() {
+fn receive_buffer_drops_are_counted() {
     let (mut server, address) = bind(config_at("udp://127.0.0.1:0"));
     let client = client(address);
-    // Each takes more than 2,000 bytes of a buffer of 2 MiB at most.
+    // Each takes more than 2,000 bytes of a buffer of at most 2 MiB.
     let sent = 2000;
     for _ in 0..sent {
         client.send_to(&[0; 1000], address).unwrap();
     }
-    settle(&mut server);
-    // The system reports what was dropped beside the next datagram.
+    run_until_idle(&mut server);
+    // SO_RXQ_OVFL reports drops with the next datagram.
     client.send_to(b"the next", address).unwrap();
-    settle(&mut server);
+    run_until_idle(&mut server);
     let stats = server.stats();
     let lost = sent + 1 - stats.datagrams_received;
     assert!(lost > 0, "{stats:?}");
     assert_eq!(stats.receive_buffer_drops, lost);
-    check_sums(&server);
+    assert_all_counted(&server);
 }
