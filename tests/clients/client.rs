@@ -6,7 +6,9 @@ use std::sync::mpsc::{Sender, channel};
 use crate::common::example;
 #[cfg(target_os = "linux")]
 use crate::common::peers::abstract_echo;
-use crate::common::peers::{nobody, tcp_echo, tcp_server, udp_echo, udp_server, unix_echo};
+use crate::common::peers::{
+    refusing_address, tcp_echo, tcp_server, udp_echo, udp_server, unix_echo,
+};
 use crate::process::Process;
 
 fn start(arguments: &[&str]) -> Process {
@@ -99,10 +101,10 @@ fn the_client_goes_on_when_a_datagram_is_lost() {
 
 #[test]
 fn the_client_says_in_a_line_what_went_wrong() {
-    let nobody = nobody();
+    let refusing_address = refusing_address();
     for endpoint in [
-        format!("tcp://{nobody}"),
-        format!("udp://{nobody}"),
+        format!("tcp://{refusing_address}"),
+        format!("udp://{refusing_address}"),
         "unix:/there/is/no/such/path".to_owned(),
         "unix:@there-is-no-such-name".to_owned(),
     ] {

@@ -13,7 +13,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use crate::common::peers::{echo, nobody, tcp_server, udp_server, unix_server};
+use crate::common::peers::{echo, refusing_address, tcp_server, udp_server, unix_server};
 use crate::common::service::program;
 use crate::common::{Directory, LIMIT, Outcome, Running, config};
 use crate::process::Process;
@@ -372,7 +372,7 @@ fn connections_that_end_early_are_counted() {
 
 #[test]
 fn connections_that_fail_are_counted() {
-    let refused = format!("tcp://{}", nobody());
+    let refused = format!("tcp://{}", refusing_address());
     let nowhere = "unix:/there/is/no/such/path".to_owned();
     for endpoint in [refused, nowhere] {
         for mode in ["", "--rate 100", "--stream", "--hold"] {
@@ -386,7 +386,7 @@ fn connections_that_fail_are_counted() {
         assert!(json["connections_failed"].as_u64() >= Some(3), "{json}");
         assert_eq!(outcome.status, Some(1));
     }
-    let (outcome, json) = results("-c1 -n2 -W0.1", &format!("udp://{}", nobody()));
+    let (outcome, json) = results("-c1 -n2 -W0.1", &format!("udp://{}", refusing_address()));
     assert_faults(&outcome, &[("lost", 2)]);
     assert!(json["errors"].to_string().contains("refused"), "{json}");
 }

@@ -7,7 +7,9 @@ use std::sync::mpsc::channel;
 
 use nix::sys::signal::Signal;
 
-use crate::common::peers::{echo, nobody, tcp_echo, tcp_server, udp_echo, udp_server, unix_echo};
+use crate::common::peers::{
+    echo, refusing_address, tcp_echo, tcp_server, udp_echo, udp_server, unix_echo,
+};
 use crate::common::service::program;
 use crate::common::{LIMIT, Outcome};
 use crate::process::Process;
@@ -118,7 +120,7 @@ fn ping_without_a_transport_is_over_tcp() {
 
 #[test]
 fn ping_looks_names_up_and_tries_each_address() {
-    // The name may be ::1 as well, and first, where nobody is.
+    // The name may be ::1 as well, and first, where refusing_address is.
     let address = tcp_server(|stream| echo(stream, |_, _| {}));
     let endpoint = format!("localhost:{}", address.port());
     ping(&["-c1"], &endpoint).assert_clean(1);
@@ -299,7 +301,7 @@ fn ping_says_when_the_connection_ends_early() {
 
 #[test]
 fn ping_says_when_nobody_is_there() {
-    let endpoint = format!("tcp://{}", nobody());
+    let endpoint = format!("tcp://{}", refusing_address());
     let outcome = ping(&[], &endpoint);
     assert_eq!(outcome.status, Some(1));
     assert_eq!(outcome.stdout, "");
@@ -310,7 +312,7 @@ fn ping_says_when_nobody_is_there() {
 
 #[test]
 fn ping_takes_a_refusal_of_a_datagram_for_a_loss() {
-    let endpoint = format!("udp://{}", nobody());
+    let endpoint = format!("udp://{}", refusing_address());
     let outcome = ping(&["-c4", "-i0", "-W0.1"], &endpoint);
     assert_eq!(outcome.status, Some(1));
     outcome.assert_counts([4, 0, 4, 0, 0]);

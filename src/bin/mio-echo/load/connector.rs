@@ -128,28 +128,15 @@ fn is_in_progress(error: &io::Error) -> bool {
     is_so
 }
 
-/// Raises the soft limit of open files to the hard one, and finds out whether that is enough.
-#[cfg(unix)]
+/// Raises the limit on open files. Fails if it is too low for as many connections.
 pub(crate) fn make_room(connections: usize) -> Result<(), String> {
-    use nix::sys::resource::{Resource, getrlimit, setrlimit};
-
-    let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
-        return Ok(());
-    };
-    // Where this fails the limit may still do, and else opening says so.
-    let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
-    if hard < (connections + OTHERS) as u64 {
-        let most = usize::try_from(hard).unwrap_or(usize::MAX);
-        let most = most.saturating_sub(OTHERS);
+    let limit = crate::raise_nofile_limit().unwrap_or(usize::MAX);
+    if limit < connections + OTHERS {
+        let most = limit.saturating_sub(OTHERS);
         return Err(format!(
-            "{connections} connections are more than the hard limit of {hard} open files has room \
-             for; ask for {most}, or raise it, see ulimit -Hn"
+            "{connections} connections are more than the limit of {limit} open files has room for; ask \
+             for {most}, or raise it, see ulimit -Hn"
         ));
     }
-    Ok(())
-}
-
-#[cfg(not(unix))]
-pub(crate) fn make_room(_: usize) -> Result<(), String> {
     Ok(())
 }
