@@ -91,13 +91,16 @@ fn serve(options: &ServiceOptions, log: &LogOptions) -> Result<(), CliError> {
     });
     let sockets: Vec<BoundSocket> = sockets.collect();
     let config = options.config(raise_nofile_limit(), &sockets)?;
-    let metrics = options.metrics_addresses()?;
+    let metrics = options.metrics()?;
     // Before the log says that the service listens: a reader of that line may stop it at once.
     signals.catch_stops()?;
     let server = bind(config, sockets, options.unix_mode)?;
     signals.register(server.registry(), SIGNALS_TOKEN)?;
     warn_if_public(server.endpoints(), &options.allow);
-    let metrics = metrics.map(|addresses| Metrics::listen(&addresses, server.registry()));
+    let metrics = metrics.map(|(endpoint, addresses)| {
+        let metrics = Metrics::listen(&addresses, server.registry());
+        metrics.map_err(|error| cannot_listen(endpoint, &error))
+    });
     let service = Service {
         signals,
         summary: Summary::new(options.stats_interval, Instant::now()),
@@ -107,6 +110,13 @@ fn serve(options: &ServiceOptions, log: &LogOptions) -> Result<(), CliError> {
         events: Vec::new(),
     };
     Ok(service.run()?)
+}
+
+fn cannot_listen(endpoint: &str, error: &io::Error) -> CliError {
+    let advice = "choose an address and a free port of this host";
+    CliError::failure(format!(
+        "--metrics: cannot listen on {endpoint}: {error}; {advice}"
+    ))
 }
 
 /// Binds and listens. With `--unix-mode`, the umask is cleared meanwhile: bind(2) removes its bits from

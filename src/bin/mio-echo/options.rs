@@ -190,11 +190,14 @@ impl ServiceOptions {
         Ok(endpoints)
     }
 
-    /// The addresses of `--metrics`, with its host name resolved.
-    pub(crate) fn metrics_addresses(&self) -> Result<Option<Vec<SocketAddr>>, CliError> {
-        let endpoints = self.metrics.as_deref().map(Endpoint::resolve).transpose()?;
-        let addresses = |them: Vec<Endpoint>| them.iter().filter_map(Endpoint::address).collect();
-        Ok(endpoints.map(addresses))
+    /// The endpoint of `--metrics` and its addresses.
+    pub(crate) fn metrics(&self) -> Result<Option<(&str, Vec<SocketAddr>)>, CliError> {
+        let Some(text) = self.metrics.as_deref() else {
+            return Ok(None);
+        };
+        let endpoints = Endpoint::resolve(text)?;
+        let addresses = endpoints.iter().filter_map(Endpoint::address);
+        Ok(Some((text, addresses.collect())))
     }
 }
 

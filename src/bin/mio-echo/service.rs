@@ -70,7 +70,7 @@ impl Service {
         if let Some(notifier) = &mut self.notifier {
             notifier.run(self.server.stats().active, Instant::now());
         }
-        self.notifier.take_if(|notifier| notifier.is_dead());
+        self.notifier.take_if(|notifier| notifier.is_dead);
     }
 
     fn take_signals(&mut self, now: Instant) {

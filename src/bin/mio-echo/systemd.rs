@@ -3,7 +3,7 @@
 //! The crate `sd-notify` is not used, because its calls can block, and the loop must not.
 
 use std::env;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::time::{Duration, Instant};
 
 use log::{debug, warn};
@@ -90,7 +90,8 @@ pub(crate) struct Notifier {
     /// Failures since the last message that was sent.
     failures: u32,
     retry_at: Instant,
-    is_dead: bool,
+    /// Nothing is sent any more, and the loop need not wake up for it.
+    pub(crate) is_dead: bool,
 }
 
 impl Notifier {
@@ -134,21 +135,12 @@ impl Notifier {
         self.send("STOPPING=1", now);
     }
 
-    /// Whether the socket is dead. Then the loop need not wake up for it again.
-    pub(crate) fn is_dead(&self) -> bool {
-        self.is_dead
-    }
-
     fn send_status(&mut self, now: Instant) {
         let active = self.active;
         if self.reported == Some(active) || now < self.status_at {
             return;
         }
-        let ready = if self.reported.is_none() {
-            "READY=1\n"
-        } else {
-            ""
-        };
+        let ready = self.reported.map_or("READY=1\n", |_| "");
         if self.send(&format!("{ready}STATUS={active} connections"), now) {
             self.reported = Some(active);
             self.status_at = now + STATUS_INTERVAL;
@@ -179,10 +171,9 @@ impl Notifier {
     fn count_failure(&mut self, message: &str, error: &io::Error, now: Instant) {
         debug!("cannot notify systemd of {message:?}: {error}");
         self.failures = self.failures.saturating_add(1);
-        let slow = self.watchdog.map_or(STATUS_INTERVAL, |(interval, _)| {
-            interval.min(STATUS_INTERVAL)
-        });
         let is_slow = self.failures >= MAX_FAILURES;
+        let ping = self.watchdog.map(|(interval, _)| interval);
+        let slow = ping.map_or(STATUS_INTERVAL, |ping| ping.min(STATUS_INTERVAL));
         self.retry_at = now + if is_slow { slow } else { RETRY_INTERVAL };
         if is_slow && !is_temporary(error) {
             warn!("NOTIFY_SOCKET is dead, no more notifications are sent: {error}");
@@ -198,10 +189,7 @@ fn is_temporary(error: &io::Error) -> bool {
     if error.raw_os_error() == Some(nix::errno::Errno::ENOBUFS as i32) {
         return true;
     }
-    matches!(
-        error.kind(),
-        io::ErrorKind::WouldBlock | io::ErrorKind::OutOfMemory
-    )
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::OutOfMemory)
 }
 
 #[cfg(unix)]
@@ -215,9 +203,8 @@ fn notify_socket() -> Option<Send> {
         let send = move |message: &str| socket.send_to_addr(message.as_bytes(), &address).map(drop);
         Ok(Box::new(send) as Send)
     };
-    let warn =
-        |error: &io::Error| warn!("NOTIFY_SOCKET {} cannot be used: {error}", name.display());
-    open().inspect_err(warn).ok()
+    let warn = |error: &_| warn!("NOTIFY_SOCKET {} cannot be used: {error}", name.display());
+    io::Result::inspect_err(open(), warn).ok()
 }
 
 /// A path, or on Linux `@` and an abstract name.
@@ -245,10 +232,8 @@ fn watchdog_timeout() -> Option<Duration> {
     if pid.is_some_and(|pid| pid != *std::process::id().to_string()) {
         return None;
     }
-    let timeout = micros
-        .to_str()
-        .and_then(|text| text.parse().ok())
-        .map(Duration::from_micros);
+    let parsed = micros.to_str().and_then(|text| text.parse().ok());
+    let timeout = parsed.map(Duration::from_micros);
     let accepted = timeout.filter(|timeout| *timeout >= MIN_WATCHDOG);
     if accepted.is_none() {
         let (text, min) = (micros.display(), MIN_WATCHDOG.as_micros());

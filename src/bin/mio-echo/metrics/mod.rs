@@ -48,7 +48,8 @@ pub(crate) struct Metrics {
 impl Metrics {
     /// Listens at the first of the addresses that can be bound.
     pub(crate) fn listen(addresses: &[SocketAddr], registry: &Registry) -> io::Result<Self> {
-        let listener = bind(addresses)?;
+        let listener = StdListener::bind(addresses)?;
+        listener.set_nonblocking(true)?;
         let mut listener = TcpListener::from_std(listener);
         registry.register(&mut listener, METRICS_TOKENS, Interest::READABLE)?;
         let address = listener.local_addr()?;
@@ -92,12 +93,12 @@ impl Metrics {
     }
 
     /// Makes a turn for each client that has something to do, and accepts a new one.
-    pub(crate) fn run(&mut self, now: Instant, stats: impl Fn() -> Stats) {
+    pub(crate) fn run(&mut self, now: Instant, read_counters: impl Fn() -> Stats) {
         self.last_run = now;
         // Before accepting, so that a client whose request has arrived is not replaced unread. No key
         // is larger, because the slab uses free ones first.
         for key in 0..MAX_CLIENTS {
-            self.turn(key, now, &stats);
+            self.turn(key, now, &read_counters);
         }
         if self.accept_at().is_some_and(|at| at <= now)
             && let Err(error) = self.accept(now)
@@ -154,17 +155,17 @@ impl Metrics {
         }
     }
 
-    fn turn(&mut self, key: usize, now: Instant, stats: &impl Fn() -> Stats) {
+    fn turn(&mut self, key: usize, now: Instant, read_counters: &impl Fn() -> Stats) {
         let Some(client) = self.clients.get_mut(key) else {
             return;
         };
         match client.turn(now) {
             Ok(Next::Wait) => {}
             Ok(Next::Respond(request)) => {
-                let (status, body) = content(request, stats, self.is_draining);
+                let (status, body) = content(request, read_counters, self.is_draining);
                 debug!("client {key}: response {}", status.0);
-                let response = response(status, &body, request.is_head, SystemTime::now());
-                client.respond(response, now);
+                let bytes = response(status, &body, request.is_head, SystemTime::now());
+                client.respond(bytes, now);
             }
             Ok(Next::Close) => self.close(key, "done"),
             Err(error) => self.close(key, &error.to_string()),
@@ -179,24 +180,13 @@ impl Metrics {
     }
 }
 
-fn bind(addresses: &[SocketAddr]) -> io::Result<StdListener> {
-    let explain = |error: io::Error| {
-        let advice = "choose an address and a free port of this host";
-        let endpoints = addresses.iter().map(|it| Endpoint::Tcp(*it).to_string());
-        let endpoints: Vec<_> = endpoints.collect();
-        let endpoints = endpoints.join(", ");
-        io::Error::other(format!(
-            "--metrics: cannot listen on {endpoints}: {error}; {advice}"
-        ))
-    };
-    let listener = StdListener::bind(addresses).map_err(explain)?;
-    listener.set_nonblocking(true)?;
-    Ok(listener)
-}
-
-fn content(request: Request, stats: &impl Fn() -> Stats, is_draining: bool) -> (Status, String) {
+fn content(
+    request: Request,
+    read_counters: &impl Fn() -> Stats,
+    is_draining: bool,
+) -> (Status, String) {
     let status = match request.resource {
-        Ok(Resource::Metrics) => return (Status::OK, prometheus::text(&stats())),
+        Ok(Resource::Metrics) => return (Status::OK, prometheus::text(&read_counters())),
         Ok(Resource::Health) if is_draining => Status::SHUTTING_DOWN,
         Ok(Resource::Health) => Status::OK,
         Err(status) => status,

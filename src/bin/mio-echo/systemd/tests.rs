@@ -27,10 +27,11 @@ impl Fixture {
         let shared = Rc::clone(&socket);
         let send = move |message: &str| {
             let mut socket = shared.borrow_mut();
-            match socket.error {
-                Some(errno) => Err(errno.into()),
-                None => Ok(socket.messages.push(message.to_owned())),
+            if let Some(errno) = socket.error {
+                return Err(errno.into());
             }
+            socket.messages.push(message.to_owned());
+            Ok(())
         };
         let start = Instant::now();
         Fixture {
@@ -138,7 +139,7 @@ fn busy_service_manager_is_retried_slowly_and_not_given_up() {
             let pause = if millis < 10_400 { 100 } else { 1000 };
             assert_eq!(fixture.due(), Some(u128::from(millis + pause)));
         }
-        assert!(!fixture.notifier.is_dead(), "{errno}");
+        assert!(!fixture.notifier.is_dead, "{errno}");
         fixture.fail_with(None);
         assert_eq!(fixture.run(13_400, 0), ["WATCHDOG=1"]);
     }
@@ -170,6 +171,6 @@ fn dead_socket_is_given_up_after_five_failures_in_a_row() {
     ] {
         fixture.fail_with(error);
         fixture.run(millis, 0);
-        assert_eq!(fixture.notifier.is_dead(), is_dead, "after {millis} ms");
+        assert_eq!(fixture.notifier.is_dead, is_dead, "after {millis} ms");
     }
 }
