@@ -6,7 +6,9 @@ use std::sync::mpsc::{Sender, channel};
 use crate::common::example;
 #[cfg(target_os = "linux")]
 use crate::common::peers::abstract_echo;
-use crate::common::peers::{nobody, tcp_echo, tcp_server, udp_echo, udp_server, unix_echo};
+use crate::common::peers::{
+    refusing_address, tcp_echo, tcp_server, udp_echo, udp_server, unix_echo,
+};
 use crate::process::Process;
 
 fn start(arguments: &[&str]) -> Process {
@@ -16,7 +18,7 @@ fn start(arguments: &[&str]) -> Process {
 }
 
 #[test]
-fn the_client_takes_every_transport() {
+fn every_transport() {
     let (_directory, unix) = unix_echo();
     let mut endpoints = vec![tcp_echo(), udp_echo(), unix];
     #[cfg(target_os = "linux")]
@@ -25,12 +27,12 @@ fn the_client_takes_every_transport() {
     endpoints.push(tcp_echo().replace("127.0.0.1", "localhost"));
     for endpoint in endpoints {
         let mut client = start(&[&endpoint]);
-        // Each line comes back before the next is typed.
+        // Each line comes back before the next one is typed.
         for line in ["one\n", "\n", "three\n"] {
             client.type_in(line.as_bytes());
             client.wait_for(line.trim_end());
         }
-        // Without an end of line.
+        // Without a newline.
         client.type_in(b"the rest");
         let outcome = client.finish();
         assert_eq!(outcome.stdout, "one\n\nthree\nthe rest\n", "{endpoint}");
@@ -40,7 +42,7 @@ fn the_client_takes_every_transport() {
 }
 
 #[test]
-fn the_client_half_closes_and_waits_for_the_rest() {
+fn end_of_input_half_closes_and_waits_for_the_rest() {
     let address = tcp_server(|mut stream| {
         let mut bytes = Vec::new();
         let mut first = [0; 5];
@@ -57,7 +59,7 @@ fn the_client_half_closes_and_waits_for_the_rest() {
 }
 
 #[test]
-fn the_client_sends_a_datagram_for_each_line() {
+fn each_line_is_a_datagram() {
     let (sender, receiver): (Sender<Vec<u8>>, _) = channel();
     let endpoint = udp_server(move |datagram| {
         sender.send(datagram.clone()).unwrap();
@@ -72,7 +74,7 @@ fn the_client_sends_a_datagram_for_each_line() {
 }
 
 #[test]
-fn the_client_splits_a_line_that_is_too_long_for_a_datagram() {
+fn line_too_long_for_a_datagram_is_split() {
     let mut client = start(&[&udp_echo()]);
     let line = "x".repeat(100_000);
     client.type_in(line.as_bytes());
@@ -82,8 +84,8 @@ fn the_client_splits_a_line_that_is_too_long_for_a_datagram() {
 }
 
 #[test]
-fn the_client_goes_on_when_a_datagram_is_lost() {
-    // An answer that comes late, or twice, is not taken for the next one's.
+fn lost_datagram_is_reported_and_the_next_is_sent() {
+    // A duplicate is not mistaken for the next answer.
     let endpoint = udp_server(|datagram| match &datagram[..] {
         b"lost\n" => Vec::new(),
         b"twice\n" => vec![datagram.clone(), datagram],
@@ -98,15 +100,15 @@ fn the_client_goes_on_when_a_datagram_is_lost() {
 }
 
 #[test]
-fn the_client_says_in_a_line_what_went_wrong() {
-    let nobody = nobody();
+fn error_is_one_line_with_status_1_or_2() {
+    let refusing = refusing_address();
     for endpoint in [
-        format!("tcp://{nobody}"),
-        format!("udp://{nobody}"),
+        format!("tcp://{refusing}"),
+        format!("udp://{refusing}"),
         "unix:/there/is/no/such/path".to_owned(),
         "unix:@there-is-no-such-name".to_owned(),
     ] {
-        // Over UDP, the refusal is of something that was sent.
+        // Over UDP only a sent datagram can be refused.
         let mut client = start(&[&endpoint]);
         if endpoint.starts_with("udp") {
             client.type_in(b"anybody?\n");

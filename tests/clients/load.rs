@@ -1,4 +1,4 @@
-//! `mio-echo load` against the service, and against some that are not as they should be.
+//! `mio-echo load` against the service and faulty servers.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -13,7 +13,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use crate::common::peers::{echo, nobody, tcp_server, udp_server, unix_server};
+use crate::common::peers::{echo, refusing_address, tcp_server, udp_server, unix_server};
 use crate::common::service::program;
 use crate::common::{Directory, LIMIT, Outcome, Running, config};
 use crate::process::Process;
@@ -28,8 +28,8 @@ fn start(arguments: &[&str]) -> Process {
     Process::start(program(&[&["load"], arguments].concat()))
 }
 
-/// Runs load to its end. What is missing is waited for as long as the test waits, unless told
-/// otherwise: a machine that has much to do is not to be seen as a loss.
+/// Runs load to its end. Without `-W` it waits long for missing answers, so that a busy machine does
+/// not cause a loss.
 fn load(arguments: &str, endpoint: &str) -> Outcome {
     let mut arguments: Vec<&str> = arguments.split_whitespace().collect();
     arguments.push(endpoint);
@@ -59,7 +59,7 @@ const FAULTS: [&str; 8] = [
     "unsent",
 ];
 
-/// Checks what went wrong: these, and nothing else.
+/// Checks that these faults were counted, and no others.
 #[track_caller]
 fn assert_faults(outcome: &Outcome, faults: &[(&str, u64)]) {
     let json = outcome.json();
@@ -73,7 +73,7 @@ fn assert_faults(outcome: &Outcome, faults: &[(&str, u64)]) {
     assert_eq!(outcome.status, Some(i32::from(!is_clean)), "{outcome:?}");
 }
 
-/// The service at TCP, UDP and Unix, and its endpoints.
+/// A server at TCP, UDP and Unix endpoints.
 fn service() -> (Running, Directory, [String; 3]) {
     let directory = Directory::new();
     let path = directory.file("socket");
@@ -91,7 +91,7 @@ fn service() -> (Running, Directory, [String; 3]) {
 }
 
 #[test]
-fn each_mode_takes_each_transport() {
+fn each_mode_over_each_transport() {
     let (_server, _directory, endpoints) = service();
     for (arguments, mode) in [
         ("-c5 -n200", "closed loop"),
@@ -112,7 +112,7 @@ fn each_mode_takes_each_transport() {
 }
 
 #[test]
-fn large_messages_come_in_pieces_and_are_verified() {
+fn large_messages_in_pieces() {
     let (_server, _directory, [tcp, _, unix]) = service();
     for endpoint in [&tcp, &unix] {
         let (outcome, json) = results("-c2 -o4 -n40 -s1048576", endpoint);
@@ -124,7 +124,7 @@ fn large_messages_come_in_pieces_and_are_verified() {
 }
 
 #[test]
-fn connections_are_held() {
+fn hold_opens_and_keeps_connections() {
     let (server, _directory, endpoints) = service();
     for endpoint in &endpoints {
         let (outcome, json) = results("--hold -c150 -d10ms", endpoint);
@@ -133,12 +133,12 @@ fn connections_are_held() {
         assert_eq!(json["echoes"], 150);
         assert!(json["hold_s"].as_f64().unwrap() >= 0.01);
     }
-    // As many at TCP and at Unix.
+    // 150 over TCP and 150 over Unix.
     assert_eq!(server.stop().accepted, 300);
 }
 
 #[test]
-fn it_ends_after_its_duration_and_does_not_count_the_warmup() {
+fn duration_and_warmup() {
     let (_server, _directory, endpoints) = service();
     for endpoint in &endpoints {
         let (outcome, json) = results("-d200ms -w100ms -c2", endpoint);
@@ -152,7 +152,7 @@ fn it_ends_after_its_duration_and_does_not_count_the_warmup() {
 }
 
 #[test]
-fn machines_are_told_all_with_units() {
+fn json_has_all_results_with_units() {
     let (_server, _directory, [tcp, ..]) = service();
     let arguments = "-c2 -n100 -s100 -p";
     let arguments = format!("{arguments} {}", std::process::id());
@@ -180,7 +180,7 @@ fn machines_are_told_all_with_units() {
 }
 
 #[test]
-fn people_are_told_the_same() {
+fn text_has_the_results() {
     let (_server, _directory, [tcp, ..]) = service();
     let outcome = load("-c2 -n100", &tcp);
     assert_eq!(outcome.status, Some(0), "{outcome:?}");
@@ -194,11 +194,11 @@ fn people_are_told_the_same() {
     ] {
         assert!(outcome.stdout.contains(text), "{text:?} in {outcome:?}");
     }
-    // No terminal, no progress.
+    // Without a terminal there is no progress.
     assert_eq!(outcome.stderr, "");
 }
 
-/// A UDP server that is given each datagram with its number, the first of which is 1.
+/// A UDP server whose `answer` gets each datagram with its number, from 1 on.
 fn numbered(mut answer: impl FnMut(u64, Vec<u8>) -> Vec<Vec<u8>> + Send + 'static) -> String {
     let mut number = 0;
     udp_server(move |datagram| {
@@ -208,7 +208,7 @@ fn numbered(mut answer: impl FnMut(u64, Vec<u8>) -> Vec<Vec<u8>> + Send + 'stati
 }
 
 #[test]
-fn what_is_lost_is_counted_and_the_next_is_sent() {
+fn loss_is_counted_and_the_next_message_is_sent() {
     let endpoint = numbered(|number, datagram| match number % 5 {
         0 => Vec::new(),
         _ => vec![datagram],
@@ -219,8 +219,8 @@ fn what_is_lost_is_counted_and_the_next_is_sent() {
 }
 
 #[test]
-fn an_answer_after_the_timeout_is_late() {
-    // The first is kept until the second has come, which is when the first was given up.
+fn answer_after_the_timeout_is_late() {
+    // The first answer is sent with the second, after the first was counted as lost.
     let mut kept = None;
     let endpoint = numbered(move |number, datagram| match number {
         1 => {
@@ -235,7 +235,7 @@ fn an_answer_after_the_timeout_is_late() {
 }
 
 #[test]
-fn a_changed_byte_is_seen_in_a_datagram() {
+fn changed_byte_in_a_datagram() {
     let flip = |byte: usize| {
         numbered(move |number, mut datagram| {
             if number == 2 {
@@ -249,7 +249,7 @@ fn a_changed_byte_is_seen_in_a_datagram() {
         assert_faults(&outcome, &[("corrupted", 1)]);
         assert_eq!(json["echoes"], 9);
     }
-    // Nobody knows whose answer that was.
+    // The answer cannot be matched to its message.
     for byte in [0, 7] {
         let (outcome, _) = results("-c1 -n10 -W1", &flip(byte));
         assert_faults(&outcome, &[("corrupted", 1), ("lost", 1)]);
@@ -257,7 +257,7 @@ fn a_changed_byte_is_seen_in_a_datagram() {
 }
 
 #[test]
-fn a_datagram_of_another_length_is_corrupted() {
+fn datagram_of_wrong_length_is_corrupted() {
     let endpoint = numbered(|number, mut datagram| {
         match number {
             2 => datagram.push(0),
@@ -271,7 +271,7 @@ fn a_datagram_of_another_length_is_corrupted() {
 }
 
 #[test]
-fn a_changed_byte_is_seen_in_a_stream_and_the_rest_goes_on() {
+fn changed_byte_in_a_stream_does_not_end_it() {
     for place in [64_usize, 71, 72, 127] {
         let address = tcp_server(move |stream| {
             echo(stream, |at, bytes| {
@@ -287,7 +287,7 @@ fn a_changed_byte_is_seen_in_a_stream_and_the_rest_goes_on() {
 }
 
 #[test]
-fn what_overtakes_is_reordered() {
+fn reordering_is_counted() {
     let mut kept = Vec::new();
     let endpoint = numbered(move |_, datagram| {
         kept.insert(0, datagram);
@@ -303,7 +303,7 @@ fn what_overtakes_is_reordered() {
 }
 
 #[test]
-fn what_comes_again_is_duplicated() {
+fn duplicates_are_counted() {
     let endpoint = numbered(|number, datagram| match number {
         3 | 5 => vec![datagram.clone(), datagram],
         _ => vec![datagram],
@@ -314,7 +314,7 @@ fn what_comes_again_is_duplicated() {
 }
 
 #[test]
-fn a_stream_tells_reordering_and_duplication_from_corruption() {
+fn reordering_and_duplication_in_a_stream() {
     // Messages of 64 bytes, two at a time: 0 1 comes as 1 0, and 2 3 as 2 2 3.
     let address = tcp_server(|mut stream| {
         let mut pair = [0; 128];
@@ -338,7 +338,7 @@ fn a_stream_tells_reordering_and_duplication_from_corruption() {
 }
 
 #[test]
-fn connections_that_end_early_are_counted() {
+fn early_end_of_connections_is_counted() {
     let serve = |stream: &mut TcpStream| {
         let mut message = [0; 64];
         stream.read_exact(&mut message).unwrap();
@@ -351,7 +351,7 @@ fn connections_that_end_early_are_counted() {
     assert_eq!(json["echoes"], 1);
     assert_eq!(json["errors"].as_array().unwrap().len(), 1, "{json}");
 
-    // While they are held: one of two.
+    // One of two, while they are held.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = format!("tcp://{}", listener.local_addr().unwrap());
     thread::spawn(move || {
@@ -371,8 +371,8 @@ fn connections_that_end_early_are_counted() {
 }
 
 #[test]
-fn connections_that_fail_are_counted() {
-    let refused = format!("tcp://{}", nobody());
+fn failed_connections_are_counted() {
+    let refused = format!("tcp://{}", refusing_address());
     let nowhere = "unix:/there/is/no/such/path".to_owned();
     for endpoint in [refused, nowhere] {
         for mode in ["", "--rate 100", "--stream", "--hold"] {
@@ -386,13 +386,13 @@ fn connections_that_fail_are_counted() {
         assert!(json["connections_failed"].as_u64() >= Some(3), "{json}");
         assert_eq!(outcome.status, Some(1));
     }
-    let (outcome, json) = results("-c1 -n2 -W0.1", &format!("udp://{}", nobody()));
+    let (outcome, json) = results("-c1 -n2 -W0.1", &format!("udp://{}", refusing_address()));
     assert_faults(&outcome, &[("lost", 2)]);
     assert!(json["errors"].to_string().contains("refused"), "{json}");
 }
 
 #[test]
-fn where_nothing_was_measured_nothing_was_verified() {
+fn run_without_an_echo_is_not_clean() {
     let server = Running::start(config());
     let endpoint = format!("tcp://{}", server.addresses[0]);
     // One message is due in the warm-up, and the next one after the end.
@@ -405,13 +405,13 @@ fn where_nothing_was_measured_nothing_was_verified() {
 }
 
 #[test]
-fn it_ends_though_nothing_comes_back() {
+fn it_ends_without_answers() {
     let silent = || format!("tcp://{}", tcp_server(|stream| read_only(&stream)));
     let (outcome, _) = results("-c1 -d100ms -w0 -W0.1", &silent());
     assert_faults(&outcome, &[("lost", 1)]);
     let (outcome, _) = results("-c1 -d100ms -w0 -W0.1 -o5", &silent());
     assert_faults(&outcome, &[("lost", 5)]);
-    // What was due is not forgotten because it could not be sent.
+    // Messages that were due and could not be sent are counted.
     let (outcome, json) = results("-c1 -d100ms -w0 -W0.1 -o5 --rate 100", &silent());
     assert_faults(&outcome, &[("lost", 5), ("unsent", 5)]);
     assert_eq!(json["sent"], 10);
@@ -422,7 +422,7 @@ fn it_ends_though_nothing_comes_back() {
     assert_eq!(outcome.status, Some(1), "{outcome:?}");
 }
 
-/// Listens with room for two connections, and accepts none.
+/// A listener with a backlog of two connections that accepts none.
 fn full(domain: Domain, address: &SockAddr) -> Socket {
     let listener = Socket::new(domain, Type::STREAM, None).unwrap();
     listener.bind(address).unwrap();
@@ -431,7 +431,7 @@ fn full(domain: Domain, address: &SockAddr) -> Socket {
 }
 
 #[test]
-fn connecting_ends_though_nobody_accepts() {
+fn connect_timeout_with_a_full_backlog() {
     for mode in ["", "--hold"] {
         let tcp = full(Domain::IPV4, &SocketAddr::from(([127, 0, 0, 1], 0)).into());
         let address = tcp.local_addr().unwrap().as_socket().unwrap();
@@ -447,7 +447,7 @@ fn connecting_ends_though_nobody_accepts() {
             let [failed, lost] =
                 ["connections_failed", "lost"].map(|name| json[name].as_u64().unwrap());
             assert!(failed > 0, "{outcome:?}");
-            // The others have a place in the queue, and so are connected.
+            // The others are connected, because they are in the backlog.
             assert_eq!(failed + lost, 100, "{outcome:?}");
             assert_eq!(outcome.status, Some(1), "{outcome:?}");
             let errors = json["errors"].to_string();
@@ -457,8 +457,8 @@ fn connecting_ends_though_nobody_accepts() {
 }
 
 #[test]
-fn connecting_ends_though_there_is_always_one_more() {
-    // So slow that all of them would take a minute.
+fn connect_timeout_with_a_slow_listener() {
+    // All connections would take a minute.
     const PAUSE: Duration = Duration::from_millis(60);
     let directory = Directory::new();
     let path = directory.file("socket");
@@ -479,13 +479,13 @@ fn connecting_ends_though_there_is_always_one_more() {
     assert_eq!(all.iter().sum::<u64>(), 1000, "{outcome:?}");
 }
 
-/// Reads to the end of the stream, and answers nothing.
+/// Reads to the end of the stream without an answer.
 fn read_only(mut stream: &TcpStream) {
     let mut buffer = [0; 4096];
     while let Ok(1..) = stream.read(&mut buffer) {}
 }
 
-/// An echo that stalls once for a while: that is what it is about, and nothing waits for it.
+/// An echo that stalls once for 300 ms. The pause is what the tests measure.
 fn stalling() -> String {
     const STALL: Duration = Duration::from_millis(300);
     let address = tcp_server(|stream| {
@@ -501,24 +501,24 @@ fn stalling() -> String {
 }
 
 #[test]
-fn the_open_loop_does_not_forget_what_was_due_while_the_service_stalled() {
+fn open_loop_counts_latency_from_when_a_message_was_due() {
     let (outcome, json) = results("-c1 -n1000 --rate 1000", &stalling());
     assert_faults(&outcome, &[]);
     assert_eq!(json["rate_per_s"], 1000);
     let time = |name: &str| json["latency_ns"][name].as_u64().unwrap();
     assert!(time("max") >= 299_000_000, "{json}");
-    // 300 of the 1000 were due then. A tenth of all waited for more than 200 ms, or nearly.
+    // 300 of 1000 messages were due during the stall. A tenth of all waited for about 200 ms or more.
     assert!(time("p90") >= 190_000_000, "{json}");
 
-    // The closed loop waits with it, and sees a single one: that is the difference.
+    // The closed loop stops sending meanwhile, so only one message is slow.
     let (_, json) = results("-c1 -n1000", &stalling());
     let slowest = json["latency_ns"]["max"].as_u64().unwrap();
     assert!(slowest >= 299_000_000, "{json}");
 }
 
 #[test]
-fn with_little_room_the_open_loop_counts_from_due_all_the_same() {
-    // What there is no room for is sent late, because of the service and not of load.
+fn open_loop_without_room_counts_latency_from_when_a_message_was_due() {
+    // Messages without room are sent late because of the service.
     let (outcome, json) = results("-c1 -o1 -n1000 --rate 1000", &stalling());
     assert_faults(&outcome, &[]);
     let slow = json["latency_ns"]["p90"].as_u64().unwrap();
@@ -526,13 +526,13 @@ fn with_little_room_the_open_loop_counts_from_due_all_the_same() {
 }
 
 #[test]
-fn a_signal_ends_it_with_the_results_so_far() {
-    let (tell, told) = channel();
+fn signal_ends_it_with_results() {
+    let (sender, receiver) = channel();
     let (_directory, endpoint) =
-        unix_server(move |stream| echo(stream, |_, _| tell.send(()).unwrap_or_default()));
+        unix_server(move |stream| echo(stream, |_, _| sender.send(()).unwrap_or_default()));
     let child = start(&["--json", "-c1", "-d10m", "-w0", "-W20", &endpoint]);
     for _ in 0..10 {
-        told.recv_timeout(LIMIT).unwrap();
+        receiver.recv_timeout(LIMIT).unwrap();
     }
     child.signal(Signal::SIGINT);
     let outcome = child.finish();
@@ -541,25 +541,25 @@ fn a_signal_ends_it_with_the_results_so_far() {
 }
 
 #[test]
-fn a_second_signal_ends_it_at_once() {
-    let (tell, told) = channel();
+fn second_signal_ends_it_immediately() {
+    let (sender, receiver) = channel();
     let endpoint = udp_server(move |_| {
-        let _ = tell.send(());
+        let _ = sender.send(());
         Vec::new()
     });
     let child = start(&["-c1", "-d10m", "-W10m", &endpoint]);
-    told.recv_timeout(LIMIT).unwrap();
-    // Of two kinds, or else they might come as one.
+    receiver.recv_timeout(LIMIT).unwrap();
+    // Two different signals, because equal ones are merged.
     child.signal(Signal::SIGINT);
     child.signal(Signal::SIGTERM);
-    assert_eq!(child.finish().status, None, "a signal is the cause");
+    assert_eq!(child.finish().status, None, "not ended by a signal");
 }
 
 #[test]
-fn more_connections_than_a_listener_queues_are_made() {
+fn more_connections_than_the_backlog() {
     let directory = Directory::new();
     let path = directory.file("socket");
-    // It accepts late, and then one after the other.
+    // It accepts late.
     let listener = UnixListener::bind(&path).unwrap();
     let child = start(&[
         "--json",
@@ -580,7 +580,7 @@ fn more_connections_than_a_listener_queues_are_made() {
 }
 
 #[test]
-fn mistakes_are_said_in_a_line() {
+fn wrong_arguments_get_one_line_and_status_2() {
     for arguments in [
         "",
         "127.0.0.1",
@@ -613,11 +613,11 @@ fn mistakes_are_said_in_a_line() {
 }
 
 #[test]
-fn the_help_explains_each_mode() {
+fn help_explains_each_mode() {
     let outcome = start(&["--help"]).finish();
     assert_eq!(outcome.status, Some(0));
     let modes = ["closed loop", "--stream", "--churn", "--hold", "--rate"];
-    for text in [&modes[..], &["--connect-timeout", "at the latest"]].concat() {
+    for text in [&modes[..], &["--connect-timeout", "at most"]].concat() {
         assert!(outcome.stdout.contains(text), "{text}");
     }
 }

@@ -1,4 +1,4 @@
-//! `mio-echo ping` against servers that are right, and against some that are not.
+//! `mio-echo ping` against correct and faulty servers.
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
@@ -7,13 +7,15 @@ use std::sync::mpsc::channel;
 
 use nix::sys::signal::Signal;
 
-use crate::common::peers::{echo, nobody, tcp_echo, tcp_server, udp_echo, udp_server, unix_echo};
+use crate::common::peers::{
+    echo, refusing_address, tcp_echo, tcp_server, udp_echo, udp_server, unix_echo,
+};
 use crate::common::service::program;
 use crate::common::{LIMIT, Outcome};
 use crate::process::Process;
 
 impl Outcome {
-    /// The number before a word of the statistics.
+    /// The number before a word in the statistics.
     fn count(&self, word: &str) -> u64 {
         let summary = self
             .stdout
@@ -39,7 +41,7 @@ impl Outcome {
         assert_eq!(is, counts, "{self:?}");
     }
 
-    /// Checks that it succeeded, and that all came back.
+    /// Checks that it succeeded and that everything came back.
     #[track_caller]
     fn assert_clean(&self, count: u64) {
         self.assert_counts([count, count, 0, 0, 0]);
@@ -52,8 +54,8 @@ fn start(arguments: &[&str]) -> Process {
     Process::start(program(&[&["ping"], arguments].concat()))
 }
 
-/// Runs ping to its end. Unless told otherwise it waits for as long as the test does: a machine
-/// that has much to do is not to be seen as a loss.
+/// Runs ping to its end. Without `-W` it waits as long as the test does, so that a busy machine does
+/// not cause a loss.
 fn ping(arguments: &[&str], endpoint: &str) -> Outcome {
     let mut arguments = [arguments, &[endpoint]].concat();
     if !arguments.iter().any(|argument| argument.starts_with("-W")) {
@@ -63,7 +65,7 @@ fn ping(arguments: &[&str], endpoint: &str) -> Outcome {
 }
 
 #[test]
-fn ping_prints_what_people_know_from_ping() {
+fn output_is_that_of_ping() {
     let endpoint = tcp_echo();
     let outcome = ping(&["-c2", "-i10ms"], &endpoint);
     outcome.assert_clean(2);
@@ -90,12 +92,12 @@ fn ping_prints_what_people_know_from_ping() {
     };
     assert!(min <= avg && avg <= max, "{outcome:?}");
     assert!(min <= median && median <= p99 && p99 <= max, "{outcome:?}");
-    // Of two times this is the difference, but for the rounding of each of the three.
+    // Of two times it is the difference, up to the rounding of each of the three numbers.
     assert!((jitter - (max - min)).abs() < 0.0021, "{outcome:?}");
 }
 
 #[test]
-fn ping_takes_any_size_over_any_transport() {
+fn any_size_over_any_transport() {
     for size in ["1", "7", "8", "9", "56", "65507"] {
         let arguments = ["-c20", "-i0", "-s", size];
         for endpoint in [tcp_echo(), udp_echo()] {
@@ -108,7 +110,7 @@ fn ping_takes_any_size_over_any_transport() {
 }
 
 #[test]
-fn ping_without_a_transport_is_over_tcp() {
+fn endpoint_without_transport_is_tcp() {
     let address = tcp_server(|stream| echo(stream, |_, _| {}));
     let outcome = ping(&["-c1"], &address.to_string());
     outcome.assert_clean(1);
@@ -117,8 +119,8 @@ fn ping_without_a_transport_is_over_tcp() {
 }
 
 #[test]
-fn ping_looks_names_up_and_tries_each_address() {
-    // The name may be ::1 as well, and first, where nobody is.
+fn host_name_is_tried_at_each_address() {
+    // localhost can be ::1 first, where nothing listens.
     let address = tcp_server(|stream| echo(stream, |_, _| {}));
     let endpoint = format!("localhost:{}", address.port());
     ping(&["-c1"], &endpoint).assert_clean(1);
@@ -126,7 +128,7 @@ fn ping_looks_names_up_and_tries_each_address() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn ping_knows_abstract_names() {
+fn abstract_unix_socket() {
     ping(
         &["-c3", "-i0"],
         &crate::common::peers::abstract_echo("ping"),
@@ -135,8 +137,8 @@ fn ping_knows_abstract_names() {
 }
 
 #[test]
-fn ping_reads_messages_that_come_in_pieces() {
-    // And sends some that the system takes in pieces: the server reads only a little of each.
+fn messages_in_pieces() {
+    // They are also sent in pieces, because the server reads little at a time.
     let address = tcp_server(|mut stream| {
         let mut buffer = [0; 100];
         while let Ok(count @ 1..) = stream.read(&mut buffer) {
@@ -147,20 +149,20 @@ fn ping_reads_messages_that_come_in_pieces() {
 }
 
 #[test]
-fn ping_is_quiet_when_told_so() {
+fn quiet_prints_only_the_statistics() {
     let outcome = ping(&["-c3", "-i0", "-q"], &udp_echo());
     outcome.assert_clean(3);
     assert_eq!(outcome.stdout.lines().count(), 4, "{outcome:?}");
 }
 
 #[test]
-fn ping_goes_on_beyond_what_it_remembers_and_numbers_that_fit() {
+fn more_pings_than_are_remembered_and_numbers_that_do_not_fit() {
     let outcome = ping(&["-c66000", "-i0", "-q", "-s1"], &udp_echo());
     outcome.assert_clean(66_000);
 }
 
 #[test]
-fn ping_counts_what_is_lost() {
+fn loss_is_counted() {
     let mut number = 0;
     let endpoint = udp_server(move |datagram| {
         number += 1;
@@ -181,8 +183,8 @@ fn ping_counts_what_is_lost() {
 }
 
 #[test]
-fn ping_takes_late_answers_as_long_as_it_runs() {
-    // The answers come in pairs, the later one first.
+fn late_and_reordered_answers_count() {
+    // Answers arrive in pairs, the later one first.
     let mut kept = Vec::new();
     let endpoint = udp_server(move |datagram| {
         kept.insert(0, datagram);
@@ -199,11 +201,11 @@ fn ping_takes_late_answers_as_long_as_it_runs() {
 }
 
 #[test]
-fn ping_marks_duplicates() {
+fn duplicates_are_marked() {
     let endpoint = udp_server(|datagram| vec![datagram.clone(), datagram]);
     let outcome = ping(&["-c5", "-i0"], &endpoint);
     assert_eq!(outcome.status, Some(0), "{outcome:?}");
-    // It may end before the last one's comes.
+    // It can end before the last duplicate arrives.
     let duplicated = outcome.count("duplicated");
     assert!(duplicated == 4 || duplicated == 5, "{outcome:?}");
     outcome.assert_counts([5, 5, 0, duplicated, 0]);
@@ -219,7 +221,7 @@ fn ping_marks_duplicates() {
 }
 
 #[test]
-fn ping_sees_a_changed_byte_in_a_datagram() {
+fn changed_byte_in_a_datagram() {
     let start = |byte| {
         let endpoint = udp_server(move |mut datagram: Vec<u8>| {
             datagram[byte] ^= 0x80;
@@ -228,7 +230,7 @@ fn ping_sees_a_changed_byte_in_a_datagram() {
         let running = start(&["-c3", "-i0", "-W2", &endpoint]);
         (byte, endpoint, running)
     };
-    // All at once, because each waits for the lost ones to come after all.
+    // In parallel, because each waits for lost answers.
     for (byte, endpoint, running) in [0, 7, 8, 55].map(start) {
         let outcome = running.finish();
         outcome.assert_counts([3, 0, 3, 0, 3]);
@@ -245,7 +247,7 @@ fn ping_sees_a_changed_byte_in_a_datagram() {
 }
 
 #[test]
-fn ping_sees_a_datagram_of_another_length() {
+fn datagram_of_wrong_length() {
     let endpoint = udp_server(|mut datagram| {
         let mut longer = datagram.clone();
         longer.push(0);
@@ -261,7 +263,7 @@ fn ping_sees_a_datagram_of_another_length() {
 }
 
 #[test]
-fn ping_sees_a_changed_byte_in_a_stream_and_goes_on() {
+fn changed_byte_in_a_stream_does_not_end_it() {
     let address = tcp_server(|stream| {
         // A byte of the second message.
         echo(stream, |place, bytes| {
@@ -279,7 +281,7 @@ fn ping_sees_a_changed_byte_in_a_stream_and_goes_on() {
 }
 
 #[test]
-fn ping_says_when_the_connection_ends_early() {
+fn early_end_of_the_connection_is_an_error() {
     let address = tcp_server(|mut stream| {
         let mut message = [0; 56];
         for _ in 0..2 {
@@ -291,15 +293,15 @@ fn ping_says_when_the_connection_ends_early() {
     let outcome = ping(&["-i10ms"], &endpoint);
     assert_eq!(outcome.status, Some(1));
     assert_eq!(outcome.count("received"), 2, "{outcome:?}");
-    // Where a ping was on its way, the connection is reset.
+    // If a ping was in flight, the connection is reset.
     assert_eq!(outcome.stderr.lines().count(), 1, "{outcome:?}");
     let start = format!("mio-echo: {endpoint}: ");
     assert!(outcome.stderr.starts_with(&start), "{outcome:?}");
 }
 
 #[test]
-fn ping_says_when_nobody_is_there() {
-    let endpoint = format!("tcp://{}", nobody());
+fn refused_connection_is_an_error() {
+    let endpoint = format!("tcp://{}", refusing_address());
     let outcome = ping(&[], &endpoint);
     assert_eq!(outcome.status, Some(1));
     assert_eq!(outcome.stdout, "");
@@ -309,24 +311,23 @@ fn ping_says_when_nobody_is_there() {
 }
 
 #[test]
-fn ping_takes_a_refusal_of_a_datagram_for_a_loss() {
-    let endpoint = format!("udp://{}", nobody());
+fn refused_datagram_is_lost_and_reported_once() {
+    let endpoint = format!("udp://{}", refusing_address());
     let outcome = ping(&["-c4", "-i0", "-W0.1"], &endpoint);
     assert_eq!(outcome.status, Some(1));
     outcome.assert_counts([4, 0, 4, 0, 0]);
-    // Once, and not for each.
     assert_eq!(outcome.stderr.lines().count(), 1, "{outcome:?}");
     let start = format!("mio-echo: {endpoint}: Connection refused");
     assert!(outcome.stderr.starts_with(&start), "{outcome:?}");
 }
 
 #[test]
-fn ping_ends_with_its_statistics_at_a_signal() {
+fn signal_ends_it_with_statistics() {
     for (signal, interval, endpoint) in [
         (Signal::SIGINT, "10ms", tcp_echo()),
         (Signal::SIGTERM, "0", tcp_echo()),
         (Signal::SIGINT, "0", udp_echo()),
-        // In the middle of a long sleep.
+        // During a long sleep.
         (Signal::SIGTERM, "10m", udp_echo()),
     ] {
         let mut running = start(&["-W30", "-i", interval, &endpoint]);
@@ -344,34 +345,34 @@ fn ping_ends_with_its_statistics_at_a_signal() {
 }
 
 #[test]
-fn ping_does_not_wait_after_a_second_signal() {
-    let (tell, told) = channel();
+fn second_signal_ends_it_immediately() {
+    let (sender, receiver) = channel();
     let endpoint = udp_server(move |_| {
-        let _ = tell.send(());
+        let _ = sender.send(());
         Vec::new()
     });
     let running = start(&["-W10m", &endpoint]);
-    told.recv_timeout(LIMIT).unwrap();
-    // Of two kinds, or else they might come as one.
+    receiver.recv_timeout(LIMIT).unwrap();
+    // Two different signals, because equal ones are merged.
     running.signal(Signal::SIGINT);
     running.signal(Signal::SIGTERM);
     let outcome = running.finish();
-    assert_eq!(outcome.status, None, "a signal is the cause: {outcome:?}");
+    assert_eq!(outcome.status, None, "not ended by a signal: {outcome:?}");
 }
 
 #[test]
-fn ping_ends_at_a_signal_though_the_peer_takes_nothing() {
-    // The peer keeps the connection, and reads nothing but a byte: what is sent piles up.
-    let (tell, told) = channel();
+fn signal_ends_it_while_the_peer_does_not_read() {
+    // The peer keeps the connection open and reads one byte.
+    let (sender, receiver) = channel();
     let (end, ended) = channel::<()>();
     let address = tcp_server(move |mut stream| {
         stream.read_exact(&mut [0]).unwrap();
-        tell.send(()).unwrap();
+        sender.send(()).unwrap();
         let _ = ended.recv_timeout(LIMIT);
     });
     let endpoint = format!("tcp://{address}");
     let running = start(&["-i1us", "-W0.1", "-s65507", &endpoint]);
-    told.recv_timeout(LIMIT).unwrap();
+    receiver.recv_timeout(LIMIT).unwrap();
     running.signal(Signal::SIGINT);
     let outcome = running.finish();
     drop(end);
@@ -381,15 +382,15 @@ fn ping_ends_at_a_signal_though_the_peer_takes_nothing() {
 }
 
 #[test]
-fn ping_waits_while_the_peer_takes_nothing() {
-    // More than the system's buffers hold, and at once.
+fn full_send_buffer_is_waited_for() {
+    // More than the system's buffers hold.
     let address = tcp_server(|stream| echo(stream, |_, _| {}));
     let arguments = ["-i1us", "-c1000", "-q", "-s65507"];
     ping(&arguments, &format!("tcp://{address}")).assert_clean(1000);
 }
 
 #[test]
-fn ping_ends_at_a_signal_though_the_peer_never_stops() {
+fn signal_ends_it_while_the_peer_sends_without_end() {
     let address = tcp_server(|mut stream| while stream.write_all(&[b'x'; 4096]).is_ok() {});
     let mut running = start(&["-i1ms", &format!("tcp://{address}")]);
     running.wait_for("corrupted, ");
@@ -400,7 +401,7 @@ fn ping_ends_at_a_signal_though_the_peer_never_stops() {
 }
 
 #[test]
-fn ping_ends_when_nobody_reads_what_it_prints() {
+fn closed_pipe_of_standard_output_ends_it() {
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
     let mut command = program(&["ping", "-i0", &tcp_echo()]);
@@ -413,7 +414,7 @@ fn ping_ends_when_nobody_reads_what_it_prints() {
 }
 
 #[test]
-fn ping_says_in_a_line_what_is_wrong_with_its_arguments() {
+fn wrong_arguments_get_one_line_and_status_2() {
     for arguments in [
         &[][..],
         &["127.0.0.1"],

@@ -45,7 +45,7 @@ impl Process {
         stdin.write_all(text).unwrap();
     }
 
-    /// Waits for a line with this text.
+    /// Waits for a line of its output that contains the text.
     pub fn wait_for(&mut self, text: &str) {
         loop {
             let Ok(line) = self.lines.recv_timeout(LIMIT) else {
@@ -63,15 +63,18 @@ impl Process {
         common::signal(&self.child, signal);
     }
 
-    /// Waits for the end, to which the end of its input may bring it.
+    /// Closes its input and waits for its exit.
     pub fn finish(mut self) -> Outcome {
         drop(self.child.stdin.take());
-        let stderr = self.stderr.recv_timeout(LIMIT).expect("it did not end");
+        let stderr = self
+            .stderr
+            .recv_timeout(LIMIT)
+            .expect("the process did not exit");
         while let Ok(line) = self.lines.recv_timeout(LIMIT) {
             self.seen += &line;
             self.seen.push('\n');
         }
-        // Its outputs are closed, so it has ended, or does so right now.
+        // Its outputs are closed, so it has exited or is about to.
         let status = self.child.wait().unwrap();
         Outcome {
             status: status.code(),
@@ -88,7 +91,7 @@ impl Drop for Process {
     }
 }
 
-/// All that the process writes to its standard error.
+/// Everything that the process writes to standard error.
 fn read_all(child: &mut Child) -> Receiver<String> {
     let mut stderr = child.stderr.take().unwrap();
     let (sender, receiver) = channel();

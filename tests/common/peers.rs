@@ -1,4 +1,4 @@
-//! Servers that a test makes as odd as it likes.
+//! Servers with the behaviour that a test chooses.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -10,8 +10,8 @@ use socket2::{Domain, Socket, Type};
 
 use super::{Directory, LIMIT};
 
-/// A UDP server, which `answer` is asked what to send back: a list of datagrams. Its thread ends
-/// with the test, or when nothing has come for long enough.
+/// A UDP server that replies to each datagram with the datagrams of `answer`. Its thread ends with the
+/// test binary, or after [`LIMIT`] without a datagram.
 pub fn udp_server(mut answer: impl FnMut(Vec<u8>) -> Vec<Vec<u8>> + Send + 'static) -> String {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     socket.set_read_timeout(Some(LIMIT)).unwrap();
@@ -35,7 +35,7 @@ pub fn tcp_server(serve: impl FnOnce(TcpStream) + Send + 'static) -> SocketAddr 
     address
 }
 
-/// A Unix server of one connection, and the directory of its file.
+/// A Unix server of one connection, with the directory of its file.
 #[cfg(unix)]
 pub fn unix_server(serve: impl FnOnce(UnixStream) + Send + 'static) -> (Directory, String) {
     let directory = Directory::new();
@@ -45,7 +45,7 @@ pub fn unix_server(serve: impl FnOnce(UnixStream) + Send + 'static) -> (Director
     (directory, format!("unix:{}", path.display()))
 }
 
-/// Echoes until the end of the stream. `change` is given each piece and its place in the stream.
+/// Echoes until the end of the stream. `change` gets the offset of each piece in the stream.
 pub fn echo(mut stream: impl Read + Write, mut change: impl FnMut(usize, &mut [u8])) {
     let mut buffer = vec![0; 65_536];
     let mut place = 0;
@@ -58,16 +58,16 @@ pub fn echo(mut stream: impl Read + Write, mut change: impl FnMut(usize, &mut [u
     }
 }
 
-/// A port of 127.0.0.1 at which nobody is, and nobody will be: it is taken, over TCP by a socket
-/// that does not listen, and over UDP by one that is connected to itself. They stay as long as the
-/// program, or else the port would soon be that of another test.
-pub fn nobody() -> SocketAddr {
+/// An address that refuses TCP connections and datagrams. Its port is taken by a TCP socket that does
+/// not listen and by a UDP socket that is connected to itself. They stay open until the test binary
+/// ends, so that no other test gets the port.
+pub fn refusing_address() -> SocketAddr {
     loop {
         let stream = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         stream.bind(&any.into()).unwrap();
         let address = stream.local_addr().unwrap().as_socket().unwrap();
-        // Another one may have that port over UDP.
+        // Another program may have the port over UDP.
         if let Ok(datagrams) = UdpSocket::bind(address) {
             datagrams.connect(address).unwrap();
             std::mem::forget((stream, datagrams));

@@ -1,4 +1,4 @@
-//! The built program, as a child of the test.
+//! The built program as a child of the test.
 
 #[cfg(target_os = "linux")]
 use std::fs;
@@ -15,7 +15,7 @@ use super::LIMIT;
 
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_mio-echo");
 
-/// The program, with arguments, free of what the tester's environment says.
+/// The program with arguments, without the logging variables of the tester's environment.
 pub fn program(arguments: &[&str]) -> Command {
     let mut command = Command::new(PROGRAM);
     command
@@ -26,12 +26,12 @@ pub fn program(arguments: &[&str]) -> Command {
     command
 }
 
-/// A service that runs; killed at the end of the test if it still does.
+/// A running service; killed when dropped.
 pub struct Service {
     child: Child,
     lines: Receiver<String>,
     seen: Vec<String>,
-    /// Where it listens, if that was waited for.
+    /// The address of the first TCP listener, after [`listens_at`](Service::listens_at).
     pub address: SocketAddr,
 }
 
@@ -40,7 +40,7 @@ impl Service {
         Service::spawn(program(&[&["127.0.0.1:0"], arguments].concat()))
     }
 
-    /// Waits until it listens.
+    /// Starts it and waits until it listens.
     pub fn spawn(command: Command) -> Self {
         let mut service = Service::launch(command);
         service.address = service.listens_at();
@@ -58,13 +58,13 @@ impl Service {
         }
     }
 
-    /// Waits until it listens, over TCP, and says where.
+    /// Waits until it listens over TCP. Returns the address.
     pub fn listens_at(&mut self) -> SocketAddr {
         let line = self.wait_for("listening on tcp://");
         line.split("tcp://").nth(1).unwrap().parse().unwrap()
     }
 
-    /// Waits for a line of the log with this in it.
+    /// Waits for a line of the log that contains the text.
     pub fn wait_for(&mut self, text: &str) -> String {
         loop {
             let Ok(line) = self.lines.recv_timeout(LIMIT) else {
@@ -85,7 +85,7 @@ impl Service {
         super::signal(&self.child, signal);
     }
 
-    /// Waits for its end. Gives its exit status and all that it logged.
+    /// Waits for its exit. Returns the exit status and the whole log.
     pub fn end(mut self) -> (ExitStatus, Vec<String>) {
         let status = super::wait(&mut self.child);
         let mut seen = std::mem::take(&mut self.seen);
@@ -120,7 +120,7 @@ pub fn lines_of(stderr: ChildStderr) -> Receiver<String> {
     receiver
 }
 
-/// Runs it to its end, which it should come to by itself.
+/// Runs a command that exits by itself.
 pub fn output(mut command: Command) -> Output {
     let mut child = command
         .stdout(Stdio::piped())
@@ -131,8 +131,8 @@ pub fn output(mut command: Command) -> Output {
     child.wait_with_output().unwrap()
 }
 
-/// The one line that a mistake gets, and the exit status.
-pub fn complaint(command: Command) -> (String, Option<i32>) {
+/// The one line of an error, and the exit status.
+pub fn error_line(command: Command) -> (String, Option<i32>) {
     let output = output(command);
     let text = String::from_utf8(output.stderr).unwrap();
     assert_eq!(text.lines().count(), 1, "not one line: {text}");
@@ -141,7 +141,7 @@ pub fn complaint(command: Command) -> (String, Option<i32>) {
     (text, output.status.code())
 }
 
-/// `sh` with limits on open files, and the program in its place.
+/// The program with limits on open files, which a shell sets.
 #[cfg(target_os = "linux")]
 pub fn limited(limits: &str, arguments: &str) -> Command {
     let mut command = Command::new("sh");
@@ -153,20 +153,20 @@ pub fn limited(limits: &str, arguments: &str) -> Command {
     command
 }
 
-/// User and system time of a process so far, in clock ticks.
+/// User and system time of a process in clock ticks.
 #[cfg(target_os = "linux")]
 pub fn cpu_ticks(pid: Pid) -> u64 {
     let fields = stat(pid);
     fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
 }
 
-/// State of a process, in one letter; `T` is stopped by a signal.
+/// The state of a process, in one letter; `T` is stopped by a signal.
 #[cfg(target_os = "linux")]
 pub fn state(pid: Pid) -> String {
     stat(pid).swap_remove(0)
 }
 
-/// What follows the command's name in `proc_pid_stat(5)`.
+/// The fields after the command's name in `proc_pid_stat(5)`.
 #[cfg(target_os = "linux")]
 fn stat(pid: Pid) -> Vec<String> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();

@@ -1,4 +1,4 @@
-//! The built program under a supervisor, which the test plays.
+//! The program under systemd, which the test plays.
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -6,10 +6,10 @@ use std::process::Command;
 
 use super::service::PROGRAM;
 
-/// The program, to be started by a shell that gives it the descriptors from 3 on. `count` is how
-/// many it is told that there are.
+/// The program with sockets passed as descriptors from 3 on, by a shell. `count` is the value of
+/// `LISTEN_FDS`.
 pub fn activated(sockets: Vec<OwnedFd>, count: usize, arguments: &str) -> Command {
-    // The shell's process becomes the program's, so its number is the one that is meant.
+    // The shell's process becomes the program's, so its number is the right `LISTEN_PID`.
     let environment = format!("LISTEN_PID=$$ LISTEN_FDS={count}");
     let dup = ["exec 3<&0", "exec 4<&1"][..sockets.len()].join("; ");
     let script =
@@ -26,8 +26,8 @@ pub fn activated(sockets: Vec<OwnedFd>, count: usize, arguments: &str) -> Comman
     command
 }
 
-/// The program, which tells the socket at that path how it does.
-pub fn told(path: &Path, arguments: &[&str]) -> Command {
+/// The program with `NOTIFY_SOCKET`.
+pub fn notifying(path: &Path, arguments: &[&str]) -> Command {
     let mut command = super::service::program(arguments);
     command
         .env_remove("WATCHDOG_USEC")

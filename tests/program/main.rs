@@ -5,6 +5,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod arguments;
 mod check;
 mod metrics;
 #[cfg(target_os = "linux")]

@@ -1,48 +1,48 @@
-//! Metrics over HTTP: what is answered, to whom, and that the echo never waits for it.
+//! `--metrics`: responses, limits on clients, and an echo that does not wait for them.
 
 use std::io::{ErrorKind, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
-use crate::common::service::{Service, complaint, program};
+use crate::common::service::{Service, error_line, program};
 #[cfg(target_os = "linux")]
 use crate::common::service::{cpu_ticks, limited, state};
 use crate::common::{self, LIMIT, connect, echo, is_served, read_to_the_end};
 use nix::sys::signal::Signal;
 
-const ASK: &str = "GET /metrics HTTP/1.1\r\nHost: here\r\n\r\n";
+const REQUEST: &str = "GET /metrics HTTP/1.1\r\nHost: here\r\n\r\n";
 
-/// A service that has metrics, and where.
+/// A service with metrics, and their address.
 fn start(arguments: &[&str]) -> (Service, SocketAddr) {
     let metrics = ["--metrics", "tcp://127.0.0.1:0"];
     let mut service = Service::start(&[&metrics, arguments].concat());
-    let address = place(&mut service);
+    let address = metrics_address(&mut service);
     (service, address)
 }
 
-fn place(service: &mut Service) -> SocketAddr {
+fn metrics_address(service: &mut Service) -> SocketAddr {
     let line = service.wait_for("metrics on http://");
     let (_, url) = line.split_once("http://").unwrap();
     url.strip_suffix("/metrics").unwrap().parse().unwrap()
 }
 
-/// What comes back, to the end of the stream, which is an orderly one.
-fn rest(client: &mut TcpStream) -> Answer {
+/// Reads the response up to the end of the stream. A reset fails.
+fn read_response(client: &mut TcpStream) -> Response {
     let text = String::from_utf8(read_to_the_end(client)).unwrap();
     let (head, body) = text.split_once("\r\n\r\n").expect(&text);
-    Answer {
+    Response {
         head: head.to_owned(),
         body: body.to_owned(),
     }
 }
 
 #[derive(Debug)]
-struct Answer {
+struct Response {
     head: String,
     body: String,
 }
 
-impl Answer {
+impl Response {
     fn status(&self) -> &str {
         let line = self.head.lines().next().unwrap();
         line.strip_prefix("HTTP/1.1 ").unwrap()
@@ -57,7 +57,7 @@ impl Answer {
         self.field("Content-Length").unwrap().parse().unwrap()
     }
 
-    /// Of one metric.
+    /// The value of a sample.
     fn value(&self, sample: &str) -> u64 {
         let mut lines = self.body.lines();
         let value = lines.find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));
@@ -65,21 +65,21 @@ impl Answer {
     }
 }
 
-fn ask(address: SocketAddr, request: &str) -> Answer {
+fn send(address: SocketAddr, request: &str) -> Response {
     let mut client = connect(address);
     client.write_all(request.as_bytes()).unwrap();
-    rest(&mut client)
+    read_response(&mut client)
 }
 
-fn get(address: SocketAddr, path: &str) -> Answer {
-    ask(
+fn get(address: SocketAddr, path: &str) -> Response {
+    send(
         address,
         &format!("GET {path} HTTP/1.1\r\nHost: here\r\n\r\n"),
     )
 }
 
 #[test]
-fn the_counters_are_told_as_they_are() {
+fn counters_are_exposed() {
     let (mut service, metrics) = start(&["-v"]);
     let mut first = connect(service.address);
     assert_eq!(echo(&mut first, b"hello"), b"hello");
@@ -94,10 +94,10 @@ fn the_counters_are_told_as_they_are() {
         client.recv(&mut [0; 5]).unwrap();
     }
 
-    let answer = get(metrics, "/metrics");
-    assert_eq!(answer.status(), "200 OK");
+    let response = get(metrics, "/metrics");
+    assert_eq!(response.status(), "200 OK");
     assert_eq!(
-        answer.field("Content-Type"),
+        response.field("Content-Type"),
         Some("text/plain; version=0.0.4; charset=utf-8")
     );
     for (sample, value) in [
@@ -115,44 +115,43 @@ fn the_counters_are_told_as_they_are() {
         ("accept_pauses_total", 0),
     ] {
         assert_eq!(
-            answer.value(&format!("mio_echo_{sample}")),
+            response.value(&format!("mio_echo_{sample}")),
             value,
             "{sample}"
         );
     }
     let iterations = "mio_echo_loop_iterations_total";
-    assert!(get(metrics, "/metrics").value(iterations) > answer.value(iterations));
+    assert!(get(metrics, "/metrics").value(iterations) > response.value(iterations));
     drop(first);
     service.stop();
 }
 
-/// With `[::]` in place of the host, and whether IPv4 finds it there.
 #[test]
-fn ipv6_leaves_ipv4_alone_unless_told_otherwise() {
+fn ipv6_endpoint_and_warning_of_a_public_one() {
     if !common::has_ipv6() {
         return;
     }
-    for (options, is_there) in [(&[][..], false), (&["--dual-stack"][..], true)] {
-        let arguments = [&["--metrics", "tcp://[::]:0"], options].concat();
-        let mut service = Service::start(&arguments);
-        let port = place(&mut service).port();
-        assert_eq!(
-            get((std::net::Ipv6Addr::LOCALHOST, port).into(), "/healthz").body,
-            "ok\n"
-        );
-        let ipv4 = TcpStream::connect(("127.0.0.1", port));
-        assert_eq!(ipv4.is_ok(), is_there);
-        let lines = service.stop();
-        let warning = format!("whoever can reach it: tcp://[::]:{port}");
-        assert!(
-            lines.iter().any(|line| line.ends_with(&warning)),
-            "{lines:#?}"
-        );
-    }
+    let mut service = Service::start(&["--metrics", "tcp://[::]:0"]);
+    let port = metrics_address(&mut service).port();
+    let loopback = (std::net::Ipv6Addr::LOCALHOST, port).into();
+    assert_eq!(get(loopback, "/healthz").body, "ok\n");
+    let lines = service.stop();
+    let warning = format!("open to all hosts that can reach it: tcp://[::]:{port}");
+    let is_there = lines.iter().any(|line| line.ends_with(&warning));
+    assert!(is_there, "{lines:#?}");
+}
+
+/// `localhost` can be `::1` and `127.0.0.1`: one of them is served.
+#[test]
+fn host_name_is_resolved() {
+    let mut service = Service::start(&["--metrics", "tcp://localhost:0"]);
+    let address = metrics_address(&mut service);
+    assert_eq!(get(address, "/healthz").body, "ok\n");
+    service.stop();
 }
 
 #[test]
-fn each_request_gets_its_answer_and_an_orderly_end() {
+fn each_request_gets_a_response_and_an_orderly_close() {
     let (service, metrics) = start(&[]);
     let mut peer = connect(service.address);
     let line_of =
@@ -163,7 +162,7 @@ fn each_request_gets_its_answer_and_an_orderly_end() {
         head.join(&"x".repeat(length))
     };
     for (request, status, body) in [
-        (ASK, "200 OK", "# HELP mio_echo_connections_active "),
+        (REQUEST, "200 OK", "# HELP mio_echo_connections_active "),
         ("GET /healthz HTTP/1.0\r\n\r\n", "200 OK", "ok"),
         ("GET / HTTP/1.0\r\n\r\n", "404 Not Found", "/metrics"),
         (
@@ -180,8 +179,8 @@ fn each_request_gets_its_answer_and_an_orderly_end() {
         ("\u{16}\u{3}\u{1}\0\u{1}", "400 Bad Request", "GET /metrics"),
         (
             "GET /metrics HTTP/2.0\r\n\r\n",
-            "505 HTTP Version Not Supported",
-            "HTTP/1.1",
+            "400 Bad Request",
+            "GET /metrics",
         ),
         (&field_of(8192), "200 OK", "ok"),
         (
@@ -189,31 +188,35 @@ fn each_request_gets_its_answer_and_an_orderly_end() {
             "431 Request Header Fields Too Large",
             "8 KiB",
         ),
-        (&line_of(9000), "414 URI Too Long", "GET /metrics"),
+        (
+            &line_of(9000),
+            "431 Request Header Fields Too Large",
+            "8 KiB",
+        ),
         (
             &field_of(100_000),
             "431 Request Header Fields Too Large",
             "8 KiB",
         ),
-        // Only the first is answered.
+        // Only the first request gets a response.
         (
-            &ASK.repeat(2),
+            &REQUEST.repeat(2),
             "200 OK",
             "# HELP mio_echo_connections_active ",
         ),
         (
-            &(ASK.to_owned() + "garbage\0"),
+            &(REQUEST.to_owned() + "garbage\0"),
             "200 OK",
             "# HELP mio_echo_connections_active ",
         ),
     ] {
-        let answer = ask(metrics, request);
-        assert_eq!(answer.status(), status, "{request}");
-        assert_eq!(answer.length(), answer.body.len(), "{request}");
-        assert!(answer.body.contains(body), "{answer:?}");
-        assert_eq!(answer.field("Connection"), Some("close"));
+        let response = send(metrics, request);
+        assert_eq!(response.status(), status, "{request}");
+        assert_eq!(response.length(), response.body.len(), "{request}");
+        assert!(response.body.contains(body), "{response:?}");
+        assert_eq!(response.field("Connection"), Some("close"));
         let allowed = status.starts_with("405").then_some("GET, HEAD");
-        assert_eq!(answer.field("Allow"), allowed);
+        assert_eq!(response.field("Allow"), allowed);
         assert!(is_served(&mut peer));
     }
     drop(peer);
@@ -221,23 +224,26 @@ fn each_request_gets_its_answer_and_an_orderly_end() {
 }
 
 #[test]
-fn to_head_the_body_is_only_told_of() {
+fn head_gets_the_length_without_the_body() {
     let (service, metrics) = start(&[]);
     for (path, status) in [
         ("/metrics", "200 OK"),
         ("/healthz", "200 OK"),
         ("/", "404 Not Found"),
     ] {
-        let answer = ask(metrics, &format!("HEAD {path} HTTP/1.0\r\n\r\n"));
-        assert_eq!(answer.status(), status);
-        assert!(answer.length() > 0 && answer.body.is_empty(), "{answer:?}");
+        let response = send(metrics, &format!("HEAD {path} HTTP/1.0\r\n\r\n"));
+        assert_eq!(response.status(), status);
+        assert!(
+            response.length() > 0 && response.body.is_empty(),
+            "{response:?}"
+        );
     }
     service.stop();
 }
 
-/// A socket that is closed with unread input is reset, and the answer with it.
+/// Closing a socket with unread input resets the connection, which can destroy the response.
 #[test]
-fn a_body_is_not_read_and_does_not_cost_the_answer() {
+fn request_body_is_discarded_without_a_reset() {
     let (service, metrics) = start(&[]);
     let body = vec![b'x'; 10_000_000];
     let head = format!(
@@ -248,50 +254,53 @@ fn a_body_is_not_read_and_does_not_cost_the_answer() {
     client.write_all(head.as_bytes()).unwrap();
     client.write_all(&body).unwrap();
     client.shutdown(Shutdown::Write).unwrap();
-    assert_eq!(rest(&mut client).status(), "405 Method Not Allowed");
+    assert_eq!(
+        read_response(&mut client).status(),
+        "405 Method Not Allowed"
+    );
     service.stop();
 }
 
 #[test]
-fn a_request_may_come_in_pieces_and_half_close() {
+fn request_in_pieces_or_with_half_close() {
     let (service, metrics) = start(&[]);
     let mut client = connect(metrics);
     client.set_nodelay(true).unwrap();
-    for byte in ASK.bytes() {
+    for byte in REQUEST.bytes() {
         client.write_all(&[byte]).unwrap();
     }
-    assert_eq!(rest(&mut client).status(), "200 OK");
+    assert_eq!(read_response(&mut client).status(), "200 OK");
 
-    for (request, status) in [(ASK, "200 OK"), (&ASK[..20], "400 Bad Request")] {
+    for (request, status) in [(REQUEST, "200 OK"), (&REQUEST[..20], "400 Bad Request")] {
         let mut client = connect(metrics);
         client.write_all(request.as_bytes()).unwrap();
         client.shutdown(Shutdown::Write).unwrap();
-        assert_eq!(rest(&mut client).status(), status);
+        assert_eq!(read_response(&mut client).status(), status);
     }
-    // Who has asked nothing gets no answer.
+    // Without a request there is no response.
     let mut client = connect(metrics);
     client.shutdown(Shutdown::Write).unwrap();
     assert_eq!(read_to_the_end(&mut client), b"");
     service.stop();
 }
 
-/// From when it is opened until it is answered, the loop wakes for what it sends and for the time.
+/// Until the response, the loop wakes only for the bytes of the client and for the timeout.
 #[test]
-fn who_does_not_finish_its_question_is_told_that_the_time_is_over() {
+fn incomplete_request_times_out() {
     let (mut service, metrics) = start(&["-vv"]);
     let start = Instant::now();
     let mut client = connect(metrics);
-    client.write_all(&ASK.as_bytes()[..30]).unwrap();
+    client.write_all(&REQUEST.as_bytes()[..30]).unwrap();
     service.wait_for("client 0 opened");
     let mut waits = 0;
-    while !service.wait_for("").contains("is answered 408") {
+    while !service.wait_for("").contains("response 408") {
         waits += 1;
     }
     assert!(
         waits < 20,
-        "{waits} lines of log while nothing happens: it spins"
+        "{waits} lines of the log without an event: the loop spins"
     );
-    assert_eq!(rest(&mut client).status(), "408 Request Timeout");
+    assert_eq!(read_response(&mut client).status(), "408 Request Timeout");
     assert!(start.elapsed() >= Duration::from_secs(5));
 
     drop(client);
@@ -299,20 +308,20 @@ fn who_does_not_finish_its_question_is_told_that_the_time_is_over() {
     let line = service.wait_for("waiting for events");
     assert!(
         line.ends_with("waiting for events"),
-        "{line}: nobody is left"
+        "{line}: no client is left"
     );
     service.stop();
 }
 
-/// Who has been answered and stays is closed all the same: its place is for others.
+/// After the response the client keeps its connection open.
 #[test]
-fn who_does_not_close_is_closed() {
+fn client_that_does_not_close_is_closed() {
     let (mut service, metrics) = start(&["-v"]);
     let mut client = connect(metrics);
-    client.write_all(ASK.as_bytes()).unwrap();
-    rest(&mut client);
+    client.write_all(REQUEST.as_bytes()).unwrap();
+    read_response(&mut client);
     service.wait_for("client 0 closed: done");
-    // Of the socket there is nothing left: it answers with a reset.
+    // The socket is closed: the system resets the connection.
     common::wait_until(|| match client.write_all(b"more") {
         Ok(()) => false,
         Err(error) => matches!(
@@ -323,7 +332,7 @@ fn who_does_not_close_is_closed() {
     service.stop();
 }
 
-/// Connects, and waits until the client has its place.
+/// Connects, and waits until the client is accepted.
 fn open(service: &mut Service, metrics: SocketAddr, key: usize) -> TcpStream {
     let client = connect(metrics);
     service.wait_for(&format!("client {key} opened"));
@@ -331,7 +340,7 @@ fn open(service: &mut Service, metrics: SocketAddr, key: usize) -> TcpStream {
 }
 
 #[test]
-fn a_new_client_replaces_the_one_that_has_been_asking_longest() {
+fn new_client_replaces_the_one_asking_longest() {
     let (mut service, metrics) = start(&["-vv"]);
     let mut silent: Vec<_> = (0..16)
         .map(|key| open(&mut service, metrics, key))
@@ -341,26 +350,26 @@ fn a_new_client_replaces_the_one_that_has_been_asking_longest() {
         assert_eq!(read_to_the_end(client), b"");
         *client = late;
     }
-    // The others still have the time that a request may take.
-    silent[15].write_all(ASK.as_bytes()).unwrap();
-    assert_eq!(rest(&mut silent[15]).status(), "200 OK");
+    // The others still have their time.
+    silent[15].write_all(REQUEST.as_bytes()).unwrap();
+    assert_eq!(read_response(&mut silent[15]).status(), "200 OK");
     assert!(is_served(&mut connect(service.address)));
     let mut is_resting = || !service.wait_for("waiting for events, ").contains(", 0ns");
-    assert!((0..1000).any(|_| is_resting()), "it spins");
+    assert!((0..1000).any(|_| is_resting()), "the loop spins");
     drop(silent);
     let lines = service.stop();
     let replaced = lines.iter().filter(|line| line.contains("replaced by"));
     assert_eq!(replaced.count(), 3, "{lines:#?}");
 }
 
-/// A client that was answered lingers for a second, which is longer than this takes.
+/// A client lingers for a second after its response, which is longer than this test takes.
 #[test]
-fn clients_that_are_answered_are_replaced_only_if_no_other_is_asking() {
+fn lingering_clients_are_replaced_only_if_no_client_is_asking() {
     let (mut service, metrics) = start(&["-v"]);
     let answered = |service: &mut Service, key| {
         let mut client = open(service, metrics, key);
-        client.write_all(ASK.as_bytes()).unwrap();
-        rest(&mut client);
+        client.write_all(REQUEST.as_bytes()).unwrap();
+        read_response(&mut client);
         client
     };
     let first = answered(&mut service, 0);
@@ -383,36 +392,39 @@ fn silent_clients_do_not_keep_a_scrape_waiting() {
     let silent: Vec<_> = (0..200).map(|_| connect(metrics)).collect();
     assert_eq!(get(metrics, "/metrics").status(), "200 OK");
     let lines = service.stop();
-    let is_timed_out = |line: &String| line.contains("is answered 408");
-    assert!(!lines.iter().any(is_timed_out), "it has waited for others");
+    let is_timed_out = |line: &String| line.contains("response 408");
+    assert!(
+        !lines.iter().any(is_timed_out),
+        "a silent client was waited for"
+    );
     drop(silent);
 }
 
-/// It was stopped for longer than a request may take, and not the client.
+/// The process is stopped for longer than the timeout of a request.
 #[cfg(target_os = "linux")]
 #[test]
-fn a_request_that_arrives_while_the_process_is_stopped_is_answered() {
+fn request_that_arrives_during_a_process_pause_gets_a_response() {
     let (mut service, metrics) = start(&["-v"]);
     let mut whole = open(&mut service, metrics, 0);
     let mut half = open(&mut service, metrics, 1);
     let mut silent = open(&mut service, metrics, 2);
-    half.write_all(&ASK.as_bytes()[..20]).unwrap();
+    half.write_all(&REQUEST.as_bytes()[..20]).unwrap();
     service.signal(Signal::SIGSTOP);
     common::wait_until(|| state(service.pid()) == "T");
-    whole.write_all(ASK.as_bytes()).unwrap();
-    half.write_all(&ASK.as_bytes()[20..]).unwrap();
-    // The limit is 5 seconds.
+    whole.write_all(REQUEST.as_bytes()).unwrap();
+    half.write_all(&REQUEST.as_bytes()[20..]).unwrap();
+    // The timeout is 5 seconds.
     std::thread::sleep(Duration::from_millis(5500));
     service.signal(Signal::SIGCONT);
-    assert_eq!(rest(&mut whole).status(), "200 OK");
-    assert_eq!(rest(&mut half).status(), "200 OK");
-    assert_eq!(rest(&mut silent).status(), "408 Request Timeout");
+    assert_eq!(read_response(&mut whole).status(), "200 OK");
+    assert_eq!(read_response(&mut half).status(), "200 OK");
+    assert_eq!(read_response(&mut silent).status(), "408 Request Timeout");
     drop((whole, half, silent));
     service.stop();
 }
 
 #[test]
-fn many_clients_are_answered_while_the_echo_serves() {
+fn many_clients_beside_the_echo() {
     let (service, metrics) = start(&[]);
     let mut peer = connect(service.address);
     std::thread::scope(|scope| {
@@ -433,7 +445,7 @@ fn many_clients_are_answered_while_the_echo_serves() {
 }
 
 #[test]
-fn while_draining_it_answers_that_it_is_not_well() {
+fn health_check_fails_while_draining() {
     let (mut service, metrics) = start(&["--drain-timeout", "1h"]);
     let mut peer = connect(service.address);
     assert!(is_served(&mut peer));
@@ -443,54 +455,57 @@ fn while_draining_it_answers_that_it_is_not_well() {
     let health = get(metrics, "/healthz");
     assert_eq!(health.status(), "503 Service Unavailable");
     assert_eq!(health.body, "shutting down\n");
-    let answer = get(metrics, "/metrics");
-    assert_eq!(answer.value("mio_echo_connections_active"), 1);
+    let response = get(metrics, "/metrics");
+    assert_eq!(response.value("mio_echo_connections_active"), 1);
     drop(peer);
     assert_eq!(service.end().0.code(), Some(0));
-    assert!(TcpStream::connect(metrics).is_err(), "it still listens");
+    assert!(
+        TcpStream::connect(metrics).is_err(),
+        "the metrics still listen"
+    );
 }
 
 #[cfg(target_os = "linux")]
 #[test]
-fn out_of_descriptors_it_waits_and_warns_once_and_goes_on() {
+fn out_of_descriptors_it_waits_warns_once_and_recovers() {
     let arguments = "--max-connections 1000 --metrics tcp://127.0.0.1:0";
     let mut service = Service::spawn(limited("-n 40", arguments));
-    let metrics = place(&mut service);
+    let metrics = metrics_address(&mut service);
     let mut peers: Vec<_> = (0..40).map(|_| connect(service.address)).collect();
     service.wait_for("connections wait until one of the");
     let mut client = connect(metrics);
-    client.write_all(ASK.as_bytes()).unwrap();
-    service.wait_for("who asks for metrics waits");
+    client.write_all(REQUEST.as_bytes()).unwrap();
+    service.wait_for("clients of the metrics wait");
 
-    // An interval to measure over, as for the echo.
+    // An interval to measure over; see `service.rs`.
     let before = cpu_ticks(service.pid());
     std::thread::sleep(Duration::from_millis(500));
     let ticks = cpu_ticks(service.pid()) - before;
-    assert!(ticks < 10, "{ticks} ticks in half a second: it spins");
+    assert!(ticks < 10, "{ticks} ticks in half a second: the loop spins");
 
     assert!(is_served(&mut peers[0]));
     drop(peers);
-    assert_eq!(rest(&mut client).status(), "200 OK");
+    assert_eq!(read_response(&mut client).status(), "200 OK");
     let lines = service.stop();
     let warnings = lines
         .iter()
-        .filter(|line| line.contains("who asks for metrics"));
+        .filter(|line| line.contains("clients of the metrics"));
     assert_eq!(warnings.count(), 1, "{lines:#?}");
 }
 
 #[test]
-fn an_endpoint_that_cannot_be_had_is_named_in_one_line() {
+fn endpoint_that_cannot_be_bound_is_named_in_one_line() {
     let holder = TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = format!("tcp://{}", holder.local_addr().unwrap());
     let free = TcpListener::bind("127.0.0.1:0").unwrap();
     let own = format!("tcp://{}", free.local_addr().unwrap());
     drop(free);
-    // The last is of the block for documentation, which no host has (RFC 5737).
+    // The last one is an address for documentation, which no host has (RFC 5737).
     for metrics in [&taken, &own, "tcp://192.0.2.1:9007"] {
-        let (line, status) = complaint(program(&["-q", &own, "--metrics", metrics]));
+        let (line, status) = error_line(program(&["-q", &own, "--metrics", metrics]));
         assert_eq!(status, Some(1), "{line}");
-        let told = format!("--metrics: cannot listen on {metrics}: ");
-        assert!(line.contains(&told), "{line}");
+        let expected = format!("--metrics: cannot listen on {metrics}: ");
+        assert!(line.contains(&expected), "{line}");
         assert!(line.contains("a free port of this host"), "{line}");
     }
 }

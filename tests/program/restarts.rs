@@ -1,4 +1,4 @@
-//! Restarts under clients that connect, talk and close without a pause: none of them fails.
+//! Restarts without a failed client, while clients connect, echo and close without a pause.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -12,10 +12,10 @@ use crate::common::{LIMIT, wait_until};
 
 const RESTARTS: u32 = 10;
 
-/// How many clients there are at a time.
+/// Clients at a time.
 const CLIENTS: usize = 4;
 
-/// Clients that come one after the other, several at a time.
+/// Clients in threads.
 struct Clients {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
@@ -38,19 +38,19 @@ impl Clients {
         });
         let spawn = |_| {
             let shared = Arc::clone(&shared);
-            thread::spawn(move || shared.come_and_go())
+            thread::spawn(move || shared.run_clients())
         };
         let threads = (0..CLIENTS).map(spawn).collect();
         Clients { shared, threads }
     }
 
-    /// Waits until that many more have been served.
+    /// Waits until as many more clients have been served.
     fn wait_for(&self, more: u64) {
         let target = self.shared.served.load(Ordering::Relaxed) + more;
         wait_until(|| self.shared.served.load(Ordering::Relaxed) >= target);
     }
 
-    /// How many were served, and what went wrong.
+    /// Returns the number of served clients, and the errors.
     fn stop(self) -> (u64, Vec<String>) {
         self.shared.is_over.store(true, Ordering::Relaxed);
         for thread in self.threads {
@@ -62,9 +62,9 @@ impl Clients {
 }
 
 impl Shared {
-    fn come_and_go(&self) {
+    fn run_clients(&self) {
         while !self.is_over.load(Ordering::Relaxed) {
-            match talk(self.address) {
+            match echo_hello(self.address) {
                 Ok(()) => {
                     self.served.fetch_add(1, Ordering::Relaxed);
                 }
@@ -74,7 +74,7 @@ impl Shared {
     }
 }
 
-fn talk(address: SocketAddr) -> io::Result<()> {
+fn echo_hello(address: SocketAddr) -> io::Result<()> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(LIMIT))?;
     stream.write_all(b"hello")?;
@@ -84,7 +84,7 @@ fn talk(address: SocketAddr) -> io::Result<()> {
     Ok(())
 }
 
-/// Has `replace` put another service in the place of the one that runs, again and again.
+/// Replaces the running service several times.
 fn restart(address: SocketAddr, mut running: Service, mut replace: impl FnMut(Service) -> Service) {
     let clients = Clients::start(address);
     for _ in 0..RESTARTS {
@@ -99,14 +99,14 @@ fn restart(address: SocketAddr, mut running: Service, mut replace: impl FnMut(Se
 }
 
 #[test]
-fn with_activation_no_client_fails() {
+fn socket_activation_restarts_without_failed_clients() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let start = || {
         let copy = listener.try_clone().unwrap();
         Service::launch(activated(vec![copy.into()], 1, ""))
     };
-    // One ends before the next begins: whoever comes meanwhile waits.
+    // One ends before the next starts: meanwhile clients wait in the backlog.
     restart(address, start(), |old| {
         old.stop();
         start()
@@ -114,11 +114,11 @@ fn with_activation_no_client_fails() {
 }
 
 #[test]
-fn with_a_shared_port_no_client_fails() {
+fn reuse_port_restarts_without_failed_clients() {
     let start = |endpoint: &str| Service::launch(program(&[endpoint, "--reuse-port"]));
     let mut first = start("tcp://127.0.0.1:0");
     let address = first.listens_at();
-    // The next one listens before the old one ends.
+    // The next one listens before the old one stops.
     restart(address, first, |old| {
         let mut new = start(&format!("tcp://{address}"));
         assert_eq!(new.listens_at(), address);

@@ -1,4 +1,4 @@
-//! The built program: its arguments, what it prints, its signals and its exit status.
+//! The service: arguments, log, signals, limits and exit status.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -9,13 +9,13 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
 use std::thread;
 
-use crate::common::service::{PROGRAM, Service, complaint, lines_of, output, program};
+use crate::common::service::{PROGRAM, Service, error_line, lines_of, output, program};
 #[cfg(target_os = "linux")]
 use crate::common::service::{cpu_ticks, limited};
 use crate::common::{self, Directory, LIMIT, connect, echo, is_served, read_to_the_end};
 use nix::sys::signal::Signal;
 
-/// Whether a connection is reset; maybe so soon that connecting fails already.
+/// Whether a connection is reset, by connect(2) or by the first read.
 fn is_reset(address: SocketAddr) -> bool {
     let read = |mut client: TcpStream| {
         client.set_read_timeout(Some(LIMIT))?;
@@ -27,7 +27,7 @@ fn is_reset(address: SocketAddr) -> bool {
 }
 
 #[test]
-fn it_says_once_per_endpoint_where_it_listens_and_serves_there() {
+fn host_name_is_served_at_all_its_addresses() {
     let mut service = Service::start(&["localhost:0"]);
     let second = service.wait_for("listening on tcp://");
     assert!(is_served(&mut connect(service.address)));
@@ -39,7 +39,7 @@ fn it_says_once_per_endpoint_where_it_listens_and_serves_there() {
 }
 
 #[test]
-fn either_signal_stops_it_with_a_summary_and_status_0() {
+fn sigint_and_sigterm_stop_it_with_a_summary_and_status_0() {
     for signal in [Signal::SIGINT, Signal::SIGTERM] {
         let service = Service::start(&[]);
         let mut client = connect(service.address);
@@ -63,10 +63,10 @@ fn either_signal_stops_it_with_a_summary_and_status_0() {
     }
 }
 
-/// Of each another number, so that none can be told in another's place.
+/// Each number is different, so that none can be mistaken for another.
 #[cfg(target_os = "linux")]
 #[test]
-fn the_summary_tells_what_became_of_all() {
+fn summary_counts_every_outcome() {
     let arguments = ["-v", "--drain-timeout", "10ms", "--max-per-source", "1"];
     let mut service = Service::start(&arguments);
     let address = service.address;
@@ -96,14 +96,14 @@ fn the_summary_tells_what_became_of_all() {
         service.wait_for("rejected: its source is at the limit");
     }
     let lines = service.stop();
-    for told in [
+    for expected in [
         "shutting down: 1 connections to drain",
         "closed: aborted at the end of the shutdown; 14 bytes echoed, 0 pending, after",
         ": 76 bytes echoed; 4 datagrams, 5 dropped; 6 connections, 0 active, 3 closed by peers, \
          2 reset, 0 failed, 0 timed out, 0 evicted, 1 aborted; 7 rejected; ",
     ] {
-        let count = lines.iter().filter(|line| line.contains(told)).count();
-        assert_eq!(count, 1, "{told:?} in {lines:#?}");
+        let count = lines.iter().filter(|line| line.contains(expected)).count();
+        assert_eq!(count, 1, "{expected:?} in {lines:#?}");
     }
     let (time, _) = lines
         .last()
@@ -114,19 +114,19 @@ fn the_summary_tells_what_became_of_all() {
 }
 
 #[test]
-fn sigusr1_has_it_say_what_it_has_done_so_far() {
+fn sigusr1_logs_a_summary() {
     let mut service = Service::start(&["--drain-timeout", "1h"]);
     let mut client = connect(service.address);
     assert_eq!(echo(&mut client, b"hello"), b"hello");
     for bytes in [5, 19] {
         service.signal(Signal::SIGUSR1);
         let line = service.wait_for("running for ");
-        let told = format!(
+        let expected = format!(
             ": {bytes} bytes echoed; 0 datagrams, 0 dropped; 1 connections, 1 active, \
              0 closed by peers, 0 reset, 0 failed, 0 timed out, 0 evicted, 0 aborted; \
              0 rejected; 0 accept pauses, "
         );
-        assert!(line.contains(&told), "{line}");
+        assert!(line.contains(&expected), "{line}");
         assert!(is_served(&mut client));
     }
     service.signal(Signal::SIGTERM);
@@ -139,10 +139,9 @@ fn sigusr1_has_it_say_what_it_has_done_so_far() {
     assert!(lines.last().unwrap().contains("stopped after "));
 }
 
-/// It is still writing of mistakes in its environment, more of them than a pipe holds, when the
-/// signal comes.
+/// The signal arrives while the program writes warnings of its environment, more than a pipe holds.
 #[test]
-fn sigusr1_does_no_harm_before_it_listens() {
+fn sigusr1_before_it_listens() {
     let mut command = program(&["127.0.0.1:0"]);
     command.env("RUST_LOG", "info,".to_owned() + &"loud,".repeat(5000));
     let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
@@ -153,7 +152,11 @@ fn sigusr1_does_no_harm_before_it_listens() {
     common::signal(&child, Signal::SIGUSR1);
     while !line.contains("running for ") {
         line.clear();
-        assert_ne!(log.read_line(&mut line).unwrap(), 0, "it has ended");
+        assert_ne!(
+            log.read_line(&mut line).unwrap(),
+            0,
+            "the program has ended"
+        );
     }
     common::signal(&child, Signal::SIGTERM);
     log.read_to_string(&mut line).unwrap();
@@ -168,7 +171,7 @@ fn iterations(line: &str) -> u64 {
 }
 
 #[test]
-fn with_an_interval_it_wakes_to_say_so_and_for_nothing_else() {
+fn stats_interval_wakes_the_loop_and_nothing_else_does() {
     let mut service = Service::start(&["--stats-interval", "100ms"]);
     let first = iterations(&service.wait_for("running for "));
     for count in 1..=3 {
@@ -188,7 +191,7 @@ fn with_an_interval_it_wakes_to_say_so_and_for_nothing_else() {
 }
 
 #[test]
-fn who_is_connected_at_the_signal_is_served_to_the_end() {
+fn connections_are_served_while_draining() {
     let mut service = Service::start(&["--drain-timeout", "1h"]);
     let mut client = connect(service.address);
     assert!(is_served(&mut client));
@@ -197,14 +200,14 @@ fn who_is_connected_at_the_signal_is_served_to_the_end() {
     assert!(is_served(&mut client));
     assert!(
         TcpStream::connect(service.address).is_err(),
-        "it still listens"
+        "the service still listens"
     );
     drop(client);
     assert_eq!(service.end().0.code(), Some(0));
 }
 
 #[test]
-fn the_drain_time_ends_it() {
+fn drain_timeout_aborts_connections() {
     let service = Service::start(&["--drain-timeout", "10ms"]);
     let mut client = connect(service.address);
     assert!(is_served(&mut client));
@@ -214,7 +217,7 @@ fn the_drain_time_ends_it() {
 }
 
 #[test]
-fn a_second_signal_ends_it_at_once() {
+fn second_signal_ends_it_immediately() {
     for (first, second) in [
         (Signal::SIGINT, Signal::SIGTERM),
         (Signal::SIGTERM, Signal::SIGINT),
@@ -231,13 +234,13 @@ fn a_second_signal_ends_it_at_once() {
 }
 
 #[test]
-fn being_stopped_and_continued_interrupts_nothing() {
-    // Either may interrupt epoll_wait(2), even without a handler; see signal(7).
+fn process_pause_loses_nothing() {
+    // Each signal can interrupt epoll_wait(2), even without a handler; see signal(7).
     let service = Service::start(&[]);
     let mut client = connect(service.address);
     for _ in 0..10 {
         service.signal(Signal::SIGSTOP);
-        client.write_all(b"while it sleeps").unwrap();
+        client.write_all(b"during a pause!").unwrap();
         service.signal(Signal::SIGCONT);
         client.read_exact(&mut [0; 15]).unwrap();
         service.signal(Signal::SIGSTOP);
@@ -249,7 +252,7 @@ fn being_stopped_and_continued_interrupts_nothing() {
 }
 
 #[test]
-fn each_mistake_in_the_arguments_gets_one_line_and_status_2() {
+fn wrong_arguments_get_one_line_and_status_2() {
     let long_name = format!("{}.invalid:7007", "x".repeat(64));
     let long_path = format!("unix:{}", "x".repeat(108));
     for (arguments, hint) in [
@@ -273,7 +276,7 @@ fn each_mistake_in_the_arguments_gets_one_line_and_status_2() {
             vec!["--max-connections", "5", "--max-per-source", "6"],
             "choose 1 to 5",
         ),
-        (vec!["--allow", "everybody"], "such as 10.0.0.0/8"),
+        (vec!["--allow", "everyone"], "such as 10.0.0.0/8"),
         (
             vec!["--allow", "10.1.2.3/8"],
             "write 10.0.0.0/8, or 10.1.2.3 for that address alone",
@@ -303,33 +306,33 @@ fn each_mistake_in_the_arguments_gets_one_line_and_status_2() {
         (vec!["--backlog"], "a value is required"),
         (vec!["-x"], "--help"),
     ] {
-        let (line, status) = complaint(program(&arguments));
+        let (line, status) = error_line(program(&arguments));
         assert_eq!(status, Some(2), "{arguments:?}: {line}");
         assert!(line.contains(hint), "{arguments:?}: {line}");
     }
-    let (line, status) = complaint(program(&[&long_name]));
+    let (line, status) = error_line(program(&[&long_name]));
     assert_eq!(status, Some(1), "{line}");
     assert!(line.contains("does not resolve"), "{line}");
 }
 
 #[test]
-fn what_cannot_be_bound_gets_one_line_and_status_1() {
+fn bind_error_gets_one_line_and_status_1() {
     let holder = TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = holder.local_addr().unwrap().to_string();
-    let (line, status) = complaint(program(&["-q", "127.0.0.1:0", "127.0.0.1:0", &taken]));
+    let (line, status) = error_line(program(&["-q", "127.0.0.1:0", "127.0.0.1:0", &taken]));
     assert_eq!(status, Some(1), "{line}");
     assert!(
         line.contains(&taken) && line.contains("choose another port"),
         "{line}"
     );
 
-    // An address of the block for documentation, which no host has (RFC 5737).
-    let (line, status) = complaint(program(&["192.0.2.1:7007"]));
+    // An address for documentation, which no host has (RFC 5737).
+    let (line, status) = error_line(program(&["192.0.2.1:7007"]));
     assert_eq!(status, Some(1), "{line}");
     assert!(line.contains("an address that this host has"), "{line}");
 }
 
-/// A directory in which everybody may do everything.
+/// A directory that every user can write to.
 #[cfg(target_os = "linux")]
 fn public_directory() -> Directory {
     let directory = Directory::new();
@@ -337,15 +340,15 @@ fn public_directory() -> Directory {
     directory
 }
 
-/// The program as somebody without rights. Where the tests run with rights, it is copied to where
-/// everybody may run it.
+/// The program as an unprivileged user. It is copied to where that user can run it, because the tests
+/// may run as root.
 #[cfg(target_os = "linux")]
 fn without_rights(directory: &Directory, endpoint: &str) -> Command {
     use std::os::unix::process::CommandExt;
 
     let copy = directory.file("mio-echo");
-    // By a process of its own: a file that is open for writing here could not be run, and the
-    // other tests' children have what is open here until they run their own.
+    // By another process: a file that is open for writing cannot be executed, and the children of
+    // other tests inherit what is open here until they execute their own program.
     let copied = Command::new("cp").arg(PROGRAM).arg(&copy).status().unwrap();
     assert!(copied.success());
     let mut command = Command::new(&copy);
@@ -356,30 +359,30 @@ fn without_rights(directory: &Directory, endpoint: &str) -> Command {
     command
 }
 
-/// A port below the first unprivileged one.
+/// A port below the first unprivileged port.
 #[cfg(target_os = "linux")]
 #[test]
-fn a_privileged_port_names_the_capability() {
+fn privileged_port_names_the_capability() {
     let first = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap();
     if !common::is_here("a privileged port", first.trim() != "0") {
         return;
     }
     let directory = public_directory();
-    let (line, status) = complaint(without_rights(&directory, "127.0.0.1:7"));
+    let (line, status) = error_line(without_rights(&directory, "127.0.0.1:7"));
     assert_eq!(status, Some(1), "{line}");
     assert!(line.contains("CAP_NET_BIND_SERVICE"), "{line}");
 }
 
-/// Who may not connect to it cannot know whether anybody is there.
+/// Without permission to connect, the program cannot know whether the socket is in use.
 #[cfg(target_os = "linux")]
 #[test]
-fn a_socket_that_one_has_no_right_to_is_left_alone() {
+fn unix_socket_without_permission_is_not_taken_over() {
     let directory = public_directory();
     let path = directory.file("socket");
     let _there = UnixListener::bind(&path).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).unwrap();
     let endpoint = format!("unix:{}", path.display());
-    let (line, status) = complaint(without_rights(&directory, &endpoint));
+    let (line, status) = error_line(without_rights(&directory, &endpoint));
     assert_eq!(status, Some(1), "{line}");
     assert!(line.contains("or remove the existing file"), "{line}");
     assert!(path.exists());
@@ -426,9 +429,9 @@ fn help_and_version_are_printed() {
     );
 }
 
-/// As `head` ends before it has read all.
+/// As in `mio-echo --help | head`.
 #[test]
-fn help_whose_reader_has_gone_is_no_error() {
+fn help_with_closed_pipe_is_no_error() {
     for argument in ["--help", "--version"] {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
@@ -447,12 +450,12 @@ fn control_characters_are_escaped_in_errors_and_the_log() {
         (&["\u{9b}2J"], "\\u{9b}2J"),
         (&["unix:/dev/null/\r\n2026 INFO"], "/\\r\\n2026 INFO"),
         (&["--allow", "a\tb"], "a\\tb"),
-        // clap leaves out what it takes for an escape sequence.
+        // clap removes escape sequences.
         (&["--allow", "\x1b]0;title\x07"], "''"),
         (&["--metrics", "tcp://\x08:1:2"], "\\u{8}:1:2"),
         (&["check", "a\tb"], "a\\tb"),
     ] {
-        let (line, _) = complaint(program(arguments));
+        let (line, _) = error_line(program(arguments));
         assert!(line.contains(escaped), "{line:?}");
         assert!(!line.trim_end().contains(char::is_control), "{line:?}");
     }
@@ -470,7 +473,7 @@ fn control_characters_are_escaped_in_errors_and_the_log() {
 }
 
 #[test]
-fn debug_tells_of_connections_and_trace_of_every_call() {
+fn debug_logs_connections_and_trace_every_call() {
     let mut service = Service::start(&["-vv", "--buffer-size", "4KiB"]);
     let mut client = connect(service.address);
     let peer = client.local_addr().unwrap();
@@ -500,7 +503,7 @@ fn debug_tells_of_connections_and_trace_of_every_call() {
 }
 
 #[test]
-fn levels_come_from_the_option_or_the_environment() {
+fn log_level_from_option_or_environment() {
     let with = |variable: &str, arguments: &[&str]| {
         let mut command = program(&[&["127.0.0.1:0"], arguments].concat());
         command.env("RUST_LOG", variable);
@@ -510,17 +513,20 @@ fn levels_come_from_the_option_or_the_environment() {
     assert!(has(&with("trace", &[]), "TRACE"));
     assert!(
         !has(&with("trace", &["--log-level", "info"]), "TRACE"),
-        "the option goes first"
+        "the option takes precedence"
     );
-    assert!(has(&with("debug", &["-v"]), "TRACE"), "-v goes on top");
-    assert!(!has(&with("trace", &["-q"]), "TRACE"), "-q goes on top");
+    assert!(has(&with("debug", &["-v"]), "TRACE"), "-v adds to it");
+    assert!(
+        !has(&with("trace", &["-q"]), "TRACE"),
+        "-q subtracts from it"
+    );
 
     let lines = with("info,mio_echo::server=trace", &[]);
     assert!(has(&lines, "TRACE [mio_echo::server]") && !has(&lines, "TRACE [mio_echo::echo]"));
     let lines = with("info,nonsense", &[]);
     assert!(lines[0].contains("'nonsense' ignored"), "{lines:#?}");
 
-    // It says nothing, so it is told which port to take, and asked there whether it is up.
+    // It logs nothing, so its port is chosen here, and polled until it listens.
     let holder = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = holder.local_addr().unwrap();
     drop(holder);
@@ -534,7 +540,7 @@ fn levels_come_from_the_option_or_the_environment() {
 }
 
 #[test]
-fn the_log_is_coloured_on_a_terminal_only() {
+fn log_has_colours_only_on_a_terminal() {
     let terminal = nix::pty::openpty(None, None).unwrap();
     let on_terminal = || {
         let mut command = program(&["127.0.0.1:0"]);
@@ -565,31 +571,30 @@ fn the_log_is_coloured_on_a_terminal_only() {
 }
 
 #[test]
-fn a_public_address_gets_a_warning() {
+fn public_address_is_warned_of() {
     let mut service = Service::start(&["0.0.0.0:0"]);
     let line = service.wait_for("listening on udp://0.0.0.0:");
     let (_, address) = line.split_once("udp://").unwrap();
     service.wait_for("WARN");
     let lines = service.stop();
     let warnings: Vec<_> = lines.iter().filter(|line| line.contains("WARN")).collect();
-    let told = format!(
-        " open to other hosts, and serves whoever can reach it: tcp://{address}, udp://{address}"
-    );
+    let expected =
+        format!(" open to all hosts that can reach it: tcp://{address}, udp://{address}");
     assert!(
-        warnings.len() == 1 && warnings[0].ends_with(&told),
+        warnings.len() == 1 && warnings[0].ends_with(&expected),
         "{warnings:#?}"
     );
 }
 
 #[test]
-fn a_public_address_for_some_networks_gets_none() {
+fn public_address_with_allow_list_is_not_warned_of() {
     let allowed = ["--allow", "127.0.0.0/8", "--allow", "192.0.2.1"];
     let arguments = [&["tcp://0.0.0.0:0"], &allowed[..]].concat();
     let mut service = Service::spawn(program(&arguments));
     let port = service.address.port();
     assert!(is_served(&mut connect(([127, 0, 0, 1], port).into())));
     service.wait_for(&format!(
-        "INFO  [mio_echo] open to other hosts, and serves those in 127.0.0.0/8, 192.0.2.1 alone: \
+        "INFO  [mio_echo] open to other hosts, limited to 127.0.0.0/8, 192.0.2.1: \
          tcp://0.0.0.0:{port}"
     ));
     let lines = service.stop();
@@ -600,8 +605,8 @@ fn a_public_address_for_some_networks_gets_none() {
 }
 
 #[test]
-fn refused_connections_are_told_one_by_one_at_debug_and_warned_of_once() {
-    for (level, told) in [("-v", 3), ("--log-level=info", 0)] {
+fn rejected_connections_are_logged_at_debug_and_warned_of_once() {
+    for (level, logged) in [("-v", 3), ("--log-level=info", 0)] {
         let service = Service::start(&[level, "--allow", "192.0.2.0/24"]);
         for _ in 0..3 {
             assert!(is_reset(service.address));
@@ -609,10 +614,10 @@ fn refused_connections_are_told_one_by_one_at_debug_and_warned_of_once() {
         let lines = service.stop();
         let reason = "its address is in no allowed network";
         let count = |text: &str| {
-            let is_told = |line: &&String| line.contains(text) && line.ends_with(reason);
-            lines.iter().filter(is_told).count()
+            let is_match = |line: &&String| line.contains(text) && line.ends_with(reason);
+            lines.iter().filter(is_match).count()
         };
-        assert_eq!(count(": rejected: "), told, "{lines:#?}");
+        assert_eq!(count(": rejected: "), logged, "{lines:#?}");
         assert_eq!(
             count(
                 "WARN  [mio_echo::echo::accept] 1 connections rejected, the last one from 127.0.0.1:"
@@ -628,7 +633,7 @@ fn refused_connections_are_told_one_by_one_at_debug_and_warned_of_once() {
 }
 
 #[test]
-fn tcp_and_udp_are_served_at_one_port() {
+fn tcp_and_udp_at_one_port() {
     let mut service = Service::start(&[]);
     let address = service.address;
     service.wait_for(&format!("listening on udp://{address}"));
@@ -641,10 +646,10 @@ fn tcp_and_udp_are_served_at_one_port() {
     service.stop();
 }
 
-/// From another address of this host, at the service's own port.
+/// From another address of this host, and the port of the service.
 #[cfg(target_os = "linux")]
 #[test]
-fn datagrams_without_an_answer_are_told_one_by_one_and_warned_of_once() {
+fn dropped_datagrams_are_logged_at_debug_and_warned_of_once() {
     let mut service = Service::start(&["-v"]);
     let (address, port) = (service.address, service.address.port());
     let client = UdpSocket::bind(("127.0.0.2", port)).unwrap();
@@ -671,7 +676,7 @@ fn datagrams_without_an_answer_are_told_one_by_one_and_warned_of_once() {
 }
 
 #[test]
-fn a_unix_socket_comes_and_goes_with_the_service() {
+fn unix_socket_file_is_created_taken_over_and_removed() {
     let directory = Directory::new();
     let path = directory.file("socket");
     let endpoint = format!("unix:{}", path.display());
@@ -687,13 +692,13 @@ fn a_unix_socket_comes_and_goes_with_the_service() {
     let mode = fs::metadata(&path).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o660);
     talk();
-    let (line, status) = complaint(program(&[&endpoint]));
+    let (line, status) = error_line(program(&[&endpoint]));
     assert_eq!(status, Some(1), "{line}");
     assert!(line.contains("address in use; stop the program"), "{line}");
 
     killed.signal(Signal::SIGKILL);
     assert_eq!(killed.end().0.signal(), Some(Signal::SIGKILL as i32));
-    assert!(path.exists(), "nobody has removed it");
+    assert!(path.exists(), "the file was removed");
 
     let mut service = start();
     service.wait_for(&format!("listening on {endpoint}"));
@@ -711,7 +716,7 @@ fn a_unix_socket_comes_and_goes_with_the_service() {
 }
 
 #[test]
-fn it_outlives_whoever_reads_its_log() {
+fn it_outlives_the_reader_of_its_log() {
     let mut command = program(&["127.0.0.1:0", "-vv"]);
     let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
     let mut log = BufReader::new(child.stderr.take().unwrap());
@@ -731,7 +736,7 @@ fn it_outlives_whoever_reads_its_log() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn the_limit_on_open_files_is_raised_and_connections_follow() {
+fn limit_on_open_files_is_raised_and_limits_connections() {
     let service = Service::spawn(limited("-Sn 60 && ulimit -Hn 300", ""));
     let limits = fs::read_to_string(format!("/proc/{}/limits", service.pid())).unwrap();
     let line = limits
@@ -742,7 +747,7 @@ fn the_limit_on_open_files_is_raised_and_connections_follow() {
     assert_eq!((fields[3], fields[4]), ("300", "300"), "{line}");
     service.stop();
 
-    // 300 files leave room for 172 connections: more wait, and none is lost.
+    // 300 files leave room for 172 connections: more wait in the backlog, and none is lost.
     let mut service = Service::spawn(limited("-Sn 60 && ulimit -Hn 300", ""));
     let mut clients: Vec<_> = (0..180).map(|_| connect(service.address)).collect();
     service.wait_for("at the limit of 172 connections");
@@ -756,19 +761,19 @@ fn the_limit_on_open_files_is_raised_and_connections_follow() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn out_of_descriptors_it_waits_and_warns_once_and_goes_on() {
+fn out_of_descriptors_it_waits_warns_once_and_recovers() {
     let mut service = Service::spawn(limited("-n 40", "--max-connections 1000"));
     let mut clients: Vec<_> = (0..100).map(|_| connect(service.address)).collect();
     service.wait_for("cannot accept (");
 
-    // An interval to measure over. Spinning takes 100 ticks a second, or half of that on a busy
-    // machine; trying again ten times a second takes none that one could count.
+    // An interval to measure over. A loop that spins takes 100 ticks a second, or half of that on a
+    // busy machine; ten retries a second take less than one.
     let before = cpu_ticks(service.pid());
     thread::sleep(std::time::Duration::from_millis(500));
     let ticks = cpu_ticks(service.pid()) - before;
-    assert!(ticks < 10, "{ticks} ticks in half a second: it spins");
+    assert!(ticks < 10, "{ticks} ticks in half a second: the loop spins");
 
-    // Those who were accepted are served, and as they end, so are the others, to the last.
+    // Accepted clients are served, and as they close, so are all the others.
     while let Some(mut client) = (!clients.is_empty()).then(|| clients.remove(0)) {
         assert!(is_served(&mut client));
     }
@@ -786,29 +791,29 @@ fn out_of_descriptors_it_waits_and_warns_once_and_goes_on() {
     );
 }
 
-/// Descriptors besides the standard streams that a program started here has from the beginning.
+/// The number of descriptors that a child inherits besides the standard streams.
 #[cfg(target_os = "linux")]
 fn inherited() -> usize {
     let listed = Command::new("ls").arg("/proc/self/fd").output().unwrap();
     let is_inherited = |line: &&str| line.parse::<u32>().unwrap() > 2;
     let listed = String::from_utf8(listed.stdout).unwrap();
-    // One is the directory's own.
+    // One of them is the directory itself.
     listed.lines().filter(is_inherited).count() - 1
 }
 
 #[cfg(target_os = "linux")]
 #[test]
-fn it_starts_with_as_many_open_files_as_one_connection_needs() {
+fn it_starts_with_the_open_files_that_one_connection_needs() {
     for (arguments, needed) in [
-        ("", 13),
-        ("--max-connections 1000", 13),
-        ("tcp://127.0.0.1:0 udp://127.0.0.1:0", 15),
-        ("--metrics tcp://127.0.0.1:0", 14),
+        ("", 16),
+        ("--max-connections 1000", 16),
+        ("tcp://127.0.0.1:0 udp://127.0.0.1:0", 24),
+        ("--metrics tcp://127.0.0.1:0", 16),
     ] {
-        let (line, status) = complaint(limited(&format!("-n {}", needed - 1), arguments));
+        let (line, status) = error_line(limited(&format!("-n {}", needed - 1), arguments));
         assert_eq!(status, Some(1), "{line}");
-        let told = format!("one connection needs {needed}");
-        assert!(line.contains(&told), "{line}");
+        let expected = format!("one connection needs {needed}");
+        assert!(line.contains(&expected), "{line}");
         assert!(line.contains("ulimit -Hn"), "{line}");
 
         let limits = format!("-n {}", needed + inherited());

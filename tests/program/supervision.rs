@@ -1,4 +1,4 @@
-//! The built program under a supervisor: sockets that are handed over to it, and what it tells.
+//! The service under systemd, which the tests play: socket activation and notifications.
 
 use std::io::ErrorKind;
 use std::net::{TcpListener, UdpSocket};
@@ -7,7 +7,7 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener, UnixStream};
 
 use crate::common::service::{Service, program};
-use crate::common::systemd::{activated, told};
+use crate::common::systemd::{activated, notifying};
 use crate::common::{Directory, LIMIT, connect, echo, is_served};
 use nix::sys::signal::Signal;
 
@@ -18,7 +18,7 @@ fn listener() -> (TcpListener, std::net::SocketAddr) {
 }
 
 #[test]
-fn sockets_that_are_handed_over_are_served_and_nothing_else_is_bound() {
+fn passed_sockets_are_served_and_nothing_else() {
     let (tcp, address) = listener();
     let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
     let udp_address = udp.local_addr().unwrap();
@@ -39,7 +39,7 @@ fn sockets_that_are_handed_over_are_served_and_nothing_else_is_bound() {
 }
 
 #[test]
-fn endpoints_are_served_besides_and_the_supervisors_file_stays() {
+fn endpoints_are_served_in_addition_and_the_passed_socket_file_stays() {
     let directory = Directory::new();
     let path = directory.file("socket");
     let unix = UnixListener::bind(&path).unwrap();
@@ -56,9 +56,9 @@ fn endpoints_are_served_besides_and_the_supervisors_file_stays() {
     assert!(path.exists());
 }
 
-/// Sockets that were meant for its parent are none of its business.
+/// `LISTEN_PID` names another process.
 #[test]
-fn sockets_for_another_process_are_left_alone() {
+fn sockets_for_another_process_are_ignored() {
     let mut command = program(&["tcp://127.0.0.1:0"]);
     command.env("LISTEN_PID", "1").env("LISTEN_FDS", "1");
     let mut service = Service::launch(command);
@@ -68,44 +68,44 @@ fn sockets_for_another_process_are_left_alone() {
     assert!(!lines.iter().any(|line| line.contains("descriptor")));
 }
 
-/// The one line about what is handed over, and the exit status.
-fn complaint(socket: impl Into<OwnedFd>, count: usize) -> String {
+/// The one line about a passed socket that cannot be served.
+fn activation_error(socket: impl Into<OwnedFd>, count: usize) -> String {
     let mut command = activated(vec![socket.into()], count, "");
     command.env("LISTEN_FDNAMES", ["echo.socket"].repeat(count).join(":"));
     let (status, lines) = Service::launch(command).end();
     assert_eq!(status.code(), Some(1), "{lines:#?}");
-    let complaints = lines.iter().filter(|line| line.starts_with("mio-echo: "));
-    let complaints: Vec<_> = complaints.collect();
+    let errors = lines.iter().filter(|line| line.starts_with("mio-echo: "));
+    let errors: Vec<_> = errors.collect();
     let last = lines.last().unwrap();
-    assert!(complaints.len() == 1 && complaints[0] == last, "{lines:#?}");
+    assert!(errors.len() == 1 && errors[0] == last, "{lines:#?}");
     last.clone()
 }
 
 #[test]
-fn what_cannot_be_served_gets_one_line_that_names_the_descriptor() {
+fn unusable_socket_gets_one_line_that_names_the_descriptor() {
     let (listener, address) = listener();
     let client = connect(address);
-    let line = complaint(listener.accept().unwrap().0, 1);
+    let line = activation_error(listener.accept().unwrap().0, 1);
     assert!(line.contains("descriptor 3 (echo.socket): it is a connection"));
     assert!(line.contains("Accept=no"), "{line}");
     drop(client);
 
     let directory = Directory::new();
     let datagrams = UnixDatagram::bind(directory.file("socket")).unwrap();
-    let line = complaint(datagrams, 1);
+    let line = activation_error(datagrams, 1);
     assert!(line.contains("descriptor 3 (echo.socket): it is a Unix datagram socket"));
 
-    // Two are announced, and one is there.
-    let line = complaint(listener, 2);
+    // Two are announced, and one is passed.
+    let line = activation_error(listener, 2);
     assert!(
         line.contains("descriptor 4 (echo.socket): Bad file"),
         "{line}"
     );
 }
 
-/// It does not allocate memory for all of them.
+/// No memory is allocated for them.
 #[test]
-fn more_descriptors_than_there_can_be_get_one_line() {
+fn too_many_announced_descriptors_get_one_line() {
     let (listener, _) = listener();
     let mut command = activated(vec![listener.into()], 2_000_000_000, "");
     command.env("LISTEN_FDNAMES", "first:second");
@@ -116,7 +116,7 @@ fn more_descriptors_than_there_can_be_get_one_line() {
 }
 
 #[test]
-fn variables_that_are_no_numbers_get_one_line() {
+fn malformed_variables_get_one_line() {
     let mut command = program(&[]);
     command.env("LISTEN_PID", "me");
     let (status, lines) = Service::launch(command).end();
@@ -124,7 +124,7 @@ fn variables_that_are_no_numbers_get_one_line() {
     assert!(lines[0].starts_with("mio-echo: LISTEN_PID and LISTEN_FDS"));
 }
 
-/// The supervisor's end.
+/// The socket of the service manager.
 struct Manager(UnixDatagram);
 
 impl Manager {
@@ -141,8 +141,7 @@ impl Manager {
         let mut message = [0; 4096];
         let count = loop {
             match self.0.recv(&mut message) {
-                // As a call with a timeout may be, by no more than a stop and a continuation; see
-                // signal(7).
+                // SIGSTOP and SIGCONT interrupt a call with a timeout; see signal(7).
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 received => break received.unwrap(),
             }
@@ -156,15 +155,15 @@ impl Manager {
 }
 
 #[test]
-fn the_supervisor_hears_of_the_start_the_connections_and_the_end() {
+fn ready_status_and_stopping_are_sent() {
     let directory = Directory::new();
     let path = directory.file("notify");
     let manager = Manager::at(&path);
     let arguments = ["tcp://127.0.0.1:0", "-vv", "--drain-timeout", "1h"];
-    let mut service = Service::launch(told(&path, &arguments));
+    let mut service = Service::launch(notifying(&path, &arguments));
     assert_eq!(manager.next(), "READY=1\nSTATUS=0 connections");
     let address = service.listens_at();
-    // It is idle, and sleeps for ever: an interval would be in that line.
+    // It is idle and sleeps without a timeout, which would be in that line.
     assert!(service.wait_for("waiting for events").ends_with("events"));
 
     let mut client = connect(address);
@@ -178,15 +177,15 @@ fn the_supervisor_hears_of_the_start_the_connections_and_the_end() {
     assert_eq!(status.code(), Some(0), "{lines:#?}");
 }
 
-/// READY comes when all are bound, and not where one cannot be.
+/// READY is sent after all endpoints are bound.
 #[test]
-fn who_cannot_listen_is_not_ready() {
+fn ready_is_not_sent_after_a_bind_error() {
     let directory = Directory::new();
     let path = directory.file("notify");
     let manager = Manager::at(&path);
     let (_holder, taken) = listener();
     let taken = format!("tcp://{taken}");
-    let command = told(&path, &["tcp://127.0.0.1:0", &taken]);
+    let command = notifying(&path, &["tcp://127.0.0.1:0", &taken]);
     let (status, _) = Service::launch(command).end();
     assert_eq!(status.code(), Some(1));
     manager.0.set_nonblocking(true).unwrap();
@@ -194,21 +193,21 @@ fn who_cannot_listen_is_not_ready() {
 }
 
 #[test]
-fn the_loop_gives_signs_of_life_where_it_is_watched() {
+fn watchdog_is_pinged_also_while_draining() {
     let name = format!("mio-echo-test-{}", std::process::id());
     let address = SocketAddr::from_abstract_name(&name).unwrap();
     let manager = Manager::over(UnixDatagram::bind_addr(&address).unwrap());
     let abstract_name = format!("@{name}");
     let watched = |variables: &[(&str, &str)]| {
         let arguments = ["tcp://127.0.0.1:0", "-vv"];
-        let mut command = told(abstract_name.as_ref(), &arguments);
+        let mut command = notifying(abstract_name.as_ref(), &arguments);
         command.envs(variables.iter().copied());
         let service = Service::launch(command);
         assert!(manager.next().starts_with("READY=1"));
         service
     };
 
-    // It is not this process that is watched.
+    // Another process is watched.
     let mut service = watched(&[("WATCHDOG_USEC", "200000"), ("WATCHDOG_PID", "1")]);
     assert!(service.wait_for("waiting for events").ends_with("events"));
     service.stop();
@@ -218,7 +217,6 @@ fn the_loop_gives_signs_of_life_where_it_is_watched() {
     for _ in 0..5 {
         assert_eq!(manager.next(), "WATCHDOG=1");
     }
-    // While it drains it lives, too.
     let address = service.listens_at();
     let client = connect(address);
     service.signal(Signal::SIGTERM);
@@ -229,7 +227,7 @@ fn the_loop_gives_signs_of_life_where_it_is_watched() {
     assert_eq!(status.code(), Some(0));
 }
 
-/// Waits until the loop sleeps until an event comes; gives the lines of the log until then.
+/// Waits until the loop sleeps without a timeout. Returns the log until then.
 fn lines_until_it_sleeps(service: &mut Service) -> Vec<String> {
     let mut lines = Vec::new();
     loop {
@@ -238,7 +236,7 @@ fn lines_until_it_sleeps(service: &mut Service) -> Vec<String> {
         if line.ends_with("waiting for events") {
             return lines;
         }
-        assert!(lines.len() < 100, "it does not sleep: {lines:#?}");
+        assert!(lines.len() < 100, "the loop does not sleep: {lines:#?}");
     }
 }
 
@@ -246,7 +244,7 @@ fn count(lines: &[String], text: &str) -> usize {
     lines.iter().filter(|line| line.contains(text)).count()
 }
 
-/// The times that it slept and was woken so far; see `proc_pid_status(5)`.
+/// How often the process has slept so far; see `proc_pid_status(5)`.
 fn wakeups(service: &Service) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", service.pid())).unwrap();
     let (_, count) = status.split_once("\nvoluntary_ctxt_switches:").unwrap();
@@ -254,46 +252,45 @@ fn wakeups(service: &Service) -> u64 {
 }
 
 #[test]
-fn a_dead_supervisor_is_given_up_with_one_warning_and_the_loop_sleeps() {
+fn dead_notify_socket_is_given_up_with_one_warning_and_the_loop_sleeps() {
     let directory = Directory::new();
     let (missing, refusing) = (directory.file("missing"), directory.file("refusing"));
     drop(UnixDatagram::bind(&refusing).unwrap());
     for path in [missing, refusing] {
-        let mut command = told(&path, &["tcp://127.0.0.1:0", "-vv"]);
+        let mut command = notifying(&path, &["tcp://127.0.0.1:0", "-vv"]);
         command.env("WATCHDOG_USEC", "60000000");
         let mut service = Service::launch(command);
         let address = service.listens_at();
         let lines = lines_until_it_sleeps(&mut service);
         assert_eq!(count(&lines, "NOTIFY_SOCKET is dead"), 1, "{lines:#?}");
-        assert_eq!(count(&lines, "could not be told"), 5, "{lines:#?}");
+        assert_eq!(count(&lines, "cannot notify systemd"), 5, "{lines:#?}");
         assert!(is_served(&mut connect(address)));
         lines_until_it_sleeps(&mut service);
         // An interval to measure over.
         let before = wakeups(&service);
         std::thread::sleep(std::time::Duration::from_millis(500));
         let woken = wakeups(&service) - before;
-        assert!(woken <= 1, "it was woken {woken} times");
+        assert!(woken <= 1, "the loop woke up {woken} times");
         let lines = service.stop();
-        assert_eq!(count(&lines, "could not be told"), 5, "{lines:#?}");
+        assert_eq!(count(&lines, "cannot notify systemd"), 5, "{lines:#?}");
     }
 }
 
-/// Its queue is full for longer than a message is retried in short intervals.
+/// The queue of the service manager is full for longer than the phase of fast retries.
 #[test]
-fn a_busy_supervisor_hears_of_all_as_soon_as_it_reads() {
+fn busy_service_manager_receives_all_messages_later() {
     let directory = Directory::new();
     let path = directory.file("notify");
     let manager = Manager::at(&path);
     let filler = UnixDatagram::unbound().unwrap();
     filler.set_nonblocking(true).unwrap();
     while filler.send_to(b"filler", &path).is_ok() {}
-    let mut command = told(&path, &["tcp://127.0.0.1:0", "-v"]);
+    let mut command = notifying(&path, &["tcp://127.0.0.1:0", "-v"]);
     command.env("WATCHDOG_USEC", "400000");
     let mut service = Service::launch(command);
     for _ in 0..12 {
-        service.wait_for("could not be told");
+        service.wait_for("cannot notify systemd");
     }
-    // Either may be the first to be tried again.
     let mut awaited = vec!["WATCHDOG=1", "READY=1\nSTATUS=0 connections"];
     for _ in 0..100 {
         let message = manager.next();
@@ -302,13 +299,13 @@ fn a_busy_supervisor_hears_of_all_as_soon_as_it_reads() {
             break;
         }
     }
-    assert!(awaited.is_empty(), "it was not told {awaited:?}");
+    assert!(awaited.is_empty(), "missing: {awaited:?}");
     let lines = service.stop();
     assert_eq!(count(&lines, "WARN"), 0, "{lines:#?}");
 }
 
 #[test]
-fn a_watchdog_time_that_is_none_is_ignored_with_one_warning() {
+fn invalid_watchdog_timeout_is_ignored_with_one_warning() {
     let directory = Directory::new();
     let path = directory.file("notify");
     let manager = Manager::at(&path);
@@ -321,7 +318,7 @@ fn a_watchdog_time_that_is_none_is_ignored_with_one_warning() {
         "soon",
         "18446744073709551616",
     ] {
-        let mut command = told(&path, &["tcp://127.0.0.1:0", "-vv"]);
+        let mut command = notifying(&path, &["tcp://127.0.0.1:0", "-vv"]);
         command.env("WATCHDOG_USEC", micros);
         let mut service = Service::launch(command);
         manager.wait_for("READY=1\nSTATUS=0 connections");
@@ -333,7 +330,7 @@ fn a_watchdog_time_that_is_none_is_ignored_with_one_warning() {
         assert_eq!(manager.next(), "STOPPING=1");
     }
 
-    let mut command = told(&path, &["tcp://127.0.0.1:0"]);
+    let mut command = notifying(&path, &["tcp://127.0.0.1:0"]);
     command.env("WATCHDOG_USEC", "10000");
     let service = Service::launch(command);
     manager.wait_for("READY=1\nSTATUS=0 connections");
@@ -343,7 +340,7 @@ fn a_watchdog_time_that_is_none_is_ignored_with_one_warning() {
 }
 
 #[test]
-fn without_a_supervisor_nothing_is_told() {
+fn nothing_is_sent_without_notify_socket() {
     for socket in [None, Some("")] {
         let mut command = program(&["tcp://127.0.0.1:0", "-vv"]);
         command.env_remove("NOTIFY_SOCKET");
@@ -352,7 +349,7 @@ fn without_a_supervisor_nothing_is_told() {
         let mut service = Service::launch(command);
         lines_until_it_sleeps(&mut service);
         let lines = service.stop();
-        assert_eq!(count(&lines, "supervisor"), 0, "{lines:#?}");
+        assert_eq!(count(&lines, "systemd"), 0, "{lines:#?}");
         assert_eq!(count(&lines, "WARN"), 0, "{lines:#?}");
     }
 }

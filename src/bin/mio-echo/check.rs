@@ -1,127 +1,118 @@
-//! `mio-echo check`: is a service there, and does it echo? For containers that have nothing else inside.
+//! `mio-echo check`: a health check for containers that hold nothing else. Blocking calls in threads,
+//! because resolving a name and connecting to a Unix socket have no timeout of their own.
 
 use std::fmt::Display;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
-use std::sync::mpsc::{RecvTimeoutError, channel};
+#[cfg(target_os = "linux")]
+use std::os::linux::net::SocketAddrExt;
+#[cfg(unix)]
+use std::os::unix::net::UnixStream;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use clap::Args;
 use mio_echo::Endpoint;
 
 use crate::cli::CliError;
 
-#[derive(Debug, clap::Args)]
+/// Overall timeout, so that the result is known within a second.
+const TIMEOUT: Duration = Duration::from_millis(800);
+
+const MESSAGE: &[u8] = b"mio-echo check: are you there?";
+
+#[derive(Debug, Args)]
 pub(crate) struct Options {
     /// HOST:PORT (TCP and UDP), tcp://HOST:PORT, udp://HOST:PORT, unix:PATH or unix:@NAME
     #[arg(value_name = "ENDPOINT")]
     endpoint: String,
 }
 
-/// After how long there is no more to be hoped for: with it, the answer is there within a second.
-const LIMIT: Duration = Duration::from_millis(800);
-
-/// What is sent, and is to come back.
-const BYTES: &[u8] = b"mio-echo check: are you there?";
-
-/// Checks the endpoint. A name is checked at each of its addresses until one is fine, as clients
-/// try them; TCP and UDP have to be fine both where both are meant.
+/// Succeeds if the endpoint echoes. A name is checked at all of its addresses at once, and one of them
+/// is enough. `HOST:PORT` has to echo over both TCP and UDP.
 pub(crate) fn check(options: &Options) -> Result<(), CliError> {
-    let endpoint = &options.endpoint;
-    let deadline = Instant::now() + LIMIT;
-    let text = endpoint.clone();
-    let resolved = within(LIMIT, move || Endpoint::resolve(&text));
-    let resolved = resolved.map_err(|problem| failure(endpoint, problem))?;
-    let endpoints = resolved.map_err(CliError::failure)?;
-    let mut checked = Ok(());
-    for (index, endpoint) in endpoints.iter().enumerate() {
-        // Each address has its share of the time: one that is silent leaves some for the others.
-        let left = u32::try_from(endpoints.len() - index).unwrap_or(u32::MAX);
-        let share = deadline.saturating_duration_since(Instant::now()) / left;
-        checked = check_one(endpoint, share);
-        if checked.is_ok() {
-            break;
+    let deadline = Instant::now() + TIMEOUT;
+    let (sender, receiver) = channel();
+    let text = options.endpoint.clone();
+    thread::spawn(move || check_addresses(&text, &sender));
+    let mut last_error = failure(&options.endpoint, "no answer in time");
+    loop {
+        match receiver.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(error)) => last_error = error,
+            Err(RecvTimeoutError::Disconnected) => return Err(last_error),
+            Err(RecvTimeoutError::Timeout) => {
+                return Err(failure(&options.endpoint, "no answer in time"));
+            }
         }
     }
-    checked
 }
 
-fn check_one(endpoint: &Endpoint, limit: Duration) -> Result<(), CliError> {
-    let copy = endpoint.clone();
-    let problem = match within(limit, move || talk(&copy)) {
-        Ok(Ok(())) => return Ok(()),
-        Ok(Err(error)) => error.to_string(),
-        Err(problem) => problem.to_owned(),
-    };
-    Err(failure(&endpoint.to_string(), problem))
+/// Sends the result of each address. The channel is closed after the last of them.
+fn check_addresses(text: &str, results: &Sender<Result<(), CliError>>) {
+    let endpoints = Endpoint::resolve(text).unwrap_or_else(|error| {
+        // The check may have timed out: then no result is received.
+        let _ = results.send(Err(CliError::failure(error)));
+        Vec::new()
+    });
+    for endpoint in endpoints {
+        let results = results.clone();
+        thread::spawn(move || {
+            let result = echo(&endpoint).map_err(|error| failure(&endpoint, error));
+            let _ = results.send(result);
+        });
+    }
 }
 
-/// The result of a call, or why there is none after `limit`. The call has a thread that is not joined:
-/// neither the look-up of a name nor connect(2) to a Unix socket has a limit of its own.
-fn within<T: Send + 'static>(
-    limit: Duration,
-    call: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, &'static str> {
-    let (sender, receiver) = channel();
-    thread::spawn(move || sender.send(call()));
-    receiver.recv_timeout(limit).map_err(|error| match error {
-        RecvTimeoutError::Timeout => "no answer in time",
-        RecvTimeoutError::Disconnected => "the check broke off",
-    })
-}
-
-fn failure(endpoint: &str, problem: impl Display) -> CliError {
+fn failure(endpoint: impl Display, problem: impl Display) -> CliError {
     CliError::failure(format!(
-        "{endpoint}: {problem}; see whether the service runs there"
+        "{endpoint}: {problem}; check that the service runs there"
     ))
 }
 
-fn talk(endpoint: &Endpoint) -> io::Result<()> {
+fn echo(endpoint: &Endpoint) -> io::Result<()> {
     match endpoint {
         Endpoint::TcpAndUdp(address) => {
-            talk_in_a_stream(TcpStream::connect(address)?)?;
-            talk_in_datagrams(*address)
+            echo_stream(TcpStream::connect(address)?)?;
+            echo_datagram(*address)
         }
-        Endpoint::Tcp(address) => talk_in_a_stream(TcpStream::connect(address)?),
-        Endpoint::Udp(address) => talk_in_datagrams(*address),
+        Endpoint::Tcp(address) => echo_stream(TcpStream::connect(address)?),
+        Endpoint::Udp(address) => echo_datagram(*address),
         #[cfg(unix)]
-        Endpoint::Unix(path) => talk_in_a_stream(std::os::unix::net::UnixStream::connect(path)?),
+        Endpoint::Unix(path) => echo_stream(UnixStream::connect(path)?),
         #[cfg(target_os = "linux")]
         Endpoint::Abstract(name) => {
-            use std::os::linux::net::SocketAddrExt;
-            use std::os::unix::net::{SocketAddr, UnixStream};
-
-            let address = SocketAddr::from_abstract_name(name)?;
-            talk_in_a_stream(UnixStream::connect_addr(&address)?)
+            let address = std::os::unix::net::SocketAddr::from_abstract_name(name)?;
+            echo_stream(UnixStream::connect_addr(&address)?)
         }
         _ => Err(io::ErrorKind::Unsupported.into()),
     }
 }
 
-fn talk_in_a_stream(mut stream: impl Read + Write) -> io::Result<()> {
-    let mut echoed = [0; BYTES.len()];
-    stream.write_all(BYTES)?;
+fn echo_stream(mut stream: impl Read + Write) -> io::Result<()> {
+    let mut echoed = [0; MESSAGE.len()];
+    stream.write_all(MESSAGE)?;
     stream.read_exact(&mut echoed)?;
     compare(&echoed)
 }
 
-fn talk_in_datagrams(address: SocketAddr) -> io::Result<()> {
-    // Any port of any address of this host, of the same family.
+fn echo_datagram(address: SocketAddr) -> io::Result<()> {
     let any = match address {
         SocketAddr::V4(_) => SocketAddr::from(([0; 4], 0)),
         SocketAddr::V6(_) => SocketAddr::from(([0; 16], 0)),
     };
     let socket = UdpSocket::bind(any)?;
     socket.connect(address)?;
-    socket.send(BYTES)?;
-    // Room for one byte more, so that a longer answer is not taken for the right one.
-    let mut echoed = [0; BYTES.len() + 1];
+    socket.send(MESSAGE)?;
+    // One byte more, so that a longer answer is not cut to the right length.
+    let mut echoed = [0; MESSAGE.len() + 1];
     let count = socket.recv(&mut echoed)?;
     compare(&echoed[..count])
 }
 
 fn compare(echoed: &[u8]) -> io::Result<()> {
-    if echoed == BYTES {
+    if echoed == MESSAGE {
         Ok(())
     } else {
         Err(io::Error::other("other bytes came back"))

@@ -132,17 +132,19 @@ fn one_line(error: &clap::Error) -> String {
                 .trim_start_matches("tip: ")
         })
         .collect();
-    let hint = hint(&Cli::command().ignore_errors(true).get_matches());
+    let hint = hint();
     parts.push(&hint);
     parts.join("; ").replace(":;", ":")
 }
 
 /// Names the help of the subcommand, or the subcommand that an endpoint resembles.
-fn hint(known: &ArgMatches) -> String {
+fn hint() -> String {
+    let known = Cli::command().ignore_errors(true).try_get_matches();
+    let known = known.unwrap_or_default();
     if let Some(subcommand) = known.subcommand_name() {
         return format!("see mio-echo {subcommand} --help");
     }
-    let endpoints = known.get_many::<String>("endpoints");
+    let endpoints = known.try_get_many::<String>("endpoints").ok().flatten();
     match endpoints.and_then(|mut texts| similar_subcommand(texts.next()?)) {
         Some(subcommand) => format!("for the subcommand write mio-echo {subcommand}"),
         None => "see mio-echo --help".to_owned(),

@@ -2,13 +2,13 @@
 //! `mio-echo --help`.
 //!
 //! - `cli`, `options`, `logging`: arguments, and the log
-//! - `service`: the event loop, with `signals`, `summary`, `metrics`, `activation` and `systemd`
+//! - `service`: the event loop, with `signals`, `summary`, `metrics` and
+//!   `systemd`
 //! - `check`, `ping`, `load`: the subcommands. `ping` and `load` share `arguments`, `payload` and
 //!   `socket`
 
 #![forbid(unsafe_code)]
 
-mod activation;
 #[cfg(feature = "tools")]
 mod arguments;
 mod check;
@@ -29,19 +29,25 @@ mod socket;
 mod summary;
 mod systemd;
 
+use std::io;
 use std::process::ExitCode;
 use std::time::Instant;
 
 use log::{info, warn};
-use mio_echo::{Endpoint, Network, Server};
+use mio_echo::{BoundSocket, Config, Endpoint, Network, Server};
+#[cfg(unix)]
+use nix::sys::{
+    resource::{Resource, getrlimit, setrlimit},
+    stat::{Mode, umask},
+};
 
 use crate::cli::{Cli, CliError, Command, LogOptions, print_error};
 use crate::metrics::Metrics;
 use crate::options::ServiceOptions;
-use crate::service::{FIRST_OF_METRICS, Service};
+use crate::service::{SIGNALS_TOKEN, Service};
 use crate::signals::Signals;
 use crate::summary::Summary;
-use crate::systemd::Supervisor;
+use crate::systemd::Notifier;
 
 fn main() -> ExitCode {
     match run() {
@@ -73,82 +79,84 @@ fn run() -> Result<bool, CliError> {
 }
 
 fn serve(options: &ServiceOptions, log: &LogOptions) -> Result<(), CliError> {
-    // First, because a descriptor that is announced but missing would be mistaken for whatever is
-    // opened with its number.
-    let descriptors = activation::descriptors()?;
+    // First, before anything is opened.
+    let sockets = systemd::sockets()?;
     // Before anything slow: until SIGUSR1 is caught, it ends the program.
-    let signals = Signals::new()?;
+    let mut signals = Signals::new()?;
     signals.catch_summary()?;
     logging::start(log);
-    let sockets = activation::sockets(descriptors)?;
+    let sockets = sockets.into_iter().map(|(label, socket)| {
+        info!("{label} is {}", socket.endpoint());
+        socket
+    });
+    let sockets: Vec<BoundSocket> = sockets.collect();
     let config = options.config(raise_nofile_limit(), &sockets)?;
     let metrics = options.metrics()?;
     // Before the log says that the service listens: a reader of that line may stop it at once.
     signals.catch_stops()?;
-    let server = with_umask_for(options, || Server::with_sockets(config, sockets))?;
-    warn_if_public(server.endpoints().iter(), &options.allow);
-    warn_if_public(metrics.endpoints(), &[]);
-    let metrics = Metrics::listen(metrics, server.registry(), FIRST_OF_METRICS)?;
-    let summary = Summary::new(options.stats_interval, Instant::now());
-    let supervisor = Supervisor::from_environment();
-    Service::new(server, signals, summary, metrics, supervisor)?.run()?;
-    Ok(())
+    let server = bind(config, sockets, options.unix_mode)?;
+    signals.register(server.registry(), SIGNALS_TOKEN)?;
+    warn_if_public(server.endpoints(), &options.allow);
+    let metrics = metrics.map(|(endpoint, addresses)| {
+        let metrics = Metrics::listen(&addresses, server.registry());
+        metrics.map_err(|error| cannot_listen(endpoint, &error))
+    });
+    let service = Service {
+        signals,
+        summary: Summary::new(options.stats_interval, Instant::now()),
+        metrics: metrics.transpose()?,
+        notifier: Notifier::from_environment(Instant::now()),
+        server,
+        events: Vec::new(),
+    };
+    Ok(service.run()?)
 }
 
-/// Calls `bind`, with a cleared umask if `--unix-mode` is given: bind(2) would take the bits of the
-/// umask from that mode. There are no other threads, which would share the cleared umask.
-#[cfg(unix)]
-fn with_umask_for<T>(options: &ServiceOptions, bind: impl FnOnce() -> T) -> T {
-    use nix::sys::stat::{Mode, umask};
-
-    if options.unix_mode.is_none() {
-        return bind();
-    }
-    let before = umask(Mode::empty());
-    let bound = bind();
-    umask(before);
-    bound
+fn cannot_listen(endpoint: &str, error: &io::Error) -> CliError {
+    let advice = "choose an address and a free port of this host";
+    CliError::failure(format!(
+        "--metrics: cannot listen on {endpoint}: {error}; {advice}"
+    ))
 }
 
-/// There is no umask here.
-#[cfg(not(unix))]
-fn with_umask_for<T>(_options: &ServiceOptions, bind: impl FnOnce() -> T) -> T {
-    bind()
+/// Binds and listens. With `--unix-mode`, the umask is cleared meanwhile: bind(2) removes its bits from
+/// the mode. No other thread shares the cleared umask.
+#[cfg_attr(not(unix), allow(unused_variables, reason = "there is no umask"))]
+fn bind(config: Config, sockets: Vec<BoundSocket>, unix_mode: Option<u32>) -> io::Result<Server> {
+    #[cfg(unix)]
+    let umask_before = unix_mode.map(|_| umask(Mode::empty()));
+    let server = Server::with_sockets(config, sockets);
+    #[cfg(unix)]
+    umask_before.map(umask);
+    server
 }
 
-/// Where other hosts may come: all of them, or those of some networks.
-fn warn_if_public<'a>(endpoints: impl Iterator<Item = &'a Endpoint>, allowed: &[Network]) {
-    let public = endpoints.filter(|it| it.is_public());
+/// Warns of endpoints that other hosts can reach, unless an allow list limits their clients.
+pub(crate) fn warn_if_public(endpoints: &[Endpoint], allowed: &[Network]) {
+    let public = endpoints.iter().filter(|it| it.is_public());
     let public: Vec<String> = public.map(Endpoint::to_string).collect();
     let allowed: Vec<String> = allowed.iter().map(Network::to_string).collect();
-    if public.is_empty() {
-        return;
-    }
     let (public, allowed) = (public.join(", "), allowed.join(", "));
-    if allowed.is_empty() {
-        warn!("open to other hosts, and serves whoever can reach it: {public}");
-    } else {
-        info!("open to other hosts, and serves those in {allowed} alone: {public}");
+    match (&*public, &*allowed) {
+        ("", _) => {}
+        (_, "") => warn!("open to all hosts that can reach it: {public}"),
+        _ => info!("open to other hosts, limited to {allowed}: {public}"),
     }
 }
 
-/// Raises the soft limit on open files to the hard one (see getrlimit(2)) and gives the limit that
-/// then holds. `None` where the system has none that could be told.
-#[cfg(unix)]
-fn raise_nofile_limit() -> Option<usize> {
-    use nix::sys::resource::{Resource, getrlimit, setrlimit};
-
-    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
-    if let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
-        warn!("the limit on open files stays at {soft}: {error}");
+/// Raises the soft limit on open files to the hard one (see getrlimit(2)). Returns the new limit, or
+/// `None` if it is unknown.
+pub(crate) fn raise_nofile_limit() -> Option<usize> {
+    #[cfg(unix)]
+    {
+        let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
+        if let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
+            warn!("cannot raise the limit on open files ({soft}): {error}");
+        }
+        // Read again, because some systems set a lower limit than they accept.
+        let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
+        usize::try_from(soft).ok()
     }
-    // Asked for again, because not every system gives all that it agrees to.
-    let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
-    usize::try_from(soft).ok()
-}
-
-/// There is no such limit here.
-#[cfg(not(unix))]
-fn raise_nofile_limit() -> Option<usize> {
+    #[cfg(not(unix))]
     None
 }

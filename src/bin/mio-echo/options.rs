@@ -1,7 +1,7 @@
 //! The options of the service and the configuration that they make.
 
 use std::io;
-use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use bytesize::ByteSize;
@@ -12,7 +12,6 @@ use mio_echo::{
 };
 
 use crate::cli::{CliError, similar_subcommand};
-use crate::metrics::Bound;
 
 #[derive(Debug, Args)]
 #[allow(clippy::doc_markdown, reason = "the help is plain text")]
@@ -124,8 +123,8 @@ pub(crate) struct ServiceOptions {
 }
 
 impl ServiceOptions {
-    /// The settings, with host names looked up. `open_files` is how many files the process may
-    /// have open, where the system has a limit; `sockets` are those that are served besides.
+    /// The configuration, with host names resolved. `open_files` is the limit on open files; `sockets`
+    /// are served in addition.
     pub(crate) fn config(
         &self,
         open_files: Option<usize>,
@@ -157,8 +156,8 @@ impl ServiceOptions {
         }
         let endpoints = self.endpoints(sockets)?;
         let most = open_files.map(|files| {
-            let sockets = sockets.len() + self.count_sockets(&endpoints);
-            most_connections(files, sockets)
+            let sockets = sockets.len() + SOCKETS_PER_ENDPOINT * endpoints.len();
+            max_connections(files, sockets)
         });
         let most = most.transpose()?;
         for endpoint in endpoints {
@@ -170,16 +169,16 @@ impl ServiceOptions {
         let config = builder.build()?;
         match (self.max_connections, most) {
             (Some(asked), Some(most)) if asked > most => warn!(
-                "the limit on open files has room for {most} connections, not for {asked}: \
-                 raise it (see ulimit -Hn), or others will have to wait"
+                "the limit on open files has room for {most} connections, not for {asked}: raise it \
+                 (see ulimit -Hn), or connections will wait in the backlog"
             ),
             _ => {}
         }
         Ok(config)
     }
 
-    /// Where to serve besides `sockets`, with host names looked up. The default endpoint is among them
-    /// if there is no other, so that what contradicts it is found when the configuration is built.
+    /// The endpoints, with host names resolved. Adds the default endpoint before `build()`, so that it is
+    /// checked against the allow list.
     fn endpoints(&self, sockets: &[BoundSocket]) -> Result<Vec<Endpoint>, CliError> {
         let mut endpoints = Vec::new();
         for text in &self.endpoints {
@@ -191,24 +190,14 @@ impl ServiceOptions {
         Ok(endpoints)
     }
 
-    /// How many sockets these endpoints and the metrics take.
-    fn count_sockets(&self, endpoints: &[Endpoint]) -> usize {
-        let is_both = |address: SocketAddr| address.ip() == Ipv6Addr::UNSPECIFIED;
-        let count = |endpoint: &Endpoint| {
-            let transports = 1 + usize::from(matches!(endpoint, Endpoint::TcpAndUdp(_)));
-            let families = self.dual_stack && endpoint.address().is_some_and(is_both);
-            transports * (1 + usize::from(families))
+    /// The endpoint of `--metrics` and its addresses.
+    pub(crate) fn metrics(&self) -> Result<Option<(&str, Vec<SocketAddr>)>, CliError> {
+        let Some(text) = self.metrics.as_deref() else {
+            return Ok(None);
         };
-        usize::from(self.metrics.is_some()) + endpoints.iter().map(count).sum::<usize>()
-    }
-
-    /// Where metrics are to be had, with host names looked up: bound, and not listening yet.
-    pub(crate) fn metrics(&self) -> Result<Bound, CliError> {
-        let endpoints = self.metrics.as_deref().map(resolve).transpose()?;
-        Ok(Bound::bind(
-            &endpoints.unwrap_or_default(),
-            self.dual_stack,
-        )?)
+        let endpoints = Endpoint::resolve(text)?;
+        let addresses = endpoints.iter().filter_map(Endpoint::address);
+        Ok(Some((text, addresses.collect())))
     }
 }
 
@@ -222,48 +211,46 @@ fn with_hint(error: EndpointError, text: &str) -> CliError {
     }
 }
 
-/// The endpoints that the text stands for. Of the addresses of a name, those that this host does not
-/// have are left out, with a warning each: `localhost` may be `::1` as well where IPv6 is off.
+/// Resolves an endpoint. Of the addresses of a name, those that this host does not have are left out
+/// with a warning: `localhost` can include `::1` on a host without IPv6.
 fn resolve(text: &str) -> Result<Vec<Endpoint>, EndpointError> {
     let endpoints = Endpoint::resolve(text)?;
-    let missing: Vec<_> = endpoints.iter().map(missing_address).collect();
-    // If none is there, binding them tells why.
-    if missing.iter().all(Option::is_some) {
+    let errors: Vec<_> = endpoints.iter().map(address_error).collect();
+    // If this host has none of them, binding reports why.
+    if errors.iter().all(Option::is_some) {
         return Ok(endpoints);
     }
-    let mut present = Vec::new();
-    for (endpoint, missing) in endpoints.into_iter().zip(missing) {
-        match missing {
-            Some(error) => warn!("{text}: {endpoint} is left out: {error}"),
-            None => present.push(endpoint),
+    let is_present = |(endpoint, error): (Endpoint, Option<io::Error>)| match error {
+        None => Some(endpoint),
+        Some(error) => {
+            warn!("{text}: {endpoint} is left out: {error}");
+            None
         }
-    }
-    Ok(present)
+    };
+    Ok(endpoints
+        .into_iter()
+        .zip(errors)
+        .filter_map(is_present)
+        .collect())
 }
 
-/// The system's error if this host does not have the endpoint's address. Other errors, such as a port
-/// in use, are those of the socket that is served at.
-fn missing_address(endpoint: &Endpoint) -> Option<io::Error> {
+/// Why the address of the endpoint cannot be bound at any port.
+fn address_error(endpoint: &Endpoint) -> Option<io::Error> {
     let mut address = endpoint.address()?;
     address.set_port(0);
-    UdpSocket::bind(address).err().filter(means_missing)
-}
-
-fn means_missing(error: &io::Error) -> bool {
-    #[cfg(unix)]
-    if error.raw_os_error() == Some(nix::errno::Errno::EAFNOSUPPORT as i32) {
-        return true;
-    }
-    error.kind() == io::ErrorKind::AddrNotAvailable
+    UdpSocket::bind(address).err()
 }
 
 /// Descriptors of the program itself: standard streams (3), signals (2), the selector and its copies
-/// (3), the waker, and the supervisor's socket.
-const OWN_DESCRIPTORS: usize = 10;
+/// (3), the waker, the socket of the service manager, and the listener of the metrics.
+const OWN_DESCRIPTORS: usize = 11;
 
-/// How many connections the limit on open files leaves room for, beside `sockets` that are served at:
-/// some files are kept for pipes, the log and the like.
-fn most_connections(open_files: usize, sockets: usize) -> Result<usize, CliError> {
+/// TCP and UDP, in one family or both.
+const SOCKETS_PER_ENDPOINT: usize = 4;
+
+/// The connections that the limit on open files leaves room for beside `sockets`, with a reserve for
+/// pipes, the log and the like.
+fn max_connections(open_files: usize, sockets: usize) -> Result<usize, CliError> {
     const RESERVE: usize = 128;
 
     let own = OWN_DESCRIPTORS + sockets;
@@ -283,7 +270,7 @@ fn size(text: &str) -> Result<ByteSize, &'static str> {
         .map_err(|_| "write a number of bytes, or one with a unit, such as 64KiB")
 }
 
-/// More than there can be is out of every range.
+/// A size beyond `usize` is out of every range.
 fn bytes(size: ByteSize) -> usize {
     usize::try_from(size.as_u64()).unwrap_or(usize::MAX)
 }
@@ -333,7 +320,7 @@ mod tests {
     use crate::cli::Cli;
 
     #[test]
-    fn without_arguments_only_idle_timeout_and_max_buffered_differ_from_the_library() {
+    fn defaults_are_those_of_the_library_but_idle_timeout_and_max_buffered() {
         let options = Cli::parse_from(["mio-echo"]).service;
         let config = options.config(None, &[]).unwrap();
         let expected = Config::builder()
@@ -396,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn some_descriptors_are_kept_in_reserve() {
+    fn max_connections_leaves_a_reserve_of_open_files() {
         for (open_files, connections) in [
             (13, 1),
             (20, 8),
@@ -406,13 +393,13 @@ mod tests {
             (1024, 896),
             (20_000, 19_872),
         ] {
-            let most = most_connections(open_files, 2).unwrap();
+            let most = max_connections(open_files, 1).unwrap();
             assert_eq!(most, connections, "of {open_files}");
         }
-        assert_eq!(most_connections(usize::MAX, 2).unwrap(), 1_000_000_000);
+        assert_eq!(max_connections(usize::MAX, 1).unwrap(), 1_000_000_000);
         for open_files in [0, 1, 12] {
-            let failure = most_connections(open_files, 2).unwrap_err().to_string();
-            assert!(failure.contains("one connection needs 13"), "{failure}");
+            let error = max_connections(open_files, 1).unwrap_err().to_string();
+            assert!(error.contains("one connection needs 13"), "{error}");
         }
     }
 }

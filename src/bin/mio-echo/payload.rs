@@ -1,19 +1,19 @@
-//! What messages are made of: a number, and noise that follows from a number. Whoever knows the
-//! numbers can so verify every byte without having kept any.
+//! Payload of messages: a number, and noise that depends on it. So every byte can be compared
+//! without keeping the messages.
 
-/// How many bytes the number takes, where there is room for all of it.
+/// Bytes of the number, if it fits.
 pub(crate) const NUMBER: usize = size_of::<u64>();
 
-/// Writes the number, big-endian, and gives the rest of the payload.
+/// Writes the number in big-endian order. Returns the rest of the payload.
 ///
-/// A payload shorter than a number has the number's low-order bytes.
+/// A shorter payload gets the low-order bytes.
 pub(crate) fn write_number(payload: &mut [u8], number: u64) -> &mut [u8] {
     let (place, rest) = payload.split_at_mut(payload.len().min(NUMBER));
     place.copy_from_slice(&number.to_be_bytes()[NUMBER - place.len()..]);
     rest
 }
 
-/// The number that a payload begins with, and the mask of those of its bits that fitted.
+/// The number at the start of a payload, and a mask of the bits that fit.
 pub(crate) fn number(payload: &[u8]) -> (u64, u64) {
     let (mut number, mut mask) = (0, 0);
     for &byte in payload.iter().take(NUMBER) {
@@ -23,7 +23,7 @@ pub(crate) fn number(payload: &[u8]) -> (u64, u64) {
     (number, mask)
 }
 
-/// Fills with noise: other bytes for each seed.
+/// Fills with noise that depends on the seed.
 pub(crate) fn fill_noise(bytes: &mut [u8], seed: u64) {
     let mut state = seed;
     for chunk in bytes.chunks_mut(NUMBER) {
@@ -31,8 +31,7 @@ pub(crate) fn fill_noise(bytes: &mut [u8], seed: u64) {
     }
 }
 
-/// A step of `SplitMix64`: neighbouring numbers give bytes that have nothing in common, so that
-/// none is taken for another.
+/// One step of `SplitMix64`: consecutive numbers give unrelated bytes.
 fn next_noise(state: &mut u64) -> u64 {
     *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let mut mixed = *state;

@@ -1,54 +1,37 @@
-//! The loop of the service: the echo's, and what else is to be done in it.
+//! The event loop of the service: the echo, and what else has to be done in it.
 
 use std::io;
 use std::time::Instant;
 
+use log::info;
 use mio::Token;
 use mio::event::Event;
 use mio_echo::Server;
 
 use crate::metrics::Metrics;
-use crate::signals::{Asked, Signals};
+use crate::signals::{Signal, Signals};
 use crate::summary::Summary;
-use crate::systemd::Supervisor;
+use crate::systemd::Notifier;
 
-const SIGNALS: Token = Token(Server::USER_TOKENS.start);
+pub(crate) const SIGNALS_TOKEN: Token = Token(Server::USER_TOKENS.start);
 
-/// From here on up.
-pub(crate) const FIRST_OF_METRICS: Token = Token(SIGNALS.0 + 1);
+/// The first of the tokens of the metrics.
+pub(crate) const METRICS_TOKENS: Token = Token(SIGNALS_TOKEN.0 + 1);
 
-/// A server and its guests. Each of them says when it is due, and has its turn after the echo's.
+/// A server, and the other parts of the loop. Each part has a turn after the echo's.
 pub(crate) struct Service {
-    server: Server,
-    signals: Signals,
-    summary: Summary,
-    metrics: Metrics,
-    supervisor: Supervisor,
-    events: Vec<Event>,
+    pub(crate) server: Server,
+    pub(crate) signals: Signals,
+    pub(crate) summary: Summary,
+    pub(crate) metrics: Option<Metrics>,
+    pub(crate) notifier: Option<Notifier>,
+    pub(crate) events: Vec<Event>,
 }
 
 impl Service {
-    pub(crate) fn new(
-        server: Server,
-        mut signals: Signals,
-        summary: Summary,
-        metrics: Metrics,
-        supervisor: Supervisor,
-    ) -> io::Result<Self> {
-        signals.register(server.registry(), SIGNALS)?;
-        Ok(Service {
-            server,
-            signals,
-            summary,
-            metrics,
-            supervisor,
-            events: Vec::new(),
-        })
-    }
-
-    /// Turns until a signal has stopped the server, and it has finished.
+    /// Runs until a signal has stopped the server and it has finished.
     pub(crate) fn run(mut self) -> io::Result<()> {
-        self.supervisor.ready();
+        self.notify();
         while !self.server.is_finished() {
             self.turn()?;
         }
@@ -57,52 +40,54 @@ impl Service {
     }
 
     fn turn(&mut self) -> io::Result<()> {
-        let due = self.due();
-        let timeout = due.map(|due| due.saturating_duration_since(Instant::now()));
-        let timeout = [timeout, self.supervisor.timeout()]
-            .into_iter()
-            .flatten()
-            .min();
+        let metrics_due = self.metrics.as_ref().and_then(Metrics::due);
+        let notifier_due = self.notifier.as_ref().and_then(Notifier::due);
+        let due = min(self.summary.due(), metrics_due);
+        let timeout = min(due, notifier_due);
+        let timeout = timeout.map(|due| due.saturating_duration_since(Instant::now()));
         self.events.clear();
         self.events.extend_from_slice(self.server.turn(timeout)?);
-        // Most turns are the echo's alone, and are to cost nothing more.
+        // Most turns have work for the echo only, and should cost nothing more.
         if due.is_some() || !self.events.is_empty() {
-            self.turn_of_guests(Instant::now());
+            self.run_parts(Instant::now());
         }
-        self.supervisor.report(&self.server);
+        self.notify();
         Ok(())
     }
 
-    /// When the first of the guests is due; `None` if all of them wait for events.
-    fn due(&self) -> Option<Instant> {
-        [self.summary.due(), self.metrics.due()]
-            .into_iter()
-            .flatten()
-            .min()
-    }
-
-    fn turn_of_guests(&mut self, now: Instant) {
-        if self.events.iter().any(|event| event.token() == SIGNALS) {
-            self.take_signals();
+    fn run_parts(&mut self, now: Instant) {
+        if self.events.iter().any(|it| it.token() == SIGNALS_TOKEN) {
+            self.take_signals(now);
         }
         self.summary.run(now, || self.server.stats());
-        for event in &self.events {
-            self.metrics.handle(event);
+        if let Some(metrics) = &mut self.metrics {
+            self.events.iter().for_each(|event| metrics.handle(event));
+            metrics.run(now, || self.server.stats());
         }
-        self.metrics.run(now, || self.server.stats());
     }
 
-    fn take_signals(&mut self) {
-        for asked in self.signals.pending() {
-            match asked {
-                Asked::Summary => self.summary.log("running for", &self.server.stats()),
-                Asked::Stop(signal) => {
-                    log::info!("{signal}");
-                    self.supervisor.stopping();
+    fn notify(&mut self) {
+        if let Some(notifier) = &mut self.notifier {
+            notifier.run(self.server.stats().active, Instant::now());
+        }
+        self.notifier.take_if(|notifier| notifier.is_dead);
+    }
+
+    fn take_signals(&mut self, now: Instant) {
+        for signal in self.signals.pending() {
+            match signal {
+                Signal::Summary => self.summary.log("running for", &self.server.stats()),
+                Signal::Stop(name) => {
+                    info!("{name}");
+                    self.notifier.iter_mut().for_each(|it| it.stopping(now));
+                    self.metrics.iter_mut().for_each(Metrics::drain);
                     self.server.shutdown();
-                    self.metrics.drain();
                 }
             }
         }
     }
+}
+
+fn min(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    one.into_iter().chain(other).min()
 }

@@ -1,18 +1,18 @@
-//! The signals that the service takes.
+//! Signals as an event source of the loop.
 
 use std::io;
 
 use mio::{Registry, Token};
 
-/// What a signal asks for.
-#[cfg_attr(not(unix), allow(dead_code, reason = "there are none"))]
-pub(crate) enum Asked {
-    /// The name of the signal.
+/// A caught signal, by what it asks for.
+#[cfg_attr(not(unix), allow(dead_code, reason = "no signal is caught"))]
+pub(crate) enum Signal {
+    /// SIGINT or SIGTERM, with its name.
     Stop(&'static str),
+    /// SIGUSR1.
     Summary,
 }
 
-/// Caught signals, as one more event source of the loop.
 #[cfg(unix)]
 pub(crate) struct Signals(signal_hook_mio::v1_0::Signals);
 
@@ -24,15 +24,13 @@ impl Signals {
         Ok(Signals(signal_hook_mio::v1_0::Signals::new(none)?))
     }
 
-    /// Catches SIGUSR1 from now on, which would end the program otherwise.
+    /// Catches SIGUSR1 from now on. Its default action ends the program.
     pub(crate) fn catch_summary(&self) -> io::Result<()> {
         self.0.add_signal(signal_hook::consts::SIGUSR1)
     }
 
-    /// Catches SIGINT and SIGTERM from now on.
-    ///
-    /// The first of them stops the server. Any second one does what it does by default, in its
-    /// handler: it ends the program, whatever the loop is doing.
+    /// Catches the first SIGINT or SIGTERM. A second one has its default action in the signal handler:
+    /// it ends the program, even if the loop is stuck.
     pub(crate) fn catch_stops(&self) -> io::Result<()> {
         use signal_hook::consts::{SIGINT, SIGTERM};
         use signal_hook::flag;
@@ -41,7 +39,7 @@ impl Signals {
         let is_second = Arc::new(AtomicBool::new(false));
         for signal in [SIGINT, SIGTERM] {
             self.0.add_signal(signal)?;
-            // In this order: the first signal finds the flag down, and raises it.
+            // In this order: the handler of the first signal tests the flag before it sets it.
             flag::register_conditional_default(signal, Arc::clone(&is_second))?;
             flag::register(signal, Arc::clone(&is_second))?;
         }
@@ -52,23 +50,18 @@ impl Signals {
         registry.register(&mut self.0, token, mio::Interest::READABLE)
     }
 
-    /// What those that have come ask for.
-    pub(crate) fn pending(&mut self) -> impl Iterator<Item = Asked> {
-        self.0.pending().map(asked)
+    /// The signals since the last call.
+    pub(crate) fn pending(&mut self) -> impl Iterator<Item = Signal> {
+        use signal_hook::{consts::SIGUSR1, low_level::signal_name};
+
+        self.0.pending().map(|signal| match signal {
+            SIGUSR1 => Signal::Summary,
+            _ => Signal::Stop(signal_name(signal).unwrap_or("signal")),
+        })
     }
 }
 
-#[cfg(unix)]
-fn asked(signal: i32) -> Asked {
-    use signal_hook::{consts::SIGUSR1, low_level::signal_name};
-
-    if signal == SIGUSR1 {
-        return Asked::Summary;
-    }
-    Asked::Stop(signal_name(signal).unwrap_or("signal"))
-}
-
-/// None here: the system ends the program.
+/// On other systems no signal is caught: Ctrl-C ends the program.
 #[cfg(not(unix))]
 pub(crate) struct Signals;
 
@@ -91,7 +84,7 @@ impl Signals {
         Ok(())
     }
 
-    pub(crate) fn pending(&mut self) -> impl Iterator<Item = Asked> {
+    pub(crate) fn pending(&mut self) -> impl Iterator<Item = Signal> {
         std::iter::empty()
     }
 }

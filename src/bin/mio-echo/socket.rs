@@ -1,4 +1,4 @@
-//! The socket: TCP, UDP or Unix, and the same calls for each.
+//! A client socket: TCP, UDP or Unix.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -12,7 +12,7 @@ use mio::net::{TcpStream, UdpSocket};
 use mio::{Events, Poll, event};
 use mio_echo::Endpoint;
 
-/// A socket that never waits, of any transport.
+/// A non-blocking socket of any transport.
 pub(crate) enum Socket {
     Tcp(TcpStream),
     Udp(UdpSocket),
@@ -21,7 +21,7 @@ pub(crate) enum Socket {
 }
 
 impl Socket {
-    /// Starts to connect. Over TCP that takes a round trip, and goes on after this.
+    /// Starts to connect. Over TCP, [`is_connected`](Socket::is_connected) tells when it is done.
     pub(crate) fn open(endpoint: &Endpoint) -> io::Result<Self> {
         Ok(match endpoint {
             Endpoint::Tcp(address) => Socket::Tcp(TcpStream::connect(*address)?),
@@ -31,7 +31,8 @@ impl Socket {
                     SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
                 };
                 let socket = UdpSocket::bind(any)?;
-                // Datagrams of others are kept out from now on, and refusals are reported.
+                // From now on datagrams from other addresses are dropped, and ICMP errors are
+                // reported.
                 socket.connect(*address)?;
                 Socket::Udp(socket)
             }
@@ -49,12 +50,13 @@ impl Socket {
         })
     }
 
-    /// Whether it is connected, or how that failed. To be asked when it has become writable.
+    /// Whether the connection is established, or the error of connect(2). To be called after the
+    /// socket became writable.
     pub(crate) fn is_connected(&self) -> io::Result<bool> {
         let Socket::Tcp(stream) = self else {
             return Ok(true);
         };
-        // What connect(2) would have said, had it waited (SO_ERROR, see connect(2)).
+        // The error of the asynchronous connect(2), in `SO_ERROR`.
         if let Some(error) = stream.take_error()? {
             return Err(error);
         }
@@ -62,8 +64,8 @@ impl Socket {
             Err(error) if error.kind() == ErrorKind::NotConnected => return Ok(false),
             peer => peer?,
         };
-        // Otherwise a small message would wait until the one before it is acknowledged (Nagle's
-        // algorithm, RFC 896), and that would be measured.
+        // Without it a small message would wait for the acknowledgement of the last one (Nagle's
+        // algorithm, RFC 896).
         stream.set_nodelay(true)?;
         Ok(true)
     }
@@ -96,7 +98,7 @@ impl Socket {
     }
 }
 
-/// Waits for events. A signal may end the wait early, and without any.
+/// Waits for events. A signal can end the wait without any.
 pub(crate) fn poll_once(
     poll: &mut Poll,
     events: &mut Events,

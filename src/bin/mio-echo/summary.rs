@@ -1,11 +1,10 @@
-//! What the service says of itself in the log: from time to time, when it is asked, and at its end.
+//! The summary of the counters in the log: at an interval, on SIGUSR1 and at the end.
 
 use std::time::{Duration, Instant};
 
 use log::info;
 use mio_echo::Stats;
 
-/// The one line for all these occasions.
 pub(crate) struct Summary {
     started: Instant,
     interval: Option<Duration>,
@@ -13,7 +12,7 @@ pub(crate) struct Summary {
 }
 
 impl Summary {
-    /// Every `interval`, if there is one.
+    /// With an interval, `run` logs a summary at each.
     pub(crate) fn new(interval: Option<Duration>, now: Instant) -> Self {
         Summary {
             started: now,
@@ -22,12 +21,12 @@ impl Summary {
         }
     }
 
-    /// When the next line is due.
+    /// When the next summary is due.
     pub(crate) fn due(&self) -> Option<Instant> {
         self.due
     }
 
-    /// Logs the line that is due. The next one is an interval after it, even if it was late.
+    /// Logs a summary if it is due. The next one is due an interval later.
     pub(crate) fn run(&mut self, now: Instant, stats: impl FnOnce() -> Stats) {
         if self.due.is_some_and(|due| due <= now) {
             self.due = self.interval.map(|interval| now + interval);
@@ -35,7 +34,7 @@ impl Summary {
         }
     }
 
-    /// Logs it now. `phase` is what the age stands behind.
+    /// Logs a summary now. `phase` precedes the age of the service.
     pub(crate) fn log(&self, phase: &str, stats: &Stats) {
         let age = humantime::format_duration(rounded(self.started.elapsed()));
         let closed = &stats.closed;
@@ -61,7 +60,7 @@ impl Summary {
     }
 }
 
-/// As exact as people want it: seconds, or milliseconds where it is less than one.
+/// In seconds, or in milliseconds below one second.
 fn rounded(time: Duration) -> Duration {
     if time < Duration::from_secs(1) {
         Duration::from_millis(time.subsec_millis().into())
@@ -75,13 +74,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_is_due_an_interval_after_the_last() {
+    fn summary_is_due_an_interval_after_the_last() {
         let start = Instant::now();
         let interval = Duration::from_secs(10);
         let mut summary = Summary::new(Some(interval), start);
         assert_eq!(summary.due(), Some(start + interval));
         let early = start + interval / 2;
-        summary.run(early, || panic!("nobody has asked"));
+        summary.run(early, || panic!("too early"));
         assert_eq!(summary.due(), Some(start + interval));
         let late = start + interval * 3;
         summary.run(late, Stats::default);
@@ -91,10 +90,10 @@ mod tests {
     }
 
     #[test]
-    fn ages_are_as_people_say_them() {
-        for (millis, told) in [(7, "7ms"), (999, "999ms"), (61_999, "1m 1s")] {
+    fn age_is_rounded() {
+        for (millis, expected) in [(7, "7ms"), (999, "999ms"), (61_999, "1m 1s")] {
             let age = rounded(Duration::from_millis(millis));
-            assert_eq!(humantime::format_duration(age).to_string(), told);
+            assert_eq!(humantime::format_duration(age).to_string(), expected);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The latency distribution as a drawing of characters.
+//! The latency distribution as a bar chart in text.
 
 use std::fmt;
 
@@ -7,18 +7,18 @@ use hdrhistogram::Histogram;
 const ROWS: u32 = 12;
 const WIDTH: u64 = 50;
 
-/// Rows of times, each a fixed factor longer than the one before: 1, 2, 5, 10 and so on, because
-/// the slowest are often a thousand times as slow as most.
+/// Rows with logarithmic bounds (1, 2, 5, 10 and so on), because the slowest times are often a
+/// thousand times as long as most.
 pub(crate) fn draw(f: &mut fmt::Formatter<'_>, times: &Histogram<u64>) -> fmt::Result {
     let bounds = bounds(times.min(), times.max());
     let counts: Vec<u64> = bounds
         .windows(2)
         .map(|pair| times.count_between(pair[0], pair[1] - 1))
         .collect();
-    let most = counts.iter().copied().max().unwrap_or(0).max(1);
+    let max = counts.iter().copied().max().unwrap_or(0).max(1);
     for (pair, &count) in bounds.windows(2).zip(&counts) {
-        // Anything at all is to be seen.
-        let width = (count * WIDTH).div_ceil(most);
+        // A count above 0 is always visible.
+        let width = (count * WIDTH).div_ceil(max);
         let bar = "#".repeat(usize::try_from(width).unwrap_or(0));
         let until = Time(pair[1]).to_string();
         writeln!(f, "  < {until:>9} {count:>10} {bar}")?;
@@ -26,20 +26,20 @@ pub(crate) fn draw(f: &mut fmt::Formatter<'_>, times: &Histogram<u64>) -> fmt::R
     Ok(())
 }
 
-fn bounds(least: u64, most: u64) -> Vec<u64> {
+fn bounds(min: u64, max: u64) -> Vec<u64> {
     let steps = || (0..ROWS).flat_map(|power| [1, 2, 5].map(|digit| digit * 10_u64.pow(power)));
-    let first = steps().rfind(|&bound| bound <= least);
+    let first = steps().rfind(|&bound| bound <= min);
     let mut bounds = vec![first.unwrap_or(0)];
-    for bound in steps().filter(|&bound| bound > least) {
+    for bound in steps().filter(|&bound| bound > min) {
         bounds.push(bound);
-        if bound > most {
+        if bound > max {
             break;
         }
     }
     bounds
 }
 
-/// Nanoseconds, in the unit that suits them.
+/// Nanoseconds in a suitable unit.
 pub(crate) struct Time(pub(crate) u64);
 
 impl fmt::Display for Time {
@@ -51,7 +51,7 @@ impl fmt::Display for Time {
             _ => (1_000_000_000, "s"),
         };
         let (whole, thousandths) = (self.0 / unit, self.0 % unit * 1000 / unit);
-        // Three digits, which is what the histogram has.
+        // Three digits, as in the histogram.
         match whole {
             _ if thousandths == 0 => write!(f, "{whole} {name}"),
             0..10 => write!(f, "{whole}.{:02} {name}", thousandths / 10),

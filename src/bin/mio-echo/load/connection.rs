@@ -1,45 +1,45 @@
-//! A connection: what the system says about its socket, and the messages in both directions.
+//! A connection: its socket, and the messages in both directions.
 
 use std::io::{self, ErrorKind};
 use std::time::Instant;
 
 use mio::event::Event;
 
-use crate::load::counters::Tally;
-use crate::load::in_flight::{Answer, Window};
+use crate::load::counters::Counters;
+use crate::load::in_flight::{Answer, InFlight};
 use crate::load::pattern::Pattern;
 use crate::payload::NUMBER;
 use crate::socket::Socket;
 
-/// A read or write that moves less than it might has exhausted the socket, where the selector is
-/// epoll (epoll(7), question 9 of its "Questions and answers"); it saves the call that would say
-/// so. Elsewhere there is no event before a call would block.
-const SHORT_MEANS_EXHAUSTED: bool = cfg!(any(target_os = "linux", target_os = "android"));
+/// On epoll, a short read or write means that the socket is drained or its buffer full; see
+/// epoll(7), question 9. This saves the call that returns `WouldBlock`. Other selectors announce
+/// nothing before such a call.
+const SHORT_MEANS_DRAINED: bool = cfg!(any(target_os = "linux", target_os = "android"));
 
-/// What all connections have in common. One set of buffers is enough, because what is sent follows
-/// from the numbers, and what comes is verified as it comes: nothing is kept for a connection.
-pub(crate) struct Bench {
+/// State shared by all connections. One buffer for each direction is enough: sent bytes follow from
+/// the numbers, and received bytes are compared at once.
+pub(crate) struct Shared {
     pub(crate) pattern: Pattern,
-    pub(crate) tally: Tally,
+    pub(crate) counters: Counters,
     origin: Instant,
     incoming: Box<[u8]>,
     outgoing: Box<[u8]>,
 }
 
-impl Bench {
+impl Shared {
     const BUFFER: usize = 256 * 1024;
 
     pub(crate) fn new(size: usize) -> Self {
-        Bench {
+        Shared {
             pattern: Pattern::new(size),
-            tally: Tally::new(),
+            counters: Counters::new(),
             origin: Instant::now(),
             incoming: vec![0; Self::BUFFER].into_boxed_slice(),
             outgoing: vec![0; Self::BUFFER.min(size * 64)].into_boxed_slice(),
         }
     }
 
-    /// Nanoseconds since the beginning.
+    /// Nanoseconds since the start of the program.
     pub(crate) fn now(&self) -> u64 {
         u64::try_from(self.origin.elapsed().as_nanos()).expect("585 years")
     }
@@ -47,7 +47,7 @@ impl Bench {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum State {
-    /// Not connected, or not any more.
+    /// Not connected yet, or closed.
     Closed,
     Connecting,
     Open,
@@ -56,46 +56,46 @@ pub(crate) enum State {
 pub(crate) struct Connection {
     pub(crate) state: State,
     socket: Option<Socket>,
-    pub(crate) window: Window,
+    pub(crate) in_flight: InFlight,
     is_stream: bool,
     trusts_short_reads: bool,
     ready: Readiness,
-    /// Up to where it is sent: a message, and so many bytes of it.
+    /// The message that is being sent, and its bytes that were sent.
     sent: u64,
     sent_bytes: usize,
     incoming: Incoming,
 }
 
-/// What is possible; it holds until a call says otherwise, because events come only once.
+/// Edge-triggered readiness: it holds until a call returns `WouldBlock`.
 #[derive(Default)]
 struct Readiness {
     read: bool,
     write: bool,
-    /// The end of the stream is behind the bytes, and a short read has not reached it.
+    /// The end of the stream follows the received bytes: a short read has not reached it.
     end_is_ahead: bool,
 }
 
-/// The message that is coming in.
+/// The message that is being received.
 #[derive(Default)]
 struct Incoming {
-    /// How many bytes of it have come.
+    /// Its received bytes.
     filled: usize,
-    /// Its number, as far as that has come; and the message that this is of, where there is one.
+    /// Its number, and the message in flight with this number, if there is one.
     header: [u8; NUMBER],
     claimed: Option<u64>,
-    /// Whether the rest is what that message should have, as far as it has come.
+    /// Whether all received bytes are those of that message.
     is_intact: bool,
 }
 
 impl Connection {
-    /// How often at most it reads before others get their turn: a peer may send without end.
+    /// Reads in one turn: a peer can send without end.
     const READS: usize = 16;
 
     pub(crate) fn new(number: usize, outstanding: usize) -> Self {
         Connection {
             state: State::Closed,
             socket: None,
-            window: Window::new(number, outstanding),
+            in_flight: InFlight::new(number, outstanding),
             is_stream: false,
             trusts_short_reads: false,
             ready: Readiness::default(),
@@ -105,34 +105,34 @@ impl Connection {
         }
     }
 
-    /// Takes a socket that has begun to connect.
+    /// Takes a socket that has started to connect.
     pub(crate) fn connect(&mut self, socket: Socket) {
         self.is_stream = !matches!(socket, Socket::Udp(_));
-        // A Unix socket reads short behind a message that carried descriptors (unix(7)), too.
-        self.trusts_short_reads = SHORT_MEANS_EXHAUSTED && matches!(socket, Socket::Tcp(_));
+        // On a Unix socket a read also ends behind passed descriptors; see unix(7).
+        self.trusts_short_reads = SHORT_MEANS_DRAINED && matches!(socket, Socket::Tcp(_));
         self.state = State::Connecting;
         self.socket = Some(socket);
         self.ready = Readiness::default();
-        self.sent = self.window.next();
+        self.sent = self.in_flight.next();
         self.sent_bytes = 0;
         self.incoming = Incoming::default();
     }
 
-    /// Ends it: the socket is closed.
+    /// Closes the socket.
     pub(crate) fn close(&mut self) {
         self.state = State::Closed;
         self.socket = None;
     }
 
-    pub(crate) fn note(&mut self, event: &Event) {
+    pub(crate) fn take_event(&mut self, event: &Event) {
         let error = event.is_error();
         self.ready.end_is_ahead |= event.is_read_closed();
         self.ready.read |= event.is_readable() || event.is_read_closed() || error;
         self.ready.write |= event.is_writable() || event.is_write_closed() || error;
     }
 
-    /// Whether it is connected by now, or how that failed.
-    pub(crate) fn has_connected(&mut self) -> io::Result<bool> {
+    /// Whether the connection is established, or the error of connect(2).
+    pub(crate) fn finish_connecting(&mut self) -> io::Result<bool> {
         let Some(socket) = &self.socket else {
             return Ok(false);
         };
@@ -143,41 +143,43 @@ impl Connection {
         Ok(is_connected)
     }
 
-    /// Sends what has been issued, as far as the system takes it.
-    pub(crate) fn send(&mut self, bench: &mut Bench) -> io::Result<()> {
-        while self.ready.write && self.sent < self.window.next() {
-            let count = self.fill(bench);
+    /// Sends issued messages until the call would block.
+    pub(crate) fn send(&mut self, shared: &mut Shared) -> io::Result<()> {
+        while self.ready.write && self.sent < self.in_flight.next() {
+            let count = self.fill(shared);
             let Some(socket) = &mut self.socket else {
                 return Ok(());
             };
-            match socket.send(&bench.outgoing[..count]) {
+            match socket.send(&shared.outgoing[..count]) {
                 Ok(taken) => {
-                    self.advance(taken, bench.pattern.size);
-                    self.ready.write = taken == count || !SHORT_MEANS_EXHAUSTED;
+                    self.advance(taken, shared.pattern.size);
+                    self.ready.write = taken == count || !SHORT_MEANS_DRAINED;
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => self.ready.write = false,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if self.is_stream => return Err(error),
                 Err(error) => {
-                    // Of a datagram sent earlier, mostly: that nobody listens. This one counts as
-                    // sent, and no answer will come.
-                    bench.tally.note_error(error.to_string());
-                    self.advance(count, bench.pattern.size);
+                    // Usually the error of an earlier datagram, such as `ECONNREFUSED`. This one
+                    // counts as sent, and will be lost.
+                    shared.counters.note_error(error.to_string());
+                    self.advance(count, shared.pattern.size);
                 }
             }
         }
         Ok(())
     }
 
-    /// Fills the buffer with what is to be sent next: a datagram, or all of a stream that fits.
-    fn fill(&self, bench: &mut Bench) -> usize {
+    /// Fills the buffer with a datagram, or with as much of a stream as fits.
+    fn fill(&self, shared: &mut Shared) -> usize {
         let (mut seq, mut offset, mut filled) = (self.sent, self.sent_bytes, 0);
         loop {
-            let room = &mut bench.outgoing[filled..];
-            filled += bench.pattern.copy(self.window.number(seq), offset, room);
+            let room = &mut shared.outgoing[filled..];
+            filled += shared
+                .pattern
+                .copy(self.in_flight.number(seq), offset, room);
             seq += 1;
             offset = 0;
-            if !self.is_stream || seq == self.window.next() || filled == bench.outgoing.len() {
+            if !self.is_stream || seq == self.in_flight.next() || filled == shared.outgoing.len() {
                 return filled;
             }
         }
@@ -194,45 +196,45 @@ impl Connection {
         }
     }
 
-    /// Receives and verifies what has come. Gives when that was, if anything has; and whether there
-    /// may be more, which no event will announce. With `all`, what nobody waits for is received
-    /// as well.
+    /// Receives and compares. Returns when bytes were last received, if any were, and whether there
+    /// may be more without another event. With `all`, answers that are not awaited are received
+    /// too.
     pub(crate) fn receive(
         &mut self,
-        bench: &mut Bench,
+        shared: &mut Shared,
         all: bool,
     ) -> io::Result<(Option<u64>, bool)> {
         let mut latest = None;
         self.ready.read |= all;
         for _ in 0..Self::READS {
-            // A datagram that nobody waits for can wait until there is another one: its event
-            // tells of both.
-            let is_idle = !self.is_stream && self.window.outstanding() == 0;
+            // A datagram that is not awaited can stay in the buffer: the event of the next one
+            // announces both.
+            let is_idle = !self.is_stream && self.in_flight.outstanding() == 0;
             if !self.ready.read || is_idle && !all {
                 return Ok((latest, false));
             }
-            if let Some(count) = self.read(bench)? {
-                let now = bench.now();
+            if let Some(count) = self.read(shared)? {
+                let now = shared.now();
                 latest = Some(now);
-                let (pattern, tally) = (&bench.pattern, &mut bench.tally);
-                self.judge(pattern, tally, &bench.incoming[..count], now);
+                let (pattern, counters) = (&shared.pattern, &mut shared.counters);
+                self.compare(pattern, counters, &shared.incoming[..count], now);
             }
         }
         Ok((latest, self.ready.read))
     }
 
-    fn read(&mut self, bench: &mut Bench) -> io::Result<Option<usize>> {
+    fn read(&mut self, shared: &mut Shared) -> io::Result<Option<usize>> {
         let Some(socket) = &mut self.socket else {
             self.ready.read = false;
             return Ok(None);
         };
-        match socket.receive(&mut bench.incoming) {
+        match socket.receive(&mut shared.incoming) {
             Ok(0) if self.is_stream => {
                 let text = "the other end closed the connection";
                 Err(io::Error::new(ErrorKind::UnexpectedEof, text))
             }
             Ok(count) => {
-                let is_short = count < bench.incoming.len();
+                let is_short = count < shared.incoming.len();
                 self.ready.read = !(is_short && self.trusts_short_reads) || self.ready.end_is_ahead;
                 Ok(Some(count))
             }
@@ -243,16 +245,16 @@ impl Connection {
             Err(error) if error.kind() == ErrorKind::Interrupted => Ok(None),
             Err(error) if self.is_stream => Err(error),
             Err(error) => {
-                // Of a datagram sent earlier, brought by ICMP. The next one may well arrive.
-                bench.tally.note_error(error.to_string());
+                // The error of an earlier datagram, reported by ICMP. The next one may arrive.
+                shared.counters.note_error(error.to_string());
                 Ok(None)
             }
         }
     }
 
-    fn judge(&mut self, pattern: &Pattern, tally: &mut Tally, bytes: &[u8], now: u64) {
+    fn compare(&mut self, pattern: &Pattern, counters: &mut Counters, bytes: &[u8], now: u64) {
         if !self.is_stream && bytes.len() != pattern.size {
-            self.judge_wrong_length(pattern, tally, bytes);
+            self.count_wrong_length(pattern, counters, bytes);
             return;
         }
         let mut bytes = bytes;
@@ -261,12 +263,12 @@ impl Connection {
             bytes = self.take_noise(pattern, bytes);
             if self.incoming.filled == pattern.size {
                 self.incoming.filled = 0;
-                self.conclude(tally, now);
+                self.finish_message(counters, now);
             }
         }
     }
 
-    /// Takes what is missing of a message's number, and gives the rest of the bytes.
+    /// Takes the missing bytes of the number. Returns the rest.
     fn take_header<'a>(&mut self, pattern: &Pattern, bytes: &'a [u8]) -> &'a [u8] {
         let Some(missing) = pattern.header.checked_sub(self.incoming.filled) else {
             return bytes;
@@ -278,15 +280,13 @@ impl Connection {
         self.incoming.header[self.incoming.filled..][..piece.len()].copy_from_slice(piece);
         self.incoming.filled += piece.len();
         if self.incoming.filled == pattern.header {
-            self.incoming.claimed = self
-                .window
-                .claimed_by(&self.incoming.header[..pattern.header]);
+            self.incoming.claimed = self.in_flight.find(&self.incoming.header[..pattern.header]);
             self.incoming.is_intact = self.incoming.claimed.is_some();
         }
         rest
     }
 
-    /// Compares what has come of a message behind its number, and gives the rest of the bytes.
+    /// Compares the bytes after the number. Returns the bytes after this message.
     fn take_noise<'a>(&mut self, pattern: &Pattern, bytes: &'a [u8]) -> &'a [u8] {
         let Some(place) = self.incoming.filled.checked_sub(pattern.header) else {
             return bytes;
@@ -294,21 +294,21 @@ impl Connection {
         let count = bytes.len().min(pattern.size - self.incoming.filled);
         let (piece, rest) = bytes.split_at(count);
         if let (Some(seq), true) = (self.incoming.claimed, self.incoming.is_intact) {
-            let noise = pattern.noise(self.window.number(seq));
+            let noise = pattern.noise(self.in_flight.number(seq));
             self.incoming.is_intact = noise[place..place + count] == *piece;
         }
         self.incoming.filled += count;
         rest
     }
 
-    /// A whole message has come.
-    fn conclude(&mut self, tally: &mut Tally, now: u64) {
-        let faults = &mut tally.faults;
+    /// Counts a complete message.
+    fn finish_message(&mut self, counters: &mut Counters, now: u64) {
+        let faults = &mut counters.faults;
         match (self.incoming.claimed, self.incoming.is_intact) {
-            (Some(seq), true) => match self.window.answer(seq) {
+            (Some(seq), true) => match self.in_flight.answer(seq) {
                 Answer::First { due, is_reordered } => {
                     faults.reordered += u64::from(is_reordered);
-                    tally.count_echo(due, now);
+                    counters.count_echo(due, now);
                 }
                 Answer::Again => faults.duplicated += 1,
                 Answer::Late => faults.late += 1,
@@ -316,20 +316,20 @@ impl Connection {
             (claimed, _) => {
                 faults.corrupted += 1;
                 match claimed {
-                    // Its place in the stream shows whose answer it should have been.
-                    _ if self.is_stream => self.window.spoil_oldest(),
-                    Some(seq) => self.window.spoil(seq),
+                    // Its place in the stream identifies the message.
+                    _ if self.is_stream => self.in_flight.remove_oldest(),
+                    Some(seq) => self.in_flight.remove(seq),
                     None => {}
                 }
             }
         }
     }
 
-    fn judge_wrong_length(&mut self, pattern: &Pattern, tally: &mut Tally, bytes: &[u8]) {
-        tally.faults.corrupted += 1;
+    fn count_wrong_length(&mut self, pattern: &Pattern, counters: &mut Counters, bytes: &[u8]) {
+        counters.faults.corrupted += 1;
         let header = bytes.get(..pattern.header);
-        if let Some(seq) = header.and_then(|header| self.window.claimed_by(header)) {
-            self.window.spoil(seq);
+        if let Some(seq) = header.and_then(|header| self.in_flight.find(header)) {
+            self.in_flight.remove(seq);
         }
     }
 }

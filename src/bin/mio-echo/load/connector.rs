@@ -1,4 +1,4 @@
-//! Opening sockets: from where, and how many may be open.
+//! Opens sockets: source addresses, and the limit on open files.
 
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -9,33 +9,32 @@ use socket2::{Domain, Protocol, SockAddr, Type};
 
 use crate::socket::Socket;
 
-/// How many connections to make from one address. By default Linux has some 28,000 ports for them
-/// (`net.ipv4.ip_local_port_range`), of which others need some, too.
+/// Connections from one address. Linux has some 28,000 ephemeral ports by default
+/// (`net.ipv4.ip_local_port_range`), and other programs need some of them.
 const PORTS: usize = 25_000;
-/// How many addresses to connect from. After the last of them the first has free ports again.
+/// Source addresses. After the last one, the first has free ports again.
 const SOURCES: usize = 200;
 
-/// How many descriptors there are besides the connections.
+/// Descriptors besides those of connections.
 const OTHERS: usize = 32;
 
-pub(crate) struct Opener {
+pub(crate) struct Connector {
     endpoint: Endpoint,
-    /// How many sockets were opened from other addresses than the system would choose, or would
-    /// have been.
+    /// Sockets that were opened from a chosen source address, or skipped.
     opened: usize,
-    /// Of the loopback network each address is this host's, so there are as many as it takes; but
-    /// on other systems than Linux only those that were set up.
+    /// On Linux every address of 127.0.0.0/8 is local. Other systems have only those that were
+    /// configured.
     has_sources: bool,
 }
 
-impl Opener {
-    /// With `many`, more are opened than one address has ports for.
+impl Connector {
+    /// `many`: more connections than one address has ports for.
     pub(crate) fn new(endpoint: Endpoint, many: bool) -> Self {
         let is_loopback = matches!(
             &endpoint,
             Endpoint::Tcp(SocketAddr::V4(address)) if address.ip().is_loopback()
         );
-        Opener {
+        Connector {
             endpoint,
             opened: 0,
             has_sources: many && is_loopback && cfg!(target_os = "linux"),
@@ -62,7 +61,7 @@ impl Opener {
         })
     }
 
-    /// Connects from an address that has a port left: another run may have used them just before.
+    /// Connects from an address with a free port. An earlier run may have used up those of others.
     fn connect(&mut self, target: SocketAddr) -> io::Result<Socket> {
         let mut opened = connect_from(source(self.opened), target);
         for _ in 1..SOURCES {
@@ -77,13 +76,13 @@ impl Opener {
     }
 }
 
-/// The address from which that connection is made: 127.0.0.1, and then 127.0.0.2 and so on.
+/// The source address of a connection: 127.0.0.1, then 127.0.0.2 and so on.
 fn source(number: usize) -> IpAddr {
     let last = u8::try_from(1 + number / PORTS % SOURCES).expect("at most 200");
     Ipv4Addr::new(127, 0, 0, last).into()
 }
 
-/// What connect(2) says, and over UDP bind(2).
+/// The errors of connect(2), and over UDP of bind(2).
 fn is_out_of_ports(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -104,9 +103,9 @@ fn connect_from(source: IpAddr, target: SocketAddr) -> io::Result<Socket> {
         Some(Protocol::TCP),
     )?;
     socket.set_nonblocking(true)?;
-    // The port is chosen when it connects, among those that are free for this peer, which is fast.
-    // Choosing it here, among those that are free for any, takes longer the more are in use; and
-    // those of closed connections are in use for another minute (TIME_WAIT).
+    // connect(2) chooses the port among those that are free for this peer, which is fast. bind(2)
+    // would choose among those that are free for all peers, and ports of closed connections are
+    // taken for another minute (TIME_WAIT).
     #[cfg(target_os = "linux")]
     nix::sys::socket::setsockopt(
         &socket,
@@ -128,28 +127,15 @@ fn is_in_progress(error: &io::Error) -> bool {
     is_so
 }
 
-/// Raises the soft limit of open files to the hard one, and finds out whether that is enough.
-#[cfg(unix)]
+/// Raises the limit on open files. Fails if it is too low for this number of connections.
 pub(crate) fn make_room(connections: usize) -> Result<(), String> {
-    use nix::sys::resource::{Resource, getrlimit, setrlimit};
-
-    let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
-        return Ok(());
-    };
-    // Where this fails the limit may still do, and else opening says so.
-    let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
-    if hard < (connections + OTHERS) as u64 {
-        let most = usize::try_from(hard).unwrap_or(usize::MAX);
-        let most = most.saturating_sub(OTHERS);
+    let limit = crate::raise_nofile_limit().unwrap_or(usize::MAX);
+    if limit < connections + OTHERS {
+        let most = limit.saturating_sub(OTHERS);
         return Err(format!(
-            "{connections} connections are more than the hard limit of {hard} open files has room \
-             for; ask for {most}, or raise it, see ulimit -Hn"
+            "{connections} connections are more than the limit of {limit} open files has room for; ask \
+             for {most}, or raise it, see ulimit -Hn"
         ));
     }
-    Ok(())
-}
-
-#[cfg(not(unix))]
-pub(crate) fn make_room(_: usize) -> Result<(), String> {
     Ok(())
 }

@@ -1,25 +1,25 @@
-//! What is counted.
+//! The counters.
 
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
-/// The messages, what became of them, and how long the answers took.
-pub(crate) struct Tally {
-    /// From when on messages count, in nanoseconds; at first never.
+/// Messages, faults and latency.
+pub(crate) struct Counters {
+    /// When the measurement starts, in nanoseconds.
     pub(crate) start: u64,
-    /// Messages due since then; how many of them were answered, and how long that took.
+    /// Messages due since then, and their echoes.
     pub(crate) sent: u64,
     pub(crate) echoes: u64,
-    /// When the latest of them was.
+    /// When the last echo arrived.
     pub(crate) latest: u64,
     pub(crate) latency: Histogram<u64>,
     pub(crate) faults: Faults,
-    /// The first errors, in words; not more, because one like another would follow for ever.
+    /// The first different errors. More would follow without end.
     pub(crate) errors: Vec<String>,
 }
 
-/// What went wrong, from the very beginning.
+/// Faults since the start of the program.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Faults {
     pub(crate) lost: u64,
@@ -29,7 +29,7 @@ pub(crate) struct Faults {
     pub(crate) duplicated: u64,
     pub(crate) failed: u64,
     pub(crate) ended_early: u64,
-    /// Due, but not sent to the end, because nothing came back that would have made room.
+    /// Due, but not sent, because no answer made room.
     pub(crate) unsent: u64,
 }
 
@@ -48,14 +48,14 @@ impl Faults {
     }
 }
 
-impl Tally {
-    /// The histogram's longest. Longer ones count as this long.
-    const LONGEST: Duration = Duration::from_secs(3600);
+impl Counters {
+    /// The range of the histogram. Longer times count as this long.
+    const MAX_TIME: Duration = Duration::from_secs(3600);
     const ERRORS: usize = 5;
 
     pub(crate) fn new() -> Self {
-        let longest = u64::try_from(Self::LONGEST.as_nanos()).expect("an hour");
-        Tally {
+        let longest = u64::try_from(Self::MAX_TIME.as_nanos()).expect("an hour");
+        Counters {
             start: u64::MAX,
             sent: 0,
             echoes: 0,

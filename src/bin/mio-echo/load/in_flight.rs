@@ -1,48 +1,48 @@
-//! Which messages of a connection are on their way, and since when.
+//! The unanswered messages of a connection, and when they were due.
 
 use crate::payload;
 
-/// How many bits of a message's number count the messages of a connection. The others are the
-/// connection's, so that what strays into another one is seen there.
+/// Bits of the number that count the messages of a connection. The other bits are the number of the
+/// connection, so that an answer on the wrong connection is detected.
 const SEQ_BITS: u32 = 40;
 const SEQ: u64 = (1 << SEQ_BITS) - 1;
 
-/// Stand for the time of a message that is on its way no more.
+/// Instead of a time, for messages that are no longer in flight.
 const ANSWERED: u64 = u64::MAX;
 const LOST: u64 = u64::MAX - 1;
 
-/// What an intact answer is.
+/// An intact answer.
 pub(crate) enum Answer {
-    /// The first to this message, which was due at that time.
+    /// The first answer to the message, which was due at this time.
     First {
         due: u64,
         is_reordered: bool,
     },
     Again,
-    /// It had been given up.
+    /// The message was already counted as lost.
     Late,
 }
 
-/// A ring of the latest messages, each as the time when it was due, in nanoseconds.
-pub(crate) struct Window {
-    /// The connection's part of the numbers.
+/// A ring buffer of the latest messages: the time when each was due, in nanoseconds.
+pub(crate) struct InFlight {
+    /// The upper bits of the numbers.
     connection: u64,
     due: Box<[u64]>,
-    /// The number of the next message to be sent. The first of all is 0.
+    /// The number of the next message. The first one is 0.
     next: u64,
-    /// None before this one is on its way.
+    /// No message before this one is in flight.
     oldest: u64,
-    /// One more than the latest that was answered.
+    /// One more than the highest answered number.
     expected: u64,
     outstanding: usize,
 }
 
-impl Window {
-    /// Room for so many messages on their way; and for more that are not, so that one which is lost
-    /// does not hold up the others before it is given up, and a duplicate of one is known.
+impl InFlight {
+    /// Has room for as many messages in flight and for more that are not: so a lost message does
+    /// not block the others before its timeout, and a duplicate is recognized.
     pub(crate) fn new(connection: usize, outstanding: usize) -> Self {
         let len = (outstanding * 4).next_power_of_two().max(16);
-        Window {
+        InFlight {
             connection: (connection as u64) << SEQ_BITS,
             due: vec![ANSWERED; len].into_boxed_slice(),
             next: 0,
@@ -68,7 +68,7 @@ impl Window {
         self.next - self.oldest < self.due.len() as u64
     }
 
-    /// Notes the next message, which is due at that time.
+    /// Adds the next message, which is due at this time.
     pub(crate) fn issue(&mut self, due: u64) {
         let next = self.next;
         *self.slot(next) = due;
@@ -76,9 +76,9 @@ impl Window {
         self.outstanding += 1;
     }
 
-    /// The message that an answer is to, from what its number has of bits: preferably the oldest
-    /// on its way, and else the latest that it may be of.
-    pub(crate) fn claimed_by(&self, header: &[u8]) -> Option<u64> {
+    /// The message that an answer belongs to, by the bits of its number that fit: preferably the
+    /// oldest in flight, or else the latest possible one.
+    pub(crate) fn find(&self, header: &[u8]) -> Option<u64> {
         let (number, mask) = payload::number(header);
         let is_of = |seq: u64| (self.number(seq) ^ number) & mask == 0;
         if self.oldest < self.next && is_of(self.oldest) {
@@ -89,9 +89,9 @@ impl Window {
         is_of(seq).then_some(seq)
     }
 
-    /// Notes that an intact answer has come.
+    /// Counts an intact answer.
     pub(crate) fn answer(&mut self, seq: u64) -> Answer {
-        match self.settle(seq, ANSWERED) {
+        match self.take(seq, ANSWERED) {
             Ok(due) => {
                 let is_reordered = seq < self.expected;
                 self.expected = self.expected.max(seq + 1);
@@ -102,31 +102,31 @@ impl Window {
         }
     }
 
-    /// Notes that what came in place of an answer was of no use.
-    pub(crate) fn spoil(&mut self, seq: u64) {
-        let _ = self.settle(seq, ANSWERED);
+    /// Removes a message whose answer was corrupt.
+    pub(crate) fn remove(&mut self, seq: u64) {
+        let _ = self.take(seq, ANSWERED);
     }
 
-    pub(crate) fn spoil_oldest(&mut self) {
+    pub(crate) fn remove_oldest(&mut self) {
         if self.oldest < self.next {
-            self.spoil(self.oldest);
+            self.remove(self.oldest);
         }
     }
 
-    /// Gives up what was due at that time or before. Gives the time of each to `lost`.
+    /// Gives up messages that were due at `until` or before. Calls `lost` with the time of each.
     pub(crate) fn give_up(&mut self, until: u64, mut lost: impl FnMut(u64)) {
         for seq in self.oldest..self.next {
             let due = *self.slot(seq);
-            if due <= until && self.settle(seq, LOST).is_ok() {
+            if due <= until && self.take(seq, LOST).is_ok() {
                 lost(due);
             }
         }
     }
 
-    /// The time of a message that was on its way until now; or else what has become of it.
-    fn settle(&mut self, seq: u64, state: u64) -> Result<u64, u64> {
+    /// Takes a message out and returns when it was due, or its state if it is no longer in flight.
+    fn take(&mut self, seq: u64, state: u64) -> Result<u64, u64> {
         if seq < self.oldest && self.next - seq > self.due.len() as u64 {
-            // Nobody knows any more; but the rare duplicate is as late.
+            // Its slot is in use again. Such a late duplicate is rare, and counted as late.
             return Err(LOST);
         }
         let due = std::mem::replace(self.slot(seq), state);
@@ -141,7 +141,7 @@ impl Window {
     }
 
     fn slot(&mut self, seq: u64) -> &mut u64 {
-        // A power of two, so that this is no division.
+        // A power of two, so that the remainder needs no division.
         let place = seq & (self.due.len() as u64 - 1);
         &mut self.due[usize::try_from(place).expect("less than the length")]
     }

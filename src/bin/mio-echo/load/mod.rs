@@ -1,23 +1,20 @@
 //! `mio-echo load`: a load generator for echo services.
 //!
-//! One thread and one event loop, as in the service. It is to be faster than what it measures, and
-//! it is to know when it is not: it measures itself as well. What lies where:
+//! One thread and one event loop, as in the service. It has to be faster than what it measures, and
+//! to report if it is not, so it also measures itself.
 //!
-//! - here: from the command line to the exit status
-//! - `options`: the command line
-//! - `generator`: the loop, and in `generator/` what it does:
-//!   - `connecting`: how connections come to be, and how they go
-//!   - `modes`: when the next message is sent
-//!   - `phases`: warming up, measuring, holding, draining; and the results
-//! - `connection`: a socket, and the messages in both directions
-//! - `window`: which messages are on their way
-//! - `pattern`: what they carry
-//! - `pace`: when they are due, in the open loop
-//! - `opener`: from where to connect, and how often
-//! - `tally`, `usage`: what is counted, and what the system says about both processes
-//! - `report`, `chart`, `progress`: what people and machines are told
-//! - in `../shared`, with another example: `arguments`, of which command lines are made; `socket`,
-//!   which is TCP, UDP or Unix; `payload`, numbers and noise; `signals`, how the loop is told to end
+//! - `options`: the arguments
+//! - `generator`: the event loop, with:
+//!   - `connecting`: opens and closes connections
+//!   - `modes`: decides when the next message is sent
+//!   - `phases`: connecting, warm-up, measuring, holding, draining; and the results
+//! - `connection`: a socket and the messages in both directions
+//! - `in_flight`: the unanswered messages of a connection
+//! - `pattern`: the bytes of a message
+//! - `schedule`: when messages are due, in the open loop
+//! - `connector`: source addresses, and limits on sockets
+//! - `counters`, `process_stats`: what is measured
+//! - `report`, `chart`, `progress`: the output
 
 mod chart;
 mod connection;
@@ -37,13 +34,13 @@ pub(crate) use self::options::Options;
 use crate::arguments::print;
 use crate::cli::CliError;
 
-/// Gives whether everything came back as it was sent.
+/// Returns whether everything came back as it was sent.
 pub(crate) fn run(options: Options, is_quiet: bool) -> Result<bool, CliError> {
     let endpoints = options.endpoints()?;
     connector::make_room(options.connections()).map_err(CliError::usage)?;
-    let is_for_machines = options.json;
+    let is_json = options.json;
     let results = Generator::new(options, is_quiet, &endpoints)?.run()?;
-    if is_for_machines {
+    if is_json {
         print(format_args!("{}", results.json()))?;
     } else {
         print(format_args!("{results}"))?;

@@ -1,4 +1,4 @@
-//! The command line: what may stand there, and what it means.
+//! The arguments of `load`.
 
 use std::time::Duration;
 
@@ -8,7 +8,6 @@ use mio_echo::Endpoint;
 use crate::arguments::{self, time};
 use crate::cli::CliError;
 
-/// Puts load on an echo service, checks every byte that comes back, and tells rates and latencies.
 #[derive(Debug, Args)]
 #[command(after_long_help = include_str!("help.txt"))]
 pub(crate) struct Options {
@@ -19,52 +18,52 @@ pub(crate) struct Options {
     #[command(flatten)]
     mode: ModeOptions,
 
-    /// How many connections, or UDP sockets, to have at a time: 1 to 1000000
+    /// Connections or UDP sockets at a time: 1 to 1000000
     #[arg(short = 'c', long, value_name = "N", default_value = "50",
           value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     connections: u32,
 
-    /// How many bytes a message has: 1 to 1048576 in a stream, to 65507 in datagrams
+    /// Bytes of a message: 1 to 1048576 in a stream, to 65507 in datagrams
     ///
     /// [default: 64; with --stream 65536, in datagrams 8192]
     #[arg(short, long, value_name = "BYTES",
           value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
     size: Option<u32>,
 
-    /// How many messages each connection may have on their way: 1 to 4096
+    /// Messages in flight on each connection: 1 to 4096
     ///
     /// [default: 1; with --stream 64, in datagrams 8; with --rate 256]
     #[arg(short, long, value_name = "N", conflicts_with_all = ["churn", "hold"],
           value_parser = clap::value_parser!(u16).range(1..=4096))]
     outstanding: Option<u16>,
 
-    /// For how long to measure, or with --hold to hold; such as 500ms, or in seconds, 0.5
+    /// Duration of the measurement, or with --hold of holding; such as 500ms, or 0.5 in seconds
     #[arg(short, long, value_name = "TIME", value_parser = time, default_value = "10s")]
     pub(crate) duration: Duration,
 
-    /// For how long to put load on it before that, not counted [default: 1s; 0 with --count, --hold]
+    /// Load before the measurement, which does not count [default: 1s; 0 with --count, --hold]
     #[arg(short, long, value_name = "TIME", value_parser = time, conflicts_with = "hold")]
     warmup: Option<Duration>,
 
-    /// End after this many messages, if the duration is not over before
+    /// End after this number of messages, if the duration is not over
     #[arg(short = 'n', long, value_name = "N", conflicts_with = "hold",
           value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) count: Option<u64>,
 
-    /// For how long to wait for what is missing; then it is lost
+    /// Time to wait for a missing answer; then the message is lost
     ///
-    /// In a stream nothing is given up before the end of the run, or of its connection.
+    /// In a stream, messages are lost only at the end of the run or of the connection.
     #[arg(short = 'W', long, value_name = "TIME", value_parser = time, default_value = "1s")]
     pub(crate) timeout: Duration,
 
-    /// For how long to wait for all connections; those that are not made by then have failed
+    /// Time to establish all connections; the others have failed
     ///
-    /// With --hold their echoes are waited for as long; with --churn there is nothing to wait for,
-    /// and --timeout is for connecting, too. [default: 10s, and 1ms more for each connection]
+    /// With --hold it includes the first echo. With --churn, --timeout limits connecting. [default:
+    /// 10s, and 1ms more for each connection]
     #[arg(long, value_name = "TIME", value_parser = time, conflicts_with = "churn")]
     connect_timeout: Option<Duration>,
 
-    /// Linux: the process that serves, to tell what processor time and memory it takes
+    /// Linux: measure CPU time and memory of this process, the server
     #[arg(short = 'p', long, value_name = "PID")]
     pub(crate) server_pid: Option<u32>,
 
@@ -76,7 +75,7 @@ pub(crate) struct Options {
 #[derive(Debug, Args)]
 #[group(multiple = false)]
 struct ModeOptions {
-    /// Stream in bulk: as many messages on their way as it takes, and large ones
+    /// Bulk streams: many large messages in flight
     #[arg(long)]
     stream: bool,
 
@@ -84,29 +83,29 @@ struct ModeOptions {
     #[arg(long)]
     churn: bool,
 
-    /// Connect all, echo one message on each, and hold the connections
+    /// Open all connections, echo one message on each, and hold them
     #[arg(long)]
     hold: bool,
 
-    /// Send so many messages in a second, all connections together: 1 to 1000000
+    /// Messages per second on all connections together: 1 to 1000000
     ///
-    /// The next is due whether or not the last has come back, and latency counts from when it was
-    /// due. So a service that stalls shows as slow for all that was due meanwhile, and not just for
-    /// one message for each connection (coordinated omission).
+    /// A message is due whether or not the last one has come back, and its latency counts from
+    /// then. So if the service stalls, all messages that are due meanwhile count as slow, and not
+    /// only one of each connection (coordinated omission).
     #[arg(short, long, value_name = "PER_SECOND",
           value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     rate: Option<u32>,
 }
 
-/// What the load is like.
+/// The kind of load.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mode {
-    /// The next message when one has come back.
+    /// Sends the next message when one has come back.
     Closed,
     Stream,
     Churn,
     Hold,
-    /// So many messages a second, whatever comes back.
+    /// Sends as many messages per second, whatever comes back.
     Open(u32),
 }
 
@@ -122,7 +121,7 @@ impl Mode {
     }
 }
 
-/// The most that a datagram over IPv4 holds: 65,535 bytes less the headers of IP and UDP.
+/// The maximum payload of a datagram over IPv4: 65,535 bytes less the headers of IP and UDP.
 const LARGEST_DATAGRAM: u32 = 65_507;
 
 impl Options {
@@ -172,7 +171,7 @@ impl Options {
         self.connect_timeout.unwrap_or(default)
     }
 
-    /// The endpoint, once for each address that its host has.
+    /// The endpoint, once for each address of its host.
     pub(crate) fn endpoints(&self) -> Result<Vec<Endpoint>, CliError> {
         let endpoints = arguments::endpoints(&self.endpoint)?;
         let is_datagram = |endpoint: &Endpoint| matches!(endpoint, Endpoint::Udp(_));

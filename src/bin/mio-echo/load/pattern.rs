@@ -1,18 +1,17 @@
-//! What each message carries, so that every byte of it can be verified without being kept.
+//! The bytes of each message, so that they can be compared without being kept.
 //!
-//! A message begins with its number, and the rest is noise, which begins at a place in a table
-//! that follows from the number. So verifying is comparing with a slice of that table, at the
-//! speed of memcmp(3), and nothing is computed for each byte.
+//! A message is its number and a piece of a table of noise. The number selects the offset in the
+//! table. So comparing is one memcmp(3), and no byte is computed.
 
 use crate::payload::{self, NUMBER};
 
-/// At how many places of the table the noise of a message may begin.
+/// Possible offsets of a message in the table.
 const PLACES: usize = 1 << 16;
 
 pub(crate) struct Pattern {
-    /// The bytes of a message.
+    /// Bytes of a message.
     pub(crate) size: usize,
-    /// Those of them that are its number.
+    /// Bytes of the number in it.
     pub(crate) header: usize,
     table: Box<[u8]>,
 }
@@ -29,15 +28,16 @@ impl Pattern {
         }
     }
 
-    /// All of a message but its number.
+    /// The bytes of a message after its number.
     pub(crate) fn noise(&self, number: u64) -> &[u8] {
-        // The golden ratio spreads neighbouring numbers over the table (Fibonacci hashing).
+        // The golden ratio spreads consecutive numbers over the table (Fibonacci hashing).
         let place = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (u64::BITS - PLACES.ilog2());
         let place = usize::try_from(place).expect("16 bits");
         &self.table[place..place + self.size - self.header]
     }
 
-    /// Writes a message from its byte `offset` on, as far as there is room. Gives how many bytes.
+    /// Writes a message from its byte `offset` on, up to the end of `room`. Returns the number of
+    /// bytes.
     pub(crate) fn copy(&self, number: u64, offset: usize, room: &mut [u8]) -> usize {
         let noise = self.noise(number);
         let count = room.len().min(self.size - offset);
@@ -53,7 +53,7 @@ impl Pattern {
         count
     }
 
-    /// The rare case: the piece begins or ends in the middle of the number.
+    /// The rare case: the piece begins or ends inside the number.
     #[cold]
     fn copy_within_number(&self, number: u64, offset: usize, room: &mut [u8]) {
         let mut header = [0; NUMBER];

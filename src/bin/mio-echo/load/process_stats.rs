@@ -1,41 +1,41 @@
-//! What the system says about processes: processor time and memory.
+//! CPU time and memory of processes.
 
 use std::fs;
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// The processor time of both ends, at a point in time.
+/// CPU time of client and server at a point in time.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Snapshot {
-    /// In nanoseconds since the beginning.
+    /// In nanoseconds since the start of the program.
     pub(crate) at: u64,
     pub(crate) own: Option<Duration>,
     pub(crate) server: Option<Duration>,
 }
 
-/// Resident memory, in bytes, as proc(5) has it.
+/// Resident memory in bytes; see `proc_pid_status(5)`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Memory {
     pub(crate) rss: u64,
-    /// Without the program's file and what is shared.
+    /// Anonymous memory: without mapped files and shared memory.
     pub(crate) anon: u64,
 }
 
-pub(crate) struct Usage {
+pub(crate) struct ProcessStats {
     server: Option<Process>,
 }
 
-impl Usage {
+impl ProcessStats {
     /// # Errors
     ///
-    /// The process is not there, or may not be looked at, or this is no Linux.
+    /// The process does not exist or cannot be read, or the system is not Linux.
     pub(crate) fn new(server: Option<u32>) -> io::Result<Self> {
         let server = server.map(Process);
         if let Some(process) = &server {
             process.processor_time()?;
         }
-        Ok(Usage { server })
+        Ok(ProcessStats { server })
     }
 
     pub(crate) fn snapshot(&self, at: u64) -> Snapshot {
@@ -63,7 +63,7 @@ impl Process {
         format!("/proc/{}/{name}", self.0).into()
     }
 
-    /// Of all its threads that there are, to the nanosecond, where stat has hundredths of a second.
+    /// The sum of all threads, in nanoseconds; stat has only hundredths of a second.
     fn processor_time(&self) -> io::Result<Duration> {
         let mut sum = 0;
         for thread in fs::read_dir(self.file("task"))? {
@@ -75,7 +75,7 @@ impl Process {
     }
 }
 
-/// A line of /proc/PID/status; its kB are of 1024 bytes.
+/// The value of a line of /proc/PID/status. Its kB are 1024 bytes.
 fn bytes(status: &str, name: &str) -> Option<u64> {
     let value = status.lines().find_map(|line| line.strip_prefix(name))?;
     let kibibytes: u64 = value.trim().strip_suffix(" kB")?.parse().ok()?;
@@ -92,8 +92,8 @@ fn own_processor_time() -> Option<Duration> {
         let microseconds = u64::try_from(time.tv_usec()).ok()?;
         Some(Duration::from_secs(seconds) + Duration::from_micros(microseconds))
     };
-    let usage = getrusage(UsageWho::RUSAGE_SELF).ok()?;
-    Some(duration(usage.user_time())? + duration(usage.system_time())?)
+    let process_stats = getrusage(UsageWho::RUSAGE_SELF).ok()?;
+    Some(duration(process_stats.user_time())? + duration(process_stats.system_time())?)
 }
 
 #[cfg(not(unix))]

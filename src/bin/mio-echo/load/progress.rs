@@ -33,6 +33,6 @@ impl Progress {
         }
     }
 
-    /// How often it is worth to be drawn anew.
+    /// The interval of updates.
     pub(crate) const PERIOD: Duration = Duration::from_millis(100);
 }

@@ -1,4 +1,4 @@
-//! The results, for people and for machines.
+//! The results as text and as JSON.
 
 use std::fmt;
 use std::time::Duration;
@@ -6,11 +6,11 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::load::chart::{self, Time};
-use crate::load::counters::{Faults, Tally};
+use crate::load::counters::{Counters, Faults};
 use crate::load::options::Mode;
 use crate::load::process_stats::{Memory, Snapshot};
 
-/// Above this part of a processor, a thread is busy all the time.
+/// Above this part of a core a thread counts as busy.
 const BUSY: f64 = 0.95;
 
 pub(crate) struct OpenLoop {
@@ -19,10 +19,10 @@ pub(crate) struct OpenLoop {
 }
 
 pub(crate) struct Hold {
-    /// How many connections there were at the end.
+    /// Connections that were open at the end.
     pub(crate) held: u64,
     pub(crate) time: Duration,
-    /// The server's, without connections and with them.
+    /// Memory of the server, without connections and with them.
     pub(crate) memory: [Option<Memory>; 2],
 }
 
@@ -33,19 +33,21 @@ pub(crate) struct Results {
     pub(crate) size: u64,
     pub(crate) outstanding: u64,
     pub(crate) warmup: Duration,
-    /// The measured interval.
+    /// Start and end of the measurement.
     pub(crate) first: Snapshot,
     pub(crate) last: Snapshot,
-    pub(crate) tally: Tally,
+    pub(crate) counters: Counters,
     pub(crate) open_loop: Option<OpenLoop>,
     pub(crate) hold: Option<Hold>,
 }
 
 impl Results {
-    /// Whether everything came back once, in order and as it was sent; and something did.
+    /// Whether at least one message came back, and all of them once, in order and as they were
+    /// sent.
     pub(crate) fn is_clean(&self) -> bool {
-        let is_faultless = self.tally.faults == Faults::default() && self.tally.errors.is_empty();
-        is_faultless && self.tally.echoes > 0
+        let is_faultless =
+            self.counters.faults == Faults::default() && self.counters.errors.is_empty();
+        is_faultless && self.counters.echoes > 0
     }
 
     fn elapsed(&self) -> f64 {
@@ -53,11 +55,14 @@ impl Results {
     }
 
     fn echoes_per_s(&self) -> f64 {
-        rounded(ratio(float(self.tally.echoes), self.elapsed()))
+        rounded(ratio(float(self.counters.echoes), self.elapsed()))
     }
 
     fn bytes_per_s(&self) -> f64 {
-        rounded(ratio(float(self.tally.echoes * self.size), self.elapsed()))
+        rounded(ratio(
+            float(self.counters.echoes * self.size),
+            self.elapsed(),
+        ))
     }
 
     fn own_cpu(&self) -> Option<f64> {
@@ -72,7 +77,7 @@ impl Results {
         cpu.map(|cpu| ratio(cpu, self.elapsed()) > BUSY)
     }
 
-    /// Who was the limit, as far as processor time tells.
+    /// The process that limited the rate, judged by CPU time.
     fn bottleneck(&self) -> Option<&'static str> {
         match (
             self.is_busy(self.own_cpu()),
@@ -88,7 +93,7 @@ impl Results {
 
     fn server_cpu_ns_per_echo(&self) -> Option<f64> {
         let cpu = self.server_cpu()?;
-        (self.tally.echoes > 0).then(|| rounded(cpu * 1e9 / float(self.tally.echoes)))
+        (self.counters.echoes > 0).then(|| rounded(cpu * 1e9 / float(self.counters.echoes)))
     }
 
     pub(crate) fn json(&self) -> Value {
@@ -100,8 +105,8 @@ impl Results {
             "outstanding": self.outstanding,
             "warmup_s": self.warmup.as_secs_f64(),
             "duration_s": self.elapsed(),
-            "sent": self.tally.sent,
-            "echoes": self.tally.echoes,
+            "sent": self.counters.sent,
+            "echoes": self.counters.echoes,
             "echoes_per_s": self.echoes_per_s(),
             "bytes_per_s": self.bytes_per_s(),
             "latency_ns": self.latency(),
@@ -111,10 +116,10 @@ impl Results {
             "server_cpu_ratio": self.server_cpu().map(|cpu| ratio(cpu, self.elapsed())),
             "server_cpu_ns_per_echo": self.server_cpu_ns_per_echo(),
             "bottleneck": self.bottleneck(),
-            "errors": self.tally.errors,
+            "errors": self.counters.errors,
             "is_clean": self.is_clean(),
         });
-        for (name, count) in self.tally.faults.named() {
+        for (name, count) in self.counters.faults.named() {
             json[name] = count.into();
         }
         if let Mode::Open(rate) = self.mode {
@@ -131,9 +136,9 @@ impl Results {
         json
     }
 
-    /// Nothing where nothing came.
+    /// `null` without an echo.
     fn latency(&self) -> Value {
-        let times = &self.tally.latency;
+        let times = &self.counters.latency;
         if times.is_empty() {
             return Value::Null;
         }
@@ -149,7 +154,7 @@ impl Results {
     }
 
     fn write_latency(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let times = &self.tally.latency;
+        let times = &self.counters.latency;
         if times.is_empty() {
             return Ok(());
         }
@@ -167,7 +172,7 @@ impl Results {
     }
 
     fn write_faults(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let faults = self.tally.faults.named();
+        let faults = self.counters.faults.named();
         let some = faults.iter().filter(|(_, count)| *count > 0);
         let texts: Vec<String> = some
             .map(|(name, count)| format!("{count} {}", name.replace('_', " ")))
@@ -175,7 +180,7 @@ impl Results {
         if !texts.is_empty() {
             writeln!(f, "faults      {}", texts.join(", "))?;
         }
-        for error in &self.tally.errors {
+        for error in &self.counters.errors {
             writeln!(f, "error       {error}")?;
         }
         Ok(())
@@ -243,7 +248,7 @@ impl fmt::Display for Results {
             f,
             "{endpoint}: {mode}, {connections} connections, {size} B messages"
         )?;
-        let (sent, echoes) = (self.tally.sent, self.tally.echoes);
+        let (sent, echoes) = (self.counters.sent, self.counters.echoes);
         let elapsed = self.elapsed();
         writeln!(
             f,
@@ -262,7 +267,7 @@ impl fmt::Display for Results {
         self.write_faults(f)?;
         f.write_str(if self.is_clean() {
             "verified    every byte; nothing lost, reordered or duplicated"
-        } else if self.tally.echoes == 0 {
+        } else if self.counters.echoes == 0 {
             "verified    nothing: no message came back while it was measured"
         } else {
             "verified    not everything came back as it was sent"
@@ -271,7 +276,7 @@ impl fmt::Display for Results {
 }
 
 impl Hold {
-    /// Bytes of the server's memory, resident and its own of those.
+    /// Resident and anonymous memory of the server per connection, in bytes.
     fn per_connection(&self) -> [Option<f64>; 2] {
         let [Some(before), Some(after)] = self.memory else {
             return [None; 2];
@@ -284,7 +289,7 @@ impl Hold {
     }
 }
 
-/// Bytes in a second.
+/// Bytes per second.
 struct Speed(f64);
 
 impl fmt::Display for Speed {
@@ -305,7 +310,7 @@ fn ratio(part: f64, whole: f64) -> f64 {
     if whole > 0.0 { part / whole } else { 0.0 }
 }
 
-/// To tenths: more is noise.
+/// Rounded to tenths.
 fn rounded(number: f64) -> f64 {
     (number * 10.0).round() / 10.0
 }

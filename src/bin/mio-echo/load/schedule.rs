@@ -1,53 +1,53 @@
-//! The open loop's schedule: when which message is due, and what wakes the loop then.
+//! The schedule of the open loop: when messages are due, and what wakes the loop then.
 
 use std::io;
 
 use mio::{Registry, Token};
 
-/// A message is late when it is sent this long after it was due: what can be told from the answers.
+/// In nanoseconds: a message that is sent later than this after it was due counts as late.
 const LATE: u64 = 1_000_000;
 
-pub(crate) struct Pace {
+pub(crate) struct Schedule {
     rate: u64,
     begin: u64,
-    /// How many messages were sent, and how many of them late, though there was room for them.
+    /// Sent messages, and those that were late although there was room for them.
     pub(crate) sent: u64,
     pub(crate) late: u64,
-    /// Something is due that there is no room for: the service is behind, not the sender.
-    pub(crate) is_held_up: bool,
+    /// A message is due, but there is no room for it: the service is behind, not the sender.
+    pub(crate) is_blocked: bool,
     timer: Timer,
 }
 
-impl Pace {
+impl Schedule {
     pub(crate) fn begin(
         rate: u32,
         begin: u64,
         registry: &Registry,
         token: Token,
     ) -> io::Result<Self> {
-        Ok(Pace {
+        Ok(Schedule {
             rate: rate.into(),
             begin,
             sent: 0,
             late: 0,
-            is_held_up: false,
+            is_blocked: false,
             timer: Timer::start(1_000_000_000 / u64::from(rate), registry, token)?,
         })
     }
 
-    /// When the next message is due, in nanoseconds since the beginning.
+    /// When the next message is due, in nanoseconds since the start of the program.
     pub(crate) fn due(&self) -> u64 {
         let (seconds, rest) = (self.sent / self.rate, self.sent % self.rate);
         self.begin + seconds * 1_000_000_000 + rest * 1_000_000_000 / self.rate
     }
 
-    /// Notes that the message which was due then is sent now.
+    /// Counts the message that was due then as sent now.
     pub(crate) fn advance(&mut self, due: u64, now: u64) {
-        self.late += u64::from(now - due > LATE && !self.is_held_up);
+        self.late += u64::from(now - due > LATE && !self.is_blocked);
         self.sent += 1;
     }
 
-    /// How many are due until then, and not sent.
+    /// Messages that are due until then and not sent.
     pub(crate) fn backlog(&self, until: u64) -> u64 {
         let time = until.saturating_sub(self.begin);
         let (seconds, rest) = (time / 1_000_000_000, time % 1_000_000_000);
@@ -55,14 +55,14 @@ impl Pace {
         due.saturating_sub(self.sent)
     }
 
-    /// The timer has woken the loop.
+    /// Handles an event of the timer.
     pub(crate) fn tick(&self) {
         self.timer.tick();
     }
 
-    /// Up to when poll may sleep, where the timer does not wake it.
+    /// When poll has to return, if the timer does not wake it.
     pub(crate) fn wakes_at(&self) -> Option<u64> {
-        if self.is_held_up {
+        if self.is_blocked {
             None
         } else {
             self.timer.wakes_before(self.due())
@@ -70,7 +70,8 @@ impl Pace {
     }
 }
 
-/// A timer with more than the milliseconds of poll: a descriptor that is readable at each tick.
+/// A timer with a finer resolution than the milliseconds of poll(2): a descriptor that is readable
+/// at each tick.
 #[cfg(target_os = "linux")]
 struct Timer {
     descriptor: nix::sys::timerfd::TimerFd,
@@ -78,7 +79,7 @@ struct Timer {
 
 #[cfg(target_os = "linux")]
 impl Timer {
-    /// More ticks would take more time than they save.
+    /// The shortest interval in nanoseconds. More ticks would cost more CPU than they save.
     const SHORTEST: u64 = 20_000;
 
     fn start(interval: u64, registry: &Registry, token: Token) -> io::Result<Self> {
@@ -97,10 +98,9 @@ impl Timer {
         Ok(Timer { descriptor: timer })
     }
 
-    /// Linux lets a timer tick on when it has been read; see `timerfd_create(2)`.
+    /// Reads the timer, so that it announces the next tick; see `timerfd_create(2)`.
     fn tick(&self) {
-        // There may be nothing to read. Nor does it matter how many ticks there were: the clock
-        // says what is due.
+        // Neither an empty read nor the number of ticks matters: the clock decides what is due.
         let _ = self.descriptor.wait();
     }
 
@@ -110,7 +110,8 @@ impl Timer {
     }
 }
 
-/// None here: in the last two milliseconds before a message is due, the loop does not sleep.
+/// Other systems have no such timer: in the last two milliseconds before a message is due, the loop
+/// does not sleep.
 #[cfg(not(target_os = "linux"))]
 struct Timer;
 

@@ -1,9 +1,9 @@
-//! One client: its question, the answer, and an end that does not cut the answer short.
+//! One client: its request, the response, and an end that does not cut the response short.
 //!
 //! ```text
-//!   Asking ─► the head is there, cannot be had, or has taken too long
-//!   Answering ─► all of it is sent ─► shutdown(Write)
-//!   Lingering ─► the client closes, or has had its time
+//!   ReadingRequest  ─► the head is complete, invalid or too large, or REQUEST_TIMEOUT
+//!   SendingResponse ─► all is sent ─► shutdown(Write)
+//!   Lingering       ─► the client closes, or LINGER_TIMEOUT
 //! ```
 
 use std::io::{self, Read, Write};
@@ -13,18 +13,17 @@ use std::time::{Duration, Instant};
 use mio::net::TcpStream;
 
 use super::http::{Request, Status};
-use super::nonblocking;
 
-/// The most bytes that the head of a request may have, its request line and its end among them.
-pub(super) const HEAD_MAX: usize = 8 * 1024;
+/// Limit on the bytes of a request's head.
+pub(super) const MAX_HEAD: usize = 8 * 1024;
 
-/// For how long a client may take to ask, and then to take the answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Time for the client to send its request, and again to receive the response.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// For how long a client that was answered may go on sending: what it sends is discarded, because
-/// closing a socket with unread input resets the connection, which can destroy the answer on its
-/// way (RFC 9112, section 9.6).
-const LINGER: Duration = Duration::from_secs(1);
+/// Time for the client to close after the response. Until then its bytes are read and discarded:
+/// closing a socket with unread input resets the connection, which can destroy the response in flight
+/// (RFC 9112, section 9.6).
+const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What a connection needs of its socket.
 pub(super) trait Stream: Read + Write {
@@ -37,13 +36,13 @@ impl Stream for TcpStream {
     }
 }
 
-/// What a connection wants after a turn.
+/// What follows a turn.
 #[derive(Debug)]
 pub(super) enum Next {
     /// Another turn when it is [due](Connection::due).
     Wait,
-    /// To be told the answer.
-    Answer(Request),
+    /// [`respond`](Connection::respond) to the request.
+    Respond(Request),
     Close,
 }
 
@@ -51,15 +50,15 @@ pub(super) struct Connection<S> {
     stream: S,
     phase: Phase,
     opened: Instant,
-    /// When the phase is over.
-    until: Instant,
-    /// Whether a call is worth a try: none has said "would block" since the last event.
+    /// The end of the phase.
+    deadline: Instant,
+    /// No call has returned `WouldBlock` since the last event.
     is_ready: bool,
 }
 
 enum Phase {
-    Asking { head: Vec<u8> },
-    Answering { answer: Vec<u8>, sent: usize },
+    ReadingRequest { head: Vec<u8> },
+    SendingResponse { response: Vec<u8>, sent: usize },
     Lingering,
 }
 
@@ -67,9 +66,9 @@ impl<S: Stream> Connection<S> {
     pub(super) fn new(stream: S, now: Instant) -> Self {
         Connection {
             stream,
-            phase: Phase::Asking { head: Vec::new() },
+            phase: Phase::ReadingRequest { head: Vec::new() },
             opened: now,
-            until: now + PATIENCE,
+            deadline: now + REQUEST_TIMEOUT,
             is_ready: true,
         }
     }
@@ -82,106 +81,87 @@ impl<S: Stream> Connection<S> {
         self.opened
     }
 
-    /// Whether its request is not complete yet.
-    pub(super) fn is_asking(&self) -> bool {
-        matches!(self.phase, Phase::Asking { .. })
+    pub(super) fn is_reading_request(&self) -> bool {
+        matches!(self.phase, Phase::ReadingRequest { .. })
     }
 
-    /// When it wants a turn if no event comes before; `None` is at once.
+    /// When the next turn is due if no event comes before; `None` is at once.
     pub(super) fn due(&self) -> Option<Instant> {
-        (!self.is_ready).then_some(self.until)
+        (!self.is_ready).then_some(self.deadline)
     }
 
-    /// There was an event: whatever it was, a call tells more.
+    /// After any event: the next call tells what it was.
     pub(super) fn wake(&mut self) {
         self.is_ready = true;
     }
 
-    /// Gives it what to send.
-    pub(super) fn answer(&mut self, answer: Vec<u8>, now: Instant) {
-        self.enter(Phase::Answering { answer, sent: 0 }, now + PATIENCE);
+    pub(super) fn respond(&mut self, response: Vec<u8>, now: Instant) {
+        let phase = Phase::SendingResponse { response, sent: 0 };
+        self.enter(phase, now + REQUEST_TIMEOUT);
     }
 
-    /// At most one read or write. A phase whose time is over has its turn first: while the process was
-    /// stopped its request may have arrived, and the event for it may still be in the selector.
+    /// Makes at most one read or write.
     pub(super) fn turn(&mut self, now: Instant) -> io::Result<Next> {
-        let is_over = self.until <= now;
-        let next = if is_over || self.is_ready {
-            self.step(now)?
-        } else {
-            Next::Wait
-        };
-        // Not if the step began the next phase, which has its own time.
-        if is_over && self.until <= now && matches!(next, Next::Wait) {
-            return Ok(self.time_is_over());
+        let is_late = self.deadline <= now;
+        if !is_late && !self.is_ready {
+            return Ok(Next::Wait);
         }
-        Ok(next)
+        // Late or not: if the process was stopped, a request may have arrived in time, and its event
+        // may still be in the selector.
+        let next = match self.step(now) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.is_ready = false;
+                Next::Wait
+            }
+            next => next?,
+        };
+        // A step into the next phase has set a new deadline.
+        match (next, &self.phase) {
+            (Next::Wait, Phase::ReadingRequest { .. }) if self.deadline <= now => {
+                Ok(Next::Respond(Request::error(Status::TIMEOUT)))
+            }
+            (Next::Wait, _) if self.deadline <= now => Ok(Next::Close),
+            (next, _) => Ok(next),
+        }
     }
 
     fn step(&mut self, now: Instant) -> io::Result<Next> {
-        match self.phase {
-            Phase::Asking { .. } => self.ask(),
-            Phase::Answering { .. } => self.send(now),
-            Phase::Lingering => self.discard(),
+        match &mut self.phase {
+            Phase::ReadingRequest { head } => read_request(&mut self.stream, head),
+            Phase::SendingResponse { response, sent } => {
+                *sent += self.stream.write(&response[*sent..])?;
+                if *sent == response.len() {
+                    self.stream.shutdown_write()?;
+                    self.enter(Phase::Lingering, now + LINGER_TIMEOUT);
+                }
+                Ok(Next::Wait)
+            }
+            Phase::Lingering => match self.stream.read(&mut [0; MAX_HEAD])? {
+                0 => Ok(Next::Close),
+                _ => Ok(Next::Wait),
+            },
         }
     }
 
-    fn enter(&mut self, phase: Phase, until: Instant) {
+    fn enter(&mut self, phase: Phase, deadline: Instant) {
         self.phase = phase;
-        self.until = until;
+        self.deadline = deadline;
         self.is_ready = true;
     }
+}
 
-    fn time_is_over(&self) -> Next {
-        match self.phase {
-            Phase::Asking { .. } => Next::Answer(Request::refused(Status::TIMEOUT)),
-            Phase::Answering { .. } | Phase::Lingering => Next::Close,
-        }
-    }
-
-    fn ask(&mut self) -> io::Result<Next> {
-        let Phase::Asking { head } = &mut self.phase else {
-            return Ok(Next::Wait);
-        };
-        let mut buffer = [0; HEAD_MAX];
-        let room = &mut buffer[head.len()..];
-        let Some(count) = nonblocking(|| self.stream.read(room))? else {
-            self.is_ready = false;
-            return Ok(Next::Wait);
-        };
-        head.extend_from_slice(&room[..count]);
-        Ok(match Request::parse(head) {
-            Some(request) => Next::Answer(request),
-            None if count == 0 && head.is_empty() => Next::Close,
-            None if count == 0 => Next::Answer(Request::refused(Status::BAD_REQUEST)),
-            None if head.len() == HEAD_MAX => Next::Answer(Request::too_large(head)),
-            None => Next::Wait,
-        })
-    }
-
-    fn send(&mut self, now: Instant) -> io::Result<Next> {
-        let Phase::Answering { answer, sent } = &mut self.phase else {
-            return Ok(Next::Wait);
-        };
-        match nonblocking(|| self.stream.write(&answer[*sent..]))? {
-            Some(count) => *sent += count,
-            None => self.is_ready = false,
-        }
-        if *sent == answer.len() {
-            self.stream.shutdown_write()?;
-            self.enter(Phase::Lingering, now + LINGER);
-        }
-        Ok(Next::Wait)
-    }
-
-    fn discard(&mut self) -> io::Result<Next> {
-        match nonblocking(|| self.stream.read(&mut [0; HEAD_MAX]))? {
-            Some(0) => return Ok(Next::Close),
-            Some(_) => {}
-            None => self.is_ready = false,
-        }
-        Ok(Next::Wait)
-    }
+fn read_request(stream: &mut impl Read, head: &mut Vec<u8>) -> io::Result<Next> {
+    let mut buffer = [0; MAX_HEAD];
+    let room = &mut buffer[head.len()..];
+    let count = stream.read(room)?;
+    head.extend_from_slice(&room[..count]);
+    Ok(match Request::parse(head) {
+        Some(request) => Next::Respond(request),
+        None if count == 0 && head.is_empty() => Next::Close,
+        None if count == 0 => Next::Respond(Request::error(Status::BAD_REQUEST)),
+        None if head.len() == MAX_HEAD => Next::Respond(Request::error(Status::TOO_LARGE)),
+        None => Next::Wait,
+    })
 }
 
 #[cfg(test)]

@@ -1,178 +1,171 @@
-//! The counters for Prometheus, and whether the service is well: an HTTP server of two pages, as a
-//! guest of the echo's loop.
+//! Metrics for Prometheus and a health check: an HTTP server of two resources in the loop of the
+//! service.
 //!
-//! It has the same thread as the echo, and so the same manners: nothing waits, and a turn is small.
-//! Whatever a client does is bounded: a [head](connection::HEAD_MAX), an answer, a few seconds, and
-//! so many clients at once.
+//! It runs in the thread of the echo, so no call blocks and a turn is small. What a client can use is
+//! limited: the [head](connection::MAX_HEAD) of one request, one response, and a few seconds.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener as StdListener};
 use std::time::{Duration, Instant, SystemTime};
 
-use log::{debug, warn};
+use log::{debug, info, warn};
 use mio::event::Event;
-use mio::net::TcpStream;
+use mio::net::{TcpListener, TcpStream};
 use mio::{Interest, Registry, Token};
-use mio_echo::Stats;
+use mio_echo::{Endpoint, Stats};
 use slab::Slab;
 
 mod connection;
 mod http;
-mod listener;
 mod prometheus;
 
-use connection::{Connection, Next};
-use http::{Request, Resource, Response, Status};
-pub(crate) use listener::Bound;
-use listener::Listener;
-use prometheus::Exposition;
+use self::connection::{Connection, Next};
+use self::http::{Request, Resource, Status, response};
+use crate::service::METRICS_TOKENS;
+use crate::warn_if_public;
 
-/// How many clients are served at once. One more replaces the client that has been sending its request
-/// longest, so that clients which connect and send nothing do not keep a scrape waiting.
-const MOST_CONNECTIONS: usize = 16;
+/// A client more replaces the one that has been sending its request longest. So clients that connect
+/// and send nothing do not keep a scrape waiting.
+const MAX_CLIENTS: usize = 16;
 
-/// After how long to try again when the system is short of something, such as descriptors.
-const RETRY: Duration = Duration::from_millis(100);
+/// Pause after an error of accept(2), such as no descriptors.
+const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
-/// At most that often a line at `warn`.
-const WARNING_INTERVAL: Duration = Duration::from_secs(60);
-
-/// The listeners, and whoever is connected.
+/// The listener and its clients.
 pub(crate) struct Metrics {
     registry: Registry,
-    first_token: usize,
-    /// Their tokens are the first.
-    listeners: Vec<Listener>,
-    /// The key is the token less those of the listeners.
-    connections: Slab<Connection<TcpStream>>,
-    /// Until when nobody is accepted, since the system was short of something.
-    retry: Option<Instant>,
-    warned: Option<Instant>,
+    listener: TcpListener,
+    /// Whether accept(2) has not yet said that it would block.
+    is_listener_ready: bool,
+    /// No accept before, after an error.
+    retry_at: Option<Instant>,
+    has_warned: bool,
+    clients: Slab<Connection<TcpStream>>,
     is_draining: bool,
-    /// The time of the last turn.
-    turned: Instant,
+    last_run: Instant,
 }
 
 impl Metrics {
-    /// Listens, and registers under `first` and the tokens above it.
-    pub(crate) fn listen(bound: Bound, registry: &Registry, first: Token) -> io::Result<Self> {
+    /// Listens at the first of the addresses that can be bound.
+    pub(crate) fn listen(addresses: &[SocketAddr], registry: &Registry) -> io::Result<Self> {
+        let listener = StdListener::bind(addresses)?;
+        listener.set_nonblocking(true)?;
+        let mut listener = TcpListener::from_std(listener);
+        registry.register(&mut listener, METRICS_TOKENS, Interest::READABLE)?;
+        let address = listener.local_addr()?;
+        info!("metrics on http://{address}/metrics");
+        warn_if_public(&[Endpoint::Tcp(address)], &[]);
         Ok(Metrics {
             registry: registry.try_clone()?,
-            first_token: first.0,
-            listeners: bound.listen(registry, first)?,
-            connections: Slab::new(),
-            retry: None,
-            warned: None,
+            listener,
+            is_listener_ready: false,
+            retry_at: None,
+            has_warned: false,
+            clients: Slab::new(),
             is_draining: false,
-            turned: Instant::now(),
+            last_run: Instant::now(),
         })
     }
 
-    /// From now on the service is not well: it takes nobody in.
+    /// From now on /healthz responds that the service is shutting down.
     pub(crate) fn drain(&mut self) {
         self.is_draining = true;
     }
 
-    /// When the next turn is due, if no event comes before.
+    /// When `run` has something to do, if no event comes before.
     pub(crate) fn due(&self) -> Option<Instant> {
-        let of_connection = |(_, it): (_, &Connection<_>)| it.due().unwrap_or(self.turned);
-        let connections = self.connections.iter().map(of_connection).min();
-        [connections, self.accepts_at()].into_iter().flatten().min()
+        let client = |(_, it): (_, &Connection<_>)| it.due().unwrap_or(self.last_run);
+        let clients = self.clients.iter().map(client);
+        clients.chain(self.accept_at()).min()
     }
 
-    /// Takes an event in. Those of others are ignored.
+    /// Takes an event. Ignores the events of other sources.
     pub(crate) fn handle(&mut self, event: &Event) {
-        let index = event.token().0.wrapping_sub(self.first_token);
-        if let Some(listener) = self.listeners.get_mut(index) {
-            listener.is_ready = true;
-            return;
-        }
-        let key = index.wrapping_sub(self.listeners.len());
-        if let Some(connection) = self.connections.get_mut(key) {
-            connection.wake();
-        }
-    }
-
-    /// Gives each client that has something to do a turn, and accepts new ones.
-    pub(crate) fn run(&mut self, now: Instant, stats: impl Fn() -> Stats) {
-        self.turned = now;
-        for index in 0..self.listeners.len() {
-            // First, and before each new client: one whose request has arrived is not replaced unread.
-            self.turn_all(now, &stats);
-            if self.accepts_at().is_some_and(|at| at <= now)
-                && let Err(error) = self.accept(index, now)
-            {
-                self.pause(&error, now);
+        match event.token().0.checked_sub(METRICS_TOKENS.0) {
+            Some(0) => self.is_listener_ready = true,
+            Some(index) => {
+                if let Some(client) = self.clients.get_mut(index - 1) {
+                    client.wake();
+                }
             }
+            None => {}
         }
     }
 
-    fn turn_all(&mut self, now: Instant, stats: &impl Fn() -> Stats) {
-        // No key is larger: those that are free are used first.
-        for key in 0..MOST_CONNECTIONS {
-            self.turn(key, now, stats);
+    /// Makes a turn for each client that has something to do, and accepts a new one.
+    pub(crate) fn run(&mut self, now: Instant, read_counters: impl Fn() -> Stats) {
+        self.last_run = now;
+        // Before accepting, so that a client whose request has arrived is not replaced unread. No key
+        // is larger, because the slab uses free ones first.
+        for key in 0..MAX_CLIENTS {
+            self.turn(key, now, &read_counters);
+        }
+        if self.accept_at().is_some_and(|at| at <= now)
+            && let Err(error) = self.accept(now)
+        {
+            self.back_off(&error, now);
         }
     }
 
-    /// When to accept, if a client may be waiting.
-    fn accepts_at(&self) -> Option<Instant> {
-        let is_ready = self.listeners.iter().any(|it| it.is_ready);
-        is_ready.then(|| self.retry.unwrap_or(self.turned))
+    fn accept_at(&self) -> Option<Instant> {
+        let at = self.retry_at.unwrap_or(self.last_run);
+        self.is_listener_ready.then_some(at)
     }
 
-    /// Accepts one client, if one is waiting at this listener.
-    fn accept(&mut self, index: usize, now: Instant) -> io::Result<()> {
-        if let Some((stream, peer)) = self.listeners[index].accept()? {
-            self.open(stream, peer, now)?;
-            self.retry = None;
+    fn accept(&mut self, now: Instant) -> io::Result<()> {
+        match self.listener.accept() {
+            Ok((stream, peer)) => self.open(stream, peer, now)?,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.is_listener_ready = false;
+            }
+            Err(error) => return Err(error),
         }
+        self.retry_at = None;
         Ok(())
     }
 
     fn open(&mut self, mut stream: TcpStream, peer: SocketAddr, now: Instant) -> io::Result<()> {
         self.make_room();
-        let key = self.connections.vacant_key();
-        let token = Token(self.first_token + self.listeners.len() + key);
-        let both = Interest::READABLE | Interest::WRITABLE;
-        self.registry.register(&mut stream, token, both)?;
+        let key = self.clients.vacant_key();
+        let token = Token(METRICS_TOKENS.0 + 1 + key);
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        self.registry.register(&mut stream, token, interest)?;
         debug!("client {key} opened: {peer}");
-        self.connections.insert(Connection::new(stream, now));
+        self.clients.insert(Connection::new(stream, now));
         Ok(())
     }
 
     /// Closes the oldest of the clients that are still sending their request, or else the oldest.
     fn make_room(&mut self) {
-        if self.connections.len() < MOST_CONNECTIONS {
+        if self.clients.len() < MAX_CLIENTS {
             return;
         }
-        let is_newer = |(_, it): &(usize, &Connection<_>)| (!it.is_asking(), it.opened());
-        if let Some((key, _)) = self.connections.iter().min_by_key(is_newer) {
+        let order = |(_, it): &(usize, &Connection<_>)| (!it.is_reading_request(), it.opened());
+        if let Some((key, _)) = self.clients.iter().min_by_key(order) {
             self.close(key, "replaced by a new client");
         }
     }
 
-    /// Whatever the error is, whoever waits is not announced again: the time has to.
-    fn pause(&mut self, error: &io::Error, now: Instant) {
-        self.retry = Some(now + RETRY);
-        let is_calm = |at| now.saturating_duration_since(at) >= WARNING_INTERVAL;
-        if self.warned.is_none_or(is_calm) {
-            self.warned = Some(now);
-            warn!("cannot accept ({error}): who asks for metrics waits until more can be had");
+    /// Retries later, after any error: the waiting clients are not announced again.
+    fn back_off(&mut self, error: &io::Error, now: Instant) {
+        self.retry_at = Some(now + RETRY_INTERVAL);
+        if !self.has_warned {
+            self.has_warned = true;
+            warn!("cannot accept ({error}): clients of the metrics wait until resources are free");
         }
     }
 
-    fn turn(&mut self, key: usize, now: Instant, stats: &impl Fn() -> Stats) {
-        let is_draining = self.is_draining;
-        let Some(connection) = self.connections.get_mut(key) else {
+    fn turn(&mut self, key: usize, now: Instant, read_counters: &impl Fn() -> Stats) {
+        let Some(client) = self.clients.get_mut(key) else {
             return;
         };
-        match connection.turn(now) {
+        match client.turn(now) {
             Ok(Next::Wait) => {}
-            Ok(Next::Answer(request)) => {
-                let response = response(&request, stats, is_draining);
-                debug!("client {key} is answered {}", response.status);
-                let bytes = response.to_bytes(request.is_head, SystemTime::now());
-                connection.answer(bytes, now);
+            Ok(Next::Respond(request)) => {
+                let (status, body) = content(request, read_counters, self.is_draining);
+                debug!("client {key}: response {}", status.0);
+                let bytes = response(status, &body, request.is_head, SystemTime::now());
+                client.respond(bytes, now);
             }
             Ok(Next::Close) => self.close(key, "done"),
             Err(error) => self.close(key, &error.to_string()),
@@ -181,32 +174,22 @@ impl Metrics {
 
     fn close(&mut self, key: usize, reason: &str) {
         debug!("client {key} closed: {reason}");
-        let mut connection = self.connections.remove(key);
-        // Closing takes it out of the selector too, where this fails.
-        let _ = self.registry.deregister(connection.stream_mut());
+        let mut client = self.clients.remove(key);
+        // If this fails, closing the socket removes it from the selector.
+        let _ = self.registry.deregister(client.stream_mut());
     }
 }
 
-fn response(request: &Request, stats: &impl Fn() -> Stats, is_draining: bool) -> Response {
-    match request.wanted {
-        Ok(Resource::Metrics) => Response {
-            status: Status::OK,
-            content_type: prometheus::CONTENT_TYPE,
-            body: Exposition(&stats()).to_string(),
-        },
-        Ok(Resource::Health) if is_draining => Response::saying(Status::DRAINING),
-        Ok(Resource::Health) => Response::saying(Status::OK),
-        Err(refusal) => Response::saying(refusal),
-    }
-}
-
-/// Makes a non-blocking call, again whenever a signal interrupts it. `None` where it would block.
-fn nonblocking<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<Option<T>> {
-    loop {
-        match call() {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
-            result => return result.map(Some),
-        }
-    }
+fn content(
+    request: Request,
+    read_counters: &impl Fn() -> Stats,
+    is_draining: bool,
+) -> (Status, String) {
+    let status = match request.resource {
+        Ok(Resource::Metrics) => return (Status::OK, prometheus::text(&read_counters())),
+        Ok(Resource::Health) if is_draining => Status::SHUTTING_DOWN,
+        Ok(Resource::Health) => Status::OK,
+        Err(status) => status,
+    };
+    (status, format!("{}\n", status.1))
 }

@@ -1,4 +1,4 @@
-//! What is counted, and the statistics at the end.
+//! The counters and the statistics.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,11 +7,12 @@ use hdrhistogram::Histogram;
 
 use crate::ping::in_flight::Answer;
 
-/// How many were sent, and what became of them.
+/// The number of pings, and their outcomes.
 ///
-/// A corrupt answer is none: its ping counts as lost as well, unless an intact one comes too. So
-/// each ping is either received or lost, even where one cannot tell which of them was corrupted.
-pub(crate) struct Tally {
+/// A corrupt answer does not count as received: its ping is lost too, unless an intact answer
+/// arrives. So each ping is either received or lost, even if the corrupted one cannot be
+/// identified.
+pub(crate) struct Counters {
     pub(crate) sent: u64,
     received: u64,
     duplicated: u64,
@@ -19,9 +20,9 @@ pub(crate) struct Tally {
     times: Times,
 }
 
-impl Tally {
+impl Counters {
     pub(crate) fn new() -> Self {
-        Tally {
+        Counters {
             sent: 0,
             received: 0,
             duplicated: 0,
@@ -43,7 +44,7 @@ impl Tally {
         }
     }
 
-    /// Whether all that was sent came back, and nothing else.
+    /// Whether everything came back, and nothing was corrupted.
     pub(crate) fn is_clean(&self) -> bool {
         self.lost() == 0 && self.corrupted == 0
     }
@@ -52,13 +53,13 @@ impl Tally {
         self.sent - self.received
     }
 
-    /// Of what was sent, in percent; to a thousandth.
+    /// In percent of the sent pings, to a thousandth.
     fn lost_percent(&self) -> f64 {
         let thousandths = self.lost() * 100_000 / self.sent.max(1);
         f64::from(u32::try_from(thousandths).unwrap_or(u32::MAX)) / 1000.0
     }
 
-    /// The lines at the end; `elapsed` is how long it all took.
+    /// The statistics, with the duration of the run.
     pub(crate) fn summary(&self, elapsed: Duration) -> String {
         let counts = format!(
             "{} sent, {} received, {} lost ({}%), {} duplicated, {} corrupted, time {} ms",
@@ -78,32 +79,31 @@ impl Tally {
     }
 }
 
-/// The round-trip times, in nanoseconds: not each of them, but what tells about them all.
+/// Round-trip times in nanoseconds.
 struct Times {
-    /// How many there were of each length, to three digits. That takes a quarter of a megabyte,
-    /// however many there are, where a list to be sorted would grow.
+    /// A histogram with three digits: a quarter of a megabyte for any number of times.
     histogram: Histogram<u64>,
     count: u64,
     sum: u64,
-    least: u64,
-    most: u64,
+    min: u64,
+    max: u64,
     last: u64,
-    /// The sum of the differences between each and the one before it.
+    /// The sum of the differences between consecutive times.
     changes: u64,
 }
 
 impl Times {
-    /// The histogram's longest. Longer ones count as this long, but for the average and the maximum.
-    const LONGEST: Duration = Duration::from_secs(3600);
+    /// The range of the histogram. Longer times count as this long, except in average and maximum.
+    const MAX_TIME: Duration = Duration::from_secs(3600);
 
     fn new() -> Self {
         Times {
-            histogram: Histogram::new_with_max(nanoseconds(Self::LONGEST), 3)
+            histogram: Histogram::new_with_max(nanoseconds(Self::MAX_TIME), 3)
                 .expect("a range and a number of digits that it has"),
             count: 0,
             sum: 0,
-            least: u64::MAX,
-            most: 0,
+            min: u64::MAX,
+            max: 0,
             last: 0,
             changes: 0,
         }
@@ -117,15 +117,15 @@ impl Times {
         self.histogram.saturating_record(time);
         self.count += 1;
         self.sum += time;
-        self.least = self.least.min(time);
-        self.most = self.most.max(time);
+        self.min = self.min.min(time);
+        self.max = self.max.max(time);
         self.last = time;
     }
 
-    /// What so great a part of all times does not exceed.
+    /// The time that this part of all times does not exceed.
     fn quantile(&self, part: f64) -> u64 {
         let rounded = self.histogram.value_at_quantile(part);
-        rounded.clamp(self.least, self.most)
+        rounded.clamp(self.min, self.max)
     }
 }
 
@@ -134,11 +134,11 @@ impl fmt::Display for Times {
         write!(
             f,
             "rtt min/avg/median/p99/max/jitter = {}/{}/{}/{}/{}/{} ms",
-            milliseconds(self.least),
+            milliseconds(self.min),
             milliseconds(self.sum / self.count.max(1)),
             milliseconds(self.quantile(0.5)),
             milliseconds(self.quantile(0.99)),
-            milliseconds(self.most),
+            milliseconds(self.max),
             milliseconds(self.changes / self.count.saturating_sub(1).max(1)),
         )
     }

@@ -1,24 +1,24 @@
-//! Which pings are on their way, and which answer belongs to which.
+//! Pings in flight, and the ping that an answer belongs to.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::payload;
 
-/// Fills the payload of the ping `seq`: its number, and bytes that only this number has.
+/// Fills the payload of a ping: its number, and bytes that depend on the number.
 pub(crate) fn fill(payload: &mut [u8], seq: u64) {
     payload::fill_noise(payload::write_number(payload, seq), seq);
 }
 
-/// What came back, after a look at every byte of it.
+/// A received message, after every byte was compared.
 pub(crate) enum Answer {
-    /// As it was sent: for the first time, or again.
+    /// As it was sent, for the first time or again.
     Intact {
         seq: u64,
         time: Duration,
         is_duplicate: bool,
     },
-    /// Not as it was sent. The ping's number may have suffered too.
+    /// Not as it was sent. The number can be corrupted too.
     Corrupt { seq: Option<u64>, what: String },
 }
 
@@ -27,24 +27,24 @@ struct Ping {
     is_answered: bool,
 }
 
-/// The latest pings: whatever is older is given up, so that memory does not grow with time.
-pub(crate) struct Window {
+/// The latest pings. Older ones are forgotten, so that memory is bounded.
+pub(crate) struct InFlight {
     pings: VecDeque<Ping>,
-    /// The number of the first in `pings`. The first of all is 1.
+    /// The number of the first ping in `pings`. The first of all is 1.
     first: u64,
-    /// No ping before this one is still without an answer.
+    /// All pings before this one are answered.
     oldest: u64,
     missing: usize,
     is_stream: bool,
-    /// Room for a payload, to compare with.
+    /// A buffer for the expected payload.
     expected: Vec<u8>,
 }
 
-impl Window {
+impl InFlight {
     const LIMIT: usize = 65_536;
 
     pub(crate) fn new(is_stream: bool, size: usize) -> Self {
-        Window {
+        InFlight {
             pings: VecDeque::new(),
             first: 1,
             oldest: 1,
@@ -54,10 +54,10 @@ impl Window {
         }
     }
 
-    /// Notes a ping, which is sent now, and gives its number.
+    /// Adds a ping that is sent now. Returns its number.
     pub(crate) fn add(&mut self, sent: Instant) -> u64 {
         if self.pings.len() == Self::LIMIT {
-            self.forget_the_first();
+            self.forget_first();
         }
         self.pings.push_back(Ping {
             sent,
@@ -67,20 +67,20 @@ impl Window {
         self.end() - 1
     }
 
-    fn forget_the_first(&mut self) {
+    fn forget_first(&mut self) {
         let is_missing = self.pings.pop_front().is_some_and(|ping| !ping.is_answered);
         self.missing -= usize::from(is_missing);
         self.first += 1;
         self.oldest = self.oldest.max(self.first);
     }
 
-    /// Whether no ping can be added without giving up one that will be answered. That is for
-    /// streams alone, which lose nothing; of datagrams, one that old is lost.
+    /// Whether another ping would replace one that will be answered. Only in streams, which lose
+    /// nothing; a datagram as old as that is lost.
     pub(crate) fn is_full(&self) -> bool {
         self.is_stream && self.missing == Self::LIMIT
     }
 
-    /// How many pings have no answer yet.
+    /// The number of unanswered pings.
     pub(crate) fn missing(&self) -> usize {
         self.missing
     }
@@ -89,25 +89,25 @@ impl Window {
         self.pings.back().is_some_and(|ping| ping.is_answered)
     }
 
-    /// Finds out which ping a message answers, and whether it is as it was sent.
-    pub(crate) fn judge(&mut self, message: &[u8], now: Instant) -> Answer {
+    /// Matches a message to its ping, and compares it.
+    pub(crate) fn check(&mut self, message: &[u8], now: Instant) -> Answer {
         let corrupt = |seq, what| Answer::Corrupt { seq, what };
         if message.len() != self.expected.len() {
             return corrupt(None, format!("{} bytes were sent", self.expected.len()));
         }
-        let Some(seq) = self.asked_for(message) else {
+        let Some(seq) = self.find_ping(message) else {
             return corrupt(None, "not asked for, or long ago".to_owned());
         };
         fill(&mut self.expected, seq);
         let differs = |(one, other)| one != other;
         if let Some(place) = message.iter().zip(&self.expected).position(differs) {
             if self.is_stream {
-                // Its place in the stream shows that it is this one's answer: there is no other.
-                self.settle(seq);
+                // Its place in the stream identifies the ping. No other answer will arrive.
+                self.mark_answered(seq);
             }
             return corrupt(Some(seq), format!("from byte {}", place + 1));
         }
-        let (sent, is_duplicate) = self.settle(seq);
+        let (sent, is_duplicate) = self.mark_answered(seq);
         Answer::Intact {
             seq,
             time: now.saturating_duration_since(sent),
@@ -116,16 +116,16 @@ impl Window {
     }
 
     /// The number of the ping that a message answers.
-    fn asked_for(&mut self, message: &[u8]) -> Option<u64> {
+    fn find_ping(&mut self, message: &[u8]) -> Option<u64> {
         if self.is_stream {
             // A stream keeps the order.
             self.oldest_missing()
         } else if message.is_empty() {
-            // The next best: nothing tells one from another, a duplicate least of all.
+            // Empty messages cannot be told apart, and duplicates neither.
             let latest = self.pings.back().map(|_| self.end() - 1);
             self.oldest_missing().or(latest)
         } else {
-            self.numbered(message)
+            self.find_by_number(message)
         }
     }
 
@@ -136,18 +136,17 @@ impl Window {
         Some(self.oldest)
     }
 
-    /// The latest ping whose number ends in the bytes that the message begins with: where those
-    /// are few, the others that end so are 256 pings older, or a multiple of that.
-    fn numbered(&self, message: &[u8]) -> Option<u64> {
+    /// The latest ping whose number ends in the first bytes of the message. If only one byte fits,
+    /// the others with the same byte are older by a multiple of 256.
+    fn find_by_number(&self, message: &[u8]) -> Option<u64> {
         let (number, mask) = payload::number(message);
         let latest = self.end() - 1;
         let seq = latest.checked_sub(latest.wrapping_sub(number) & mask)?;
         self.get(seq).map(|_| seq)
     }
 
-    /// Notes that the answer has come. Gives when the ping was sent, and whether it had been
-    /// answered before.
-    fn settle(&mut self, seq: u64) -> (Instant, bool) {
+    /// Marks a ping as answered. Returns when it was sent, and whether it was answered before.
+    fn mark_answered(&mut self, seq: u64) -> (Instant, bool) {
         let index = self.index(seq).expect("it was found a moment ago");
         let ping = &mut self.pings[index];
         let was_answered = ping.is_answered;

@@ -1,17 +1,12 @@
 //! `mio-echo ping`: ping(8) for echo services.
 //!
-//! An event loop of one socket, the signals and the time: pings are sent when they are due, whether
-//! or not the answers to earlier ones have come, and both go on while neither waits. What lies
-//! where:
+//! An event loop with one socket, signals and a timer. Pings are sent when they are due, whether or
+//! not earlier ones were answered, and neither sending nor receiving blocks the other.
 //!
-//! - here: the loop
-//! - `options`: the command line
-//! - `transport`: messages over the socket, without ever waiting
-//! - `window`: which answer belongs to which ping
-//! - `tally`: the statistics
-//! - in `../shared`, with another example: `arguments`, of which command lines are made; `socket`,
-//!   which is TCP, UDP or Unix; `payload`, what a ping carries; `signals`, how the loop is told to
-//!   end
+//! - `options`: the arguments
+//! - `transport`: messages over a non-blocking socket
+//! - `in_flight`: matches answers to pings
+//! - `counters`: the statistics
 
 mod counters;
 mod in_flight;
@@ -24,8 +19,8 @@ use std::time::{Duration, Instant};
 use mio::{Events, Poll, Token};
 use mio_echo::Endpoint;
 
-use self::counters::Tally;
-use self::in_flight::{Answer, Window};
+use self::counters::Counters;
+use self::in_flight::{Answer, InFlight};
 pub(crate) use self::options::Options;
 use self::transport::Transport;
 use crate::arguments::print;
@@ -36,7 +31,7 @@ use crate::socket::poll_once;
 const SOCKET: Token = Token(0);
 const SIGNALS: Token = Token(1);
 
-/// Gives whether everything came back as it was sent.
+/// Returns whether everything came back as it was sent.
 pub(crate) fn run(options: Options, is_quiet: bool) -> Result<bool, CliError> {
     let endpoints = options.endpoints()?;
     let text = options.endpoint.clone();
@@ -44,38 +39,38 @@ pub(crate) fn run(options: Options, is_quiet: bool) -> Result<bool, CliError> {
         .map_err(|error| CliError::failure(format!("{text}: {error}")))?;
     let started = Instant::now();
     let end = pinger.run();
-    let sum_up = pinger.sum_up(started.elapsed());
-    // One line, of what came first: where nothing can be printed, both failed of it.
-    end.and(sum_up)
+    let printed = pinger.print_statistics(started.elapsed());
+    // Reports the first error only: if nothing can be printed, both have failed.
+    end.and(printed)
         .map_err(|error| CliError::failure(format!("{text}: {error}")))?;
-    Ok(pinger.tally.is_clean())
+    Ok(pinger.counters.is_clean())
 }
 
 struct Pinger {
     options: Options,
     is_quiet: bool,
-    /// That one of the host's addresses which answered.
+    /// The address that accepted the connection.
     endpoint: Endpoint,
     poll: Poll,
     transport: Transport,
     signals: Signals,
     is_stopped: bool,
-    window: Window,
-    tally: Tally,
-    /// When the next ping is due, and when there is nothing more to wait for after the last.
+    in_flight: InFlight,
+    counters: Counters,
+    /// When the next ping is due, and when ping stops waiting for answers after the last one.
     due: Instant,
     deadline: Instant,
-    /// The network's latest complaint, so that it is not repeated for each ping.
-    complaint: Option<ErrorKind>,
-    /// Why nothing more can be sent.
+    /// The kind of the last reported error, so that it is not reported for each ping.
+    last_error: Option<ErrorKind>,
+    /// The error after which nothing more can be sent.
     failure: Option<io::Error>,
 }
 
 impl Pinger {
-    /// For how long at most the next waits for the last, with an interval of 0.
+    /// The longest wait for an answer before the next ping, with an interval of 0.
     const FLOOD_INTERVAL: Duration = Duration::from_millis(10);
 
-    /// Tries the addresses of a host in the order in which the resolver gave them, as it meant them.
+    /// Tries the addresses of a host in the order of the resolver.
     fn connect(options: Options, is_quiet: bool, endpoints: &[Endpoint]) -> io::Result<Self> {
         let mut poll = Poll::new()?;
         let mut failure = ErrorKind::NotFound.into();
@@ -98,7 +93,7 @@ impl Pinger {
         transport: Transport,
     ) -> io::Result<Self> {
         let now = Instant::now();
-        // Not earlier: while ping connects, a signal ends it, as by default.
+        // Not earlier: while ping connects, a signal has its default action and ends it.
         let mut signals = Signals::new()?;
         signals.catch_stops()?;
         signals.register(poll.registry(), SIGNALS)?;
@@ -107,20 +102,20 @@ impl Pinger {
             signals,
             poll,
             is_stopped: false,
-            window: Window::new(transport.is_stream(), options.size()),
+            in_flight: InFlight::new(transport.is_stream(), options.size()),
             transport,
-            tally: Tally::new(),
+            counters: Counters::new(),
             due: now,
             deadline: now,
-            complaint: None,
+            last_error: None,
             failure: None,
             is_quiet,
             options,
         })
     }
 
-    /// Pings until all are sent, or a signal comes, and then until all that is missing has come, or
-    /// the time for that is over.
+    /// Runs until all pings are sent or a signal arrives, and then until all answers have arrived
+    /// or the timeout is over.
     fn run(&mut self) -> io::Result<()> {
         let (endpoint, size) = (&self.endpoint, self.options.size());
         print(format_args!("PING {endpoint} with {size} bytes"))?;
@@ -131,38 +126,38 @@ impl Pinger {
             for event in &events {
                 match event.token() {
                     SIGNALS => self.is_stopped |= self.signals.pending().count() > 0,
-                    _ => self.transport.note(event),
+                    _ => self.transport.take_event(event),
                 }
             }
-            // First what has come: the time runs until it is looked at.
+            // Receive first: the measured time runs until a message is read.
             self.receive()?;
             self.send()?;
         }
         self.failure.take().map_or(Ok(()), Err)
     }
 
-    fn sum_up(&self, elapsed: Duration) -> io::Result<()> {
-        let (endpoint, summary) = (&self.endpoint, self.tally.summary(elapsed));
+    fn print_statistics(&self, elapsed: Duration) -> io::Result<()> {
+        let (endpoint, summary) = (&self.endpoint, self.counters.summary(elapsed));
         print(format_args!(
             "--- {endpoint} ping statistics ---\n{summary}"
         ))
     }
 
     fn is_all_sent(&self) -> bool {
-        self.is_stopped || self.options.count == Some(self.tally.sent)
+        self.is_stopped || self.options.count == Some(self.counters.sent)
     }
 
     fn is_over(&self) -> bool {
-        self.is_all_sent() && (self.window.missing() == 0 || self.deadline <= Instant::now())
+        self.is_all_sent() && (self.in_flight.missing() == 0 || self.deadline <= Instant::now())
     }
 
-    /// Whether another ping can be sent, now or when it is due. While the peer of a stream does not
-    /// read, what it is sent piles up: that must end somewhere, and ends with the system's buffers.
+    /// Whether another ping can be sent, now or when it is due. If the peer of a stream does not
+    /// read, pings wait here until the system has room in its buffers.
     fn has_room(&self) -> bool {
-        !self.transport.is_sending() && !self.window.is_full()
+        !self.transport.is_sending() && !self.in_flight.is_full()
     }
 
-    /// How long the loop may sleep: until time alone brings something to do. `None`: for ever.
+    /// Time until the loop has something to do without an event; `None`: it waits for an event.
     fn timeout(&self) -> Option<Duration> {
         let until = if self.transport.is_readable() {
             return Some(Duration::ZERO);
@@ -180,11 +175,11 @@ impl Pinger {
     fn send(&mut self) -> io::Result<()> {
         let now = Instant::now();
         if !self.is_all_sent() && self.has_room() && self.is_due(now) {
-            let seq = self.window.add(now);
+            let seq = self.in_flight.add(now);
             in_flight::fill(self.transport.next(), seq);
-            self.tally.sent += 1;
+            self.counters.sent += 1;
             self.deadline = now + self.options.timeout;
-            // After a delay the next is late as well, and not several at once.
+            // After a delay the following pings are late too, instead of several at once.
             self.due = if self.options.interval.is_zero() {
                 now + Self::FLOOD_INTERVAL
             } else {
@@ -192,20 +187,20 @@ impl Pinger {
             };
         }
         match self.transport.send() {
-            // No more can be sent, but what is on its way back can be received: wait for that, as
-            // after the last.
+            // Nothing more can be sent, but answers in flight can still be received: wait for them
+            // as after the last ping.
             Err(error) if self.transport.is_stream() => {
                 self.is_stopped = true;
                 self.failure = Some(error);
                 Ok(())
             }
-            Err(error) => self.tolerate(error),
+            Err(error) => self.handle_error(error),
             Ok(()) => Ok(()),
         }
     }
 
     fn is_due(&self, now: Instant) -> bool {
-        now >= self.due || self.options.interval.is_zero() && self.window.is_last_answered()
+        now >= self.due || self.options.interval.is_zero() && self.in_flight.is_last_answered()
     }
 
     fn receive(&mut self) -> io::Result<()> {
@@ -213,22 +208,22 @@ impl Pinger {
             Ok(None) => Ok(()),
             Ok(Some(message)) => {
                 let size = message.len();
-                let answer = self.window.judge(message, Instant::now());
-                self.tally.count(&answer);
+                let answer = self.in_flight.check(message, Instant::now());
+                self.counters.count(&answer);
                 self.report(size, &answer)
             }
-            Err(error) => self.tolerate(error),
+            Err(error) => self.handle_error(error),
         }
     }
 
-    /// Of a connection an error is the end. On a UDP socket it is news of some datagram sent
-    /// earlier, brought by ICMP, such as that nobody listens; the next one may well arrive.
-    fn tolerate(&mut self, error: io::Error) -> io::Result<()> {
+    /// An error of a connection is final. An error of a UDP socket belongs to an earlier datagram,
+    /// reported by ICMP, such as `ECONNREFUSED`; the next one may arrive.
+    fn handle_error(&mut self, error: io::Error) -> io::Result<()> {
         if self.transport.is_stream() {
             return Err(error);
         }
-        if self.complaint != Some(error.kind()) {
-            self.complaint = Some(error.kind());
+        if self.last_error != Some(error.kind()) {
+            self.last_error = Some(error.kind());
             print_error(&format_args!("{}: {error}", self.options.endpoint));
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! The command line: what may stand there, and what it means.
+//! The arguments of `ping`.
 
 use std::time::Duration;
 
@@ -8,7 +8,6 @@ use mio_echo::Endpoint;
 use crate::arguments::{self, time};
 use crate::cli::CliError;
 
-/// Sends pings to an echo service, and checks and times what comes back, as ping(8) does.
 #[derive(Debug, Args)]
 #[command(after_long_help = include_str!("help.txt"))]
 pub(crate) struct Options {
@@ -16,25 +15,25 @@ pub(crate) struct Options {
     #[arg(value_name = "ENDPOINT")]
     pub(crate) endpoint: String,
 
-    /// How many to send [default: until a signal]
+    /// Number of pings [default: until a signal]
     #[arg(short, long, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) count: Option<u64>,
 
-    /// The time from one to the next; such as 200ms, or in seconds, 0.2
+    /// Time between pings; such as 200ms, or 0.2 in seconds
     ///
-    /// 0: the next is sent as soon as the last has come back, or else after 10 ms.
+    /// With 0, a ping is sent when the last one is answered, or after 10 ms.
     #[arg(short, long, value_parser = time, default_value = "1s")]
     pub(crate) interval: Duration,
 
-    /// How many bytes each has: 0 to 65507 in datagrams, 1 to 65507 in a stream
+    /// Bytes of a ping: 0 to 65507 in datagrams, 1 to 65507 in a stream
     ///
-    /// The first 8 are its number. Where there is no room for all of the number, an answer is taken
-    /// to be of the latest that it may be of; without any bytes, of the oldest without an answer,
-    /// so that after a loss the times are too long.
+    /// The first 8 bytes are its sequence number. If only a part of the number fits, an answer is
+    /// matched to the latest ping with that part. Without any bytes it is matched to the oldest
+    /// unanswered ping, so the times are too long after a loss.
     #[arg(short, long, value_parser = clap::value_parser!(u16).range(..=65_507), default_value = "56")]
     size: u16,
 
-    /// For how long, after the last is sent, to wait for what is still missing; such as 200ms or 0.2
+    /// Time to wait for missing answers after the last ping; such as 200ms or 0.2
     #[arg(short = 'W', long, value_name = "TIME", value_parser = time, default_value = "1s")]
     pub(crate) timeout: Duration,
 }
@@ -44,7 +43,7 @@ impl Options {
         self.size.into()
     }
 
-    /// The endpoint, once for each address that its host has.
+    /// The endpoint, once for each address of its host.
     pub(crate) fn endpoints(&self) -> Result<Vec<Endpoint>, CliError> {
         let endpoints = arguments::endpoints(&self.endpoint)?;
         let is_stream = |endpoint: &Endpoint| !matches!(endpoint, Endpoint::Udp(_));

@@ -1,4 +1,4 @@
-//! Messages over a socket: sending and receiving without ever waiting in a system call.
+//! Messages over a non-blocking socket.
 
 use std::io::{self, ErrorKind};
 
@@ -7,24 +7,23 @@ use mio_echo::Endpoint;
 
 use crate::socket::{Socket, poll_once};
 
-/// A connected socket, and the messages that it sends and receives, one of each at a time.
+/// A connected socket with one outgoing and one incoming message.
 ///
-/// Its events come once, when something becomes possible. So what is possible is noted, and holds
-/// until a call says otherwise.
+/// Events are edge-triggered: readiness is kept until a call returns `WouldBlock`.
 pub(crate) struct Transport {
     socket: Socket,
     is_readable: bool,
     is_writable: bool,
     outgoing: Vec<u8>,
-    /// How much of `outgoing` the system has taken; `None` when that is all of it.
+    /// Bytes of `outgoing` that were sent; `None` if all were.
     written: Option<usize>,
     incoming: Vec<u8>,
-    /// How much of a message that comes in a stream is in `incoming`.
+    /// Bytes of the current message in `incoming`; for streams.
     filled: usize,
 }
 
 impl Transport {
-    /// Connects, to exchange messages of `size` bytes, and waits until that is done.
+    /// Connects, and waits until the connection is established. Messages have `size` bytes.
     pub(crate) fn connect(
         endpoint: &Endpoint,
         poll: &mut Poll,
@@ -41,12 +40,11 @@ impl Transport {
                 break;
             }
         }
-        // Room for one byte more than a datagram should have, or else one that is too long would
-        // look as if it were not: the system throws away what there is no room for.
+        // One byte more than a datagram, because the system cuts a longer one to the buffer.
         let room = size + usize::from(matches!(socket, Socket::Udp(_)));
         Ok(Transport {
             socket,
-            // The events that said so may have been taken above.
+            // The first events may have been consumed above.
             is_readable: true,
             is_writable: true,
             outgoing: vec![0; size],
@@ -60,30 +58,30 @@ impl Transport {
         !matches!(self.socket, Socket::Udp(_))
     }
 
-    pub(crate) fn note(&mut self, event: &event::Event) {
-        // Ends and errors make both possible: the calls that then fail say what it was.
+    pub(crate) fn take_event(&mut self, event: &event::Event) {
+        // After the end of the stream or an error, the next call returns it.
         self.is_readable |= event.is_readable() || event.is_read_closed() || event.is_error();
         self.is_writable |= event.is_writable() || event.is_write_closed() || event.is_error();
     }
 
-    /// Whether there may be more to receive, which no event will announce.
+    /// Whether there may be more to receive without another event.
     pub(crate) fn is_readable(&self) -> bool {
         self.is_readable
     }
 
-    /// Whether a message is still to be sent, or the rest of one.
+    /// Whether a message is not yet sent completely.
     pub(crate) fn is_sending(&self) -> bool {
         self.written.is_some()
     }
 
-    /// The next message to send, to be filled in. The last one must be on its way.
+    /// The buffer of the next message. The last one must be sent.
     pub(crate) fn next(&mut self) -> &mut [u8] {
         debug_assert!(!self.is_sending());
         self.written = Some(0);
         &mut self.outgoing
     }
 
-    /// Sends what the system takes of the message. The rest goes when there is room.
+    /// Sends the message until the call would block. The rest follows after an event.
     pub(crate) fn send(&mut self) -> io::Result<()> {
         while let (Some(written), true) = (self.written, self.is_writable) {
             match self.socket.send(&self.outgoing[written..]) {
@@ -102,10 +100,10 @@ impl Transport {
         Ok(())
     }
 
-    /// Receives once, and gives the message if that completed one.
+    /// Receives once. Returns the message if it is complete.
     ///
-    /// Once, and not until there is nothing left: a peer that sends without end would leave no
-    /// time for anything else.
+    /// Not until the call would block: a peer that sends without end would leave no time for
+    /// anything else.
     pub(crate) fn receive(&mut self) -> io::Result<Option<&[u8]>> {
         if !self.is_readable {
             return Ok(None);

@@ -1,4 +1,4 @@
-//! How connections come to be, and how they go.
+//! Opens and closes connections.
 
 use std::io;
 
@@ -9,15 +9,15 @@ use crate::load::connection::State;
 use crate::load::options::Mode;
 
 impl Generator {
-    /// How many connections to begin at a time: a listener's queue is only so long.
+    /// Connections to open at a time, because the backlog of a listener is limited.
     const CONNECTING: usize = 64;
     const TOO_LATE: &str = "no connection within the time of --connect-timeout";
 
-    pub(super) fn connect_more(&mut self, now: u64) -> io::Result<()> {
+    pub(super) fn open_more(&mut self, now: u64) -> io::Result<()> {
         if self.mode == Mode::Churn {
-            // There each connection is a message: they come to be as the load.
+            // In this mode connections are opened as part of the load.
             self.opened = self.connections.len();
-            return self.begin_to_run(now);
+            return self.start_running(now);
         }
         while self.opened < self.connections.len()
             && self.unfinished() < Self::CONNECTING
@@ -35,19 +35,19 @@ impl Generator {
             return Ok(());
         }
         if self.mode == Mode::Hold {
-            self.begin_to_hold(now);
+            self.start_holding(now);
             return Ok(());
         }
-        self.begin_to_run(now)
+        self.start_running(now)
     }
 
-    /// How many connections are coming to be. That they are connected does not say that the service
-    /// has accepted them; an echo does.
+    /// Connections that are not yet established. In hold mode a connection counts as established
+    /// after its echo, because before accept(2) it is only in the backlog.
     fn unfinished(&self) -> usize {
         if self.mode != Mode::Hold {
             return self.connecting;
         }
-        let it = &self.bench.tally;
+        let it = &self.shared.counters;
         let finished = it.echoes + it.faults.lost + it.faults.corrupted;
         usize::try_from(it.sent.saturating_sub(finished)).unwrap_or(usize::MAX)
     }
@@ -55,8 +55,8 @@ impl Generator {
     fn give_up_connecting(&mut self) {
         let unopened = self.connections.len() - self.opened + self.retries.len();
         if unopened > 0 {
-            self.bench.tally.faults.failed += unopened as u64;
-            self.bench.tally.note_error(Self::TOO_LATE.to_owned());
+            self.shared.counters.faults.failed += unopened as u64;
+            self.shared.counters.note_error(Self::TOO_LATE.to_owned());
         }
         self.opened = self.connections.len();
         self.retries.clear();
@@ -67,12 +67,12 @@ impl Generator {
         }
     }
 
-    /// Begins to connect; or has it tried later, where the queue of a Unix listener is full.
+    /// Starts to connect. If the backlog of a Unix listener is full, the next sweep retries.
     pub(super) fn open(&mut self, index: usize) {
-        let now = self.bench.now();
+        let now = self.shared.now();
         let connection = &mut self.connections[index];
         let token = Token(index);
-        let opened = self.opener.open().and_then(|mut socket| {
+        let opened = self.connector.open().and_then(|mut socket| {
             let interest = Interest::READABLE | Interest::WRITABLE;
             let registry = self.poll.registry();
             registry.register(socket.source(), token, interest)?;
@@ -91,8 +91,8 @@ impl Generator {
                 self.sweep = self.sweep.min(now + 1_000_000);
             }
             Err(error) => {
-                self.bench.tally.faults.failed += 1;
-                self.bench.tally.note_error(error.to_string());
+                self.shared.counters.faults.failed += 1;
+                self.shared.counters.note_error(error.to_string());
                 if self.mode == Mode::Churn {
                     self.retries.push(index);
                 }
@@ -100,31 +100,31 @@ impl Generator {
         }
     }
 
-    /// Notes that a connection failed, or ended though it should not have.
+    /// Counts a connection that failed or ended early.
     pub(super) fn fail(&mut self, index: usize, error: &io::Error) {
-        let tally = &mut self.bench.tally;
+        let counters = &mut self.shared.counters;
         let connection = &mut self.connections[index];
-        tally.note_error(error.to_string());
+        counters.note_error(error.to_string());
         if connection.state == State::Connecting {
             self.connecting -= 1;
-            tally.faults.failed += 1;
+            counters.faults.failed += 1;
             connection
-                .window
-                .give_up(u64::MAX, |due| tally.uncount_sent(due));
+                .in_flight
+                .give_up(u64::MAX, |due| counters.uncount_sent(due));
         } else {
-            tally.faults.ended_early += 1;
+            counters.faults.ended_early += 1;
             connection
-                .window
-                .give_up(u64::MAX, |_| tally.faults.lost += 1);
+                .in_flight
+                .give_up(u64::MAX, |_| counters.faults.lost += 1);
         }
         connection.close();
         if self.mode == Mode::Churn {
-            // Not at once: where nobody listens that would only be noise.
+            // Not at once: if nothing listens, the loop would spin.
             self.retries.push(index);
         }
     }
 
-    /// Closes a connection, in whatever state it is.
+    /// Closes a connection in any state.
     pub(super) fn disconnect(&mut self, index: usize) {
         let connection = &mut self.connections[index];
         self.connecting -= usize::from(connection.state == State::Connecting);

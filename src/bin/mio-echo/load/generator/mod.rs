@@ -1,4 +1,4 @@
-//! The loop: what it has, what it waits for, and what follows from each event.
+//! The event loop.
 
 mod connecting;
 mod modes;
@@ -11,13 +11,13 @@ use mio::{Events, Poll, Token};
 use mio_echo::Endpoint;
 
 use crate::cli::CliError;
-use crate::load::connection::{Bench, Connection, State};
-use crate::load::connector::Opener;
+use crate::load::connection::{Connection, Shared, State};
+use crate::load::connector::Connector;
 use crate::load::options::{Mode, Options};
-use crate::load::process_stats::{Memory, Snapshot, Usage};
+use crate::load::process_stats::{Memory, ProcessStats, Snapshot};
 use crate::load::progress::Progress;
 use crate::load::report::Results;
-use crate::load::schedule::Pace;
+use crate::load::schedule::Schedule;
 use crate::signals::Signals;
 use crate::socket::poll_once;
 
@@ -27,11 +27,11 @@ const TIMER: Token = Token(usize::MAX - 2);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Connecting,
-    /// Messages are sent, whether they count yet or not.
+    /// Messages are sent; in the warm-up they do not count yet.
     Running,
-    /// Nothing is sent; connections are held.
+    /// Nothing is sent, and connections stay open.
     Holding,
-    /// Nothing more is sent, but for what was due before; what is missing may still come.
+    /// Only messages that are already due are sent, and missing answers are awaited.
     Draining,
     Over,
 }
@@ -43,34 +43,34 @@ pub(crate) struct Generator {
     poll: Poll,
     signals: Signals,
     is_stopped: bool,
-    opener: Opener,
-    bench: Bench,
+    connector: Connector,
+    shared: Shared,
     connections: Vec<Connection>,
     outstanding: usize,
-    /// How many of the connections were opened at least once, and how many are about to be.
+    /// Connections that were opened at least once, and those that are not yet established.
     opened: usize,
     connecting: usize,
-    /// Those to be opened again at the next sweep, and those with more to read than they may in
-    /// a turn.
+    /// Connections to open again at the next sweep, and those with more to read than one turn
+    /// allows.
     retries: Vec<usize>,
     again: Vec<usize>,
-    pace: Option<Pace>,
-    /// The connection that sends next, in the open loop.
+    schedule: Option<Schedule>,
+    /// The connection that sends the next message, in the open loop.
     turn: usize,
-    /// How many messages may still be sent, of those that count.
+    /// Messages that may still be sent.
     budget: u64,
-    /// When the messages begin to count, when they end, and when the present phase does, at the
-    /// latest.
+    /// Start and end of the measurement, and the latest end of the phase. All times are in
+    /// nanoseconds since the start of the program.
     start: u64,
     end: u64,
     deadline: u64,
-    /// When to look after what no event tells of.
+    /// When the next sweep is due.
     sweep: u64,
-    usage: Usage,
+    process_stats: ProcessStats,
     first: Snapshot,
     last: Snapshot,
     memory: [Option<Memory>; 2],
-    /// Since when the connections are held.
+    /// When holding began.
     held_since: u64,
     progress: Progress,
 }
@@ -82,12 +82,12 @@ impl Generator {
         endpoints: &[Endpoint],
     ) -> Result<Self, CliError> {
         let mode = options.mode();
-        // All endpoints are of the same transport. The time to connect begins here.
-        let bench = Bench::new(options.size(&endpoints[0]));
-        let endpoint = reachable(endpoints, options.connect_timeout());
+        // All endpoints have the same transport. The connect timeout starts here.
+        let shared = Shared::new(options.size(&endpoints[0]));
+        let endpoint = first_reachable(endpoints, options.connect_timeout());
         let outstanding = options.outstanding(endpoint);
         let poll = Poll::new()?;
-        let usage = Usage::new(options.server_pid).map_err(|error| {
+        let process_stats = ProcessStats::new(options.server_pid).map_err(|error| {
             let pid = options.server_pid.unwrap_or_default();
             CliError::usage(format!("--server-pid {pid}: {error}"))
         })?;
@@ -101,22 +101,22 @@ impl Generator {
             signals,
             poll,
             is_stopped: false,
-            opener: Opener::new(endpoint.clone(), matches!(mode, Mode::Churn | Mode::Hold)),
-            bench,
+            connector: Connector::new(endpoint.clone(), matches!(mode, Mode::Churn | Mode::Hold)),
+            shared,
             connections: (0..options.connections()).map(connection).collect(),
             outstanding,
             opened: 0,
             connecting: 0,
             retries: Vec::new(),
             again: Vec::new(),
-            pace: None,
+            schedule: None,
             turn: 0,
             budget: options.count.unwrap_or(u64::MAX),
             start: u64::MAX,
             end: u64::MAX,
             deadline: nanoseconds(options.connect_timeout()),
             sweep: 0,
-            usage,
+            process_stats,
             first: Snapshot::default(),
             last: Snapshot::default(),
             memory: [None; 2],
@@ -129,9 +129,9 @@ impl Generator {
     pub(crate) fn run(mut self) -> io::Result<Results> {
         let mut events = Events::with_capacity(1024);
         if self.mode == Mode::Hold {
-            // The connecting is what is measured.
-            self.memory[0] = self.usage.server_memory();
-            self.begin_to_count(self.bench.now());
+            // Connecting is measured too.
+            self.memory[0] = self.process_stats.server_memory();
+            self.start_counting(self.shared.now());
         }
         while self.phase != Phase::Over {
             let timeout = self.timeout();
@@ -139,15 +139,15 @@ impl Generator {
             for event in &events {
                 match event.token() {
                     SIGNALS => self.is_stopped |= self.signals.pending().count() > 0,
-                    TIMER => self.pace.iter().for_each(Pace::tick),
+                    TIMER => self.schedule.iter().for_each(Schedule::tick),
                     Token(index) => {
-                        self.connections[index].note(event);
-                        self.attend(index);
+                        self.connections[index].take_event(event);
+                        self.handle_connection(index);
                     }
                 }
             }
             for index in std::mem::take(&mut self.again) {
-                self.attend(index);
+                self.handle_connection(index);
             }
             self.after_events()?;
         }
@@ -155,24 +155,24 @@ impl Generator {
         Ok(self.finish())
     }
 
-    /// How long the loop may sleep.
+    /// Time until the loop has something to do without an event.
     fn timeout(&self) -> Duration {
         if !self.again.is_empty() {
             return Duration::ZERO;
         }
         let mut until = self.sweep.min(self.deadline).min(self.start);
-        if let Some(due) = self.pace.as_ref().and_then(Pace::wakes_at) {
+        if let Some(due) = self.schedule.as_ref().and_then(Schedule::wakes_at) {
             until = until.min(due);
         }
-        Duration::from_nanos(until.saturating_sub(self.bench.now()))
+        Duration::from_nanos(until.saturating_sub(self.shared.now()))
     }
 
-    /// Does what is possible on a connection.
-    fn attend(&mut self, index: usize) {
+    /// Handles a connection after an event.
+    fn handle_connection(&mut self, index: usize) {
         let connection = &mut self.connections[index];
         let done = match connection.state {
             State::Closed => return,
-            State::Connecting => match connection.has_connected() {
+            State::Connecting => match connection.finish_connecting() {
                 Ok(true) => {
                     self.connecting -= 1;
                     Ok(())
@@ -189,10 +189,10 @@ impl Generator {
 
     fn exchange(&mut self, index: usize) -> io::Result<()> {
         let connection = &mut self.connections[index];
-        let before = connection.window.outstanding();
-        let (now, more) = match connection.receive(&mut self.bench, false) {
-            // Whoever closes behind the echo does what is done here, and was faster.
-            Err(_) if self.mode == Mode::Churn && connection.window.outstanding() < before => {
+        let before = connection.in_flight.outstanding();
+        let (now, more) = match connection.receive(&mut self.shared, false) {
+            // The service closed after its echo, before load did.
+            Err(_) if self.mode == Mode::Churn && connection.in_flight.outstanding() < before => {
                 (None, false)
             }
             received => received?,
@@ -200,19 +200,19 @@ impl Generator {
         if more {
             self.again.push(index);
         }
-        self.proceed(index, now)
+        self.send_next(index, now)
     }
 
     fn after_events(&mut self) -> io::Result<()> {
-        let now = self.bench.now();
+        let now = self.shared.now();
         if self.is_stopped && self.phase != Phase::Draining {
             self.drain(now);
         }
         match self.phase {
-            Phase::Connecting => self.connect_more(now)?,
+            Phase::Connecting => self.open_more(now)?,
             Phase::Running => {
                 if now >= self.start {
-                    self.begin_to_count(now);
+                    self.start_counting(now);
                     self.start = u64::MAX;
                 }
                 self.dispatch();
@@ -222,7 +222,7 @@ impl Generator {
             }
             Phase::Holding if now >= self.deadline => self.phase = Phase::Over,
             Phase::Holding | Phase::Over => {}
-            Phase::Draining => self.go_on_draining(now),
+            Phase::Draining => self.continue_draining(now),
         }
         if now >= self.sweep {
             self.sweep(now);
@@ -230,13 +230,14 @@ impl Generator {
         Ok(())
     }
 
-    /// Looks after what no event tells of, now and then.
+    /// Handles what no event announces: lost messages, retries, dead connections, progress.
     fn sweep(&mut self, now: u64) {
         let timeout = nanoseconds(self.options.timeout);
         let period = (timeout / 8).clamp(1_000_000, nanoseconds(Progress::PERIOD));
         self.sweep = now + period;
-        if self.phase == Phase::Running && (!self.opener.is_stream() || self.mode == Mode::Churn) {
-            self.give_up_before(now.saturating_sub(timeout));
+        if self.phase == Phase::Running && (!self.connector.is_stream() || self.mode == Mode::Churn)
+        {
+            self.give_up_until(now.saturating_sub(timeout));
         }
         for index in std::mem::take(&mut self.retries) {
             if matches!(self.phase, Phase::Connecting | Phase::Running) {
@@ -252,9 +253,9 @@ impl Generator {
     }
 }
 
-/// That one of a host's addresses where somebody accepts, in the order in which the resolver gave
-/// them; the first where nobody does within that time, so that this is said of all connections.
-fn reachable(endpoints: &[Endpoint], time: Duration) -> &Endpoint {
+/// The first address of a host that accepts a connection, in the order of the resolver. If none
+/// does in time, the first, so that all connections report the error.
+fn first_reachable(endpoints: &[Endpoint], time: Duration) -> &Endpoint {
     let each = time / u32::try_from(endpoints.len()).unwrap_or(u32::MAX);
     let accepts = |endpoint: &&Endpoint| match endpoint {
         Endpoint::Tcp(address) => std::net::TcpStream::connect_timeout(address, each).is_ok(),

@@ -1,18 +1,18 @@
-//! When the next message is sent: what the modes differ in.
+//! Decides when the next message is sent: the difference between the modes.
 
 use std::io;
 
 use super::{Generator, Phase, TIMER};
 use crate::load::connection::State;
 use crate::load::options::Mode;
-use crate::load::schedule::Pace;
+use crate::load::schedule::Schedule;
 
 impl Generator {
     /// Sends the first messages.
-    pub(super) fn kick_off(&mut self, now: u64) -> io::Result<()> {
+    pub(super) fn send_first(&mut self, now: u64) -> io::Result<()> {
         if let Mode::Open(rate) = self.mode {
-            let pace = Pace::begin(rate, now, self.poll.registry(), TIMER)?;
-            self.pace = Some(pace);
+            let schedule = Schedule::begin(rate, now, self.poll.registry(), TIMER)?;
+            self.schedule = Some(schedule);
             return Ok(());
         }
         for index in 0..self.connections.len() {
@@ -25,36 +25,37 @@ impl Generator {
         Ok(())
     }
 
-    /// Goes on with a connection, after what has come; at `now`, if something has.
-    pub(super) fn proceed(&mut self, index: usize, now: Option<u64>) -> io::Result<()> {
+    /// Sends the next messages of a connection. `now` is the time of the last read, if there was
+    /// one.
+    pub(super) fn send_next(&mut self, index: usize, now: Option<u64>) -> io::Result<()> {
         match self.mode {
             Mode::Closed | Mode::Stream => self.refill(index, now.unwrap_or(0)),
-            Mode::Churn if self.connections[index].window.outstanding() == 0 => {
+            Mode::Churn if self.connections[index].in_flight.outstanding() == 0 => {
                 self.disconnect(index);
-                let now = self.bench.now();
+                let now = self.shared.now();
                 self.reopen(index, now);
                 Ok(())
             }
             Mode::Churn | Mode::Hold | Mode::Open(_) => {
-                self.connections[index].send(&mut self.bench)
+                self.connections[index].send(&mut self.shared)
             }
         }
     }
 
-    /// Closed loop: sends as many messages as have come back.
+    /// Closed loop: sends as many messages as came back.
     fn refill(&mut self, index: usize, now: u64) -> io::Result<()> {
         while self.may_send(now) && self.has_room(index) {
-            let now = if now == 0 { self.bench.now() } else { now };
+            let now = if now == 0 { self.shared.now() } else { now };
             self.issue(index, now);
         }
-        self.connections[index].send(&mut self.bench)
+        self.connections[index].send(&mut self.shared)
     }
 
     fn has_room(&self, index: usize) -> bool {
         let connection = &self.connections[index];
         connection.state == State::Open
-            && connection.window.outstanding() < self.outstanding
-            && connection.window.has_room()
+            && connection.in_flight.outstanding() < self.outstanding
+            && connection.in_flight.has_room()
     }
 
     fn may_send(&self, now: u64) -> bool {
@@ -62,52 +63,52 @@ impl Generator {
     }
 
     pub(super) fn issue(&mut self, index: usize, due: u64) {
-        let tally = &mut self.bench.tally;
-        if due >= tally.start {
-            tally.sent += 1;
+        let counters = &mut self.shared.counters;
+        if due >= counters.start {
+            counters.sent += 1;
             self.budget = self.budget.saturating_sub(1);
         }
-        self.connections[index].window.issue(due);
+        self.connections[index].in_flight.issue(due);
     }
 
-    /// Churn: connects anew.
+    /// Churn: connects again.
     fn reopen(&mut self, index: usize, now: u64) {
         if self.may_send(now) {
             self.open(index);
         }
     }
 
-    /// Open loop: sends all that is due by now, on each connection in turn.
+    /// Open loop: sends all messages that are due, on each connection in turn.
     pub(super) fn dispatch(&mut self) {
         while let Some(due) = self.next_due() {
-            let now = self.bench.now();
+            let now = self.shared.now();
             if due > now {
-                self.hold_up(false);
+                self.set_blocked(false);
                 return;
             }
             let Some(index) = self.next_with_room() else {
-                self.hold_up(true);
+                self.set_blocked(true);
                 return;
             };
-            if let Some(pace) = &mut self.pace {
-                pace.advance(due, now);
+            if let Some(schedule) = &mut self.schedule {
+                schedule.advance(due, now);
             }
             self.issue(index, due);
-            if let Err(error) = self.connections[index].send(&mut self.bench) {
+            if let Err(error) = self.connections[index].send(&mut self.shared) {
                 self.fail(index, &error);
             }
         }
     }
 
-    /// When the next message is due, if there is to be another.
+    /// When the next message is due, if one is left.
     fn next_due(&self) -> Option<u64> {
-        let due = self.pace.as_ref()?.due();
+        let due = self.schedule.as_ref()?.due();
         (due < self.end && self.budget > 0).then_some(due)
     }
 
-    fn hold_up(&mut self, is_held_up: bool) {
-        if let Some(pace) = &mut self.pace {
-            pace.is_held_up = is_held_up;
+    fn set_blocked(&mut self, is_blocked: bool) {
+        if let Some(schedule) = &mut self.schedule {
+            schedule.is_blocked = is_blocked;
         }
     }
 
@@ -119,29 +120,29 @@ impl Generator {
         Some(index)
     }
 
-    /// Takes for lost what has been on its way since then or longer.
-    pub(super) fn give_up_before(&mut self, then: u64) {
+    /// Counts messages as lost that were due at `then` or before.
+    pub(super) fn give_up_until(&mut self, then: u64) {
         for index in 0..self.connections.len() {
             let connection = &mut self.connections[index];
-            let faults = &mut self.bench.tally.faults;
+            let faults = &mut self.shared.counters.faults;
             let mut lost = 0;
-            connection.window.give_up(then, |_| lost += 1);
+            connection.in_flight.give_up(then, |_| lost += 1);
             faults.lost += lost;
             if lost == 0 {
                 continue;
             }
             if self.mode == Mode::Churn {
-                self.abandon(index);
-            } else if let Err(error) = self.proceed(index, None) {
+                self.reconnect(index);
+            } else if let Err(error) = self.send_next(index, None) {
                 self.fail(index, &error);
             }
         }
     }
 
-    /// Churn: what was on its way is lost, and the connection is of no more use.
-    fn abandon(&mut self, index: usize) {
+    /// Churn: after a loss the connection is useless.
+    fn reconnect(&mut self, index: usize) {
         self.disconnect(index);
-        let now = self.bench.now();
+        let now = self.shared.now();
         self.reopen(index, now);
     }
 }

@@ -1,4 +1,4 @@
-//! From the first message to the results.
+//! The phases from the first message to the results.
 
 use std::io;
 use std::time::Duration;
@@ -9,78 +9,78 @@ use crate::load::options::Mode;
 use crate::load::report::{Hold, OpenLoop, Results};
 
 impl Generator {
-    pub(super) fn begin_to_run(&mut self, now: u64) -> io::Result<()> {
+    pub(super) fn start_running(&mut self, now: u64) -> io::Result<()> {
         self.phase = Phase::Running;
         self.start = now + nanoseconds(self.options.warmup());
         self.end = self.start + nanoseconds(self.options.duration);
         self.deadline = self.end;
         if self.start == now {
-            self.begin_to_count(now);
+            self.start_counting(now);
             self.start = u64::MAX;
         }
-        self.kick_off(now)
+        self.send_first(now)
     }
 
-    pub(super) fn begin_to_count(&mut self, now: u64) {
-        self.bench.tally.start = now;
-        self.first = self.usage.snapshot(now);
+    pub(super) fn start_counting(&mut self, now: u64) {
+        self.shared.counters.start = now;
+        self.first = self.process_stats.snapshot(now);
         self.last = self.first;
     }
 
-    /// All are connected, or are given up: what is left to do is to be there.
-    pub(super) fn begin_to_hold(&mut self, now: u64) {
-        self.last = self.usage.snapshot(now);
-        self.memory[1] = self.usage.server_memory();
+    /// All connections are established or have failed.
+    pub(super) fn start_holding(&mut self, now: u64) {
+        self.last = self.process_stats.snapshot(now);
+        self.memory[1] = self.process_stats.server_memory();
         self.phase = Phase::Holding;
         self.held_since = now;
         self.deadline = now + nanoseconds(self.options.duration);
     }
 
-    /// Sends no more.
+    /// Stops sending.
     pub(super) fn drain(&mut self, now: u64) {
-        if self.bench.tally.start == u64::MAX {
-            self.begin_to_count(now);
+        if self.shared.counters.start == u64::MAX {
+            self.start_counting(now);
         }
         if self.mode != Mode::Hold || self.phase == Phase::Connecting {
-            self.last = self.usage.snapshot(now);
+            self.last = self.process_stats.snapshot(now);
         }
         self.end = self.end.min(now);
         self.phase = Phase::Draining;
         self.deadline = now + nanoseconds(self.options.timeout);
     }
 
-    pub(super) fn go_on_draining(&mut self, now: u64) {
+    pub(super) fn continue_draining(&mut self, now: u64) {
         self.dispatch();
-        // What is due, and not sent, has to wait for room; where nobody is left it need not.
+        // Messages that are due wait for room, as long as a connection is open.
         let has_backlog = self.backlog() > 0;
         let is_missing = |it: &Connection| {
-            it.state != State::Closed && (has_backlog || it.window.outstanding() > 0)
+            it.state != State::Closed && (has_backlog || it.in_flight.outstanding() > 0)
         };
         let is_complete = !self.connections.iter().any(is_missing);
-        if self.bench.tally.echoes > 0 && self.bench.tally.latest > self.last.at {
-            self.last = self.usage.snapshot(now);
+        if self.shared.counters.echoes > 0 && self.shared.counters.latest > self.last.at {
+            self.last = self.process_stats.snapshot(now);
         }
         if is_complete || now >= self.deadline {
             self.phase = Phase::Over;
         }
     }
 
-    /// How many messages were due and have not been sent.
+    /// Messages that were due and not sent.
     fn backlog(&self) -> u64 {
-        let pace = self.pace.as_ref();
-        let backlog = pace.map_or(0, |pace| pace.backlog(self.end));
+        let schedule = self.schedule.as_ref();
+        let backlog = schedule.map_or(0, |schedule| schedule.backlog(self.end));
         backlog.min(self.budget)
     }
 
     pub(super) fn show_progress(&self, now: u64) {
-        let tally = &self.bench.tally;
+        let counters = &self.shared.counters;
         let (what, done, total) = match self.phase {
             Phase::Connecting => (
                 "connecting",
                 self.opened as u64,
                 self.connections.len() as u64,
             ),
-            Phase::Running if tally.start == u64::MAX => {
+            Phase::Running if counters.start == u64::MAX => {
                 let warmup = nanoseconds(self.options.warmup());
                 (
                     "warming up",
@@ -90,8 +90,8 @@ impl Generator {
             }
             Phase::Running => (
                 "measuring",
-                now.saturating_sub(tally.start),
-                self.end.saturating_sub(tally.start),
+                now.saturating_sub(counters.start),
+                self.end.saturating_sub(counters.start),
             ),
             Phase::Holding => {
                 let duration = nanoseconds(self.options.duration);
@@ -103,7 +103,7 @@ impl Generator {
             }
             Phase::Draining | Phase::Over => ("draining", 0, 0),
         };
-        let text = || format!("{what}: {} echoes", tally.echoes);
+        let text = || format!("{what}: {} echoes", counters.echoes);
         self.progress.show(text, done, total);
     }
 
@@ -111,44 +111,45 @@ impl Generator {
         let is_open = |it: &&Connection| it.state == State::Open;
         let hold = (self.mode == Mode::Hold).then_some(Hold {
             held: self.connections.iter().filter(is_open).count() as u64,
-            time: Duration::from_nanos(self.bench.now().saturating_sub(self.held_since)),
+            time: Duration::from_nanos(self.shared.now().saturating_sub(self.held_since)),
             memory: self.memory,
         });
         let backlog = self.backlog();
-        let tally = &mut self.bench.tally;
-        tally.sent += backlog;
-        tally.faults.unsent = backlog;
-        if !self.opener.is_stream() {
-            self.receive_the_rest();
+        let counters = &mut self.shared.counters;
+        counters.sent += backlog;
+        counters.faults.unsent = backlog;
+        if !self.connector.is_stream() {
+            self.receive_remaining();
         }
-        let faults = &mut self.bench.tally.faults;
+        let faults = &mut self.shared.counters.faults;
         for connection in &mut self.connections {
-            connection.window.give_up(u64::MAX, |_| faults.lost += 1);
+            connection.in_flight.give_up(u64::MAX, |_| faults.lost += 1);
         }
-        let open_loop = self.pace.as_ref().map(|pace| OpenLoop {
-            sent: pace.sent,
-            late: pace.late,
+        let open_loop = self.schedule.as_ref().map(|schedule| OpenLoop {
+            sent: schedule.sent,
+            late: schedule.late,
         });
         Results {
-            endpoint: self.opener.endpoint().to_string(),
+            endpoint: self.connector.endpoint().to_string(),
             mode: self.mode,
             connections: self.connections.len() as u64,
-            size: self.bench.pattern.size as u64,
+            size: self.shared.pattern.size as u64,
             outstanding: self.outstanding as u64,
             warmup: self.options.warmup(),
             first: self.first,
             last: self.last,
-            tally: self.bench.tally,
+            counters: self.shared.counters,
             open_loop,
             hold,
         }
     }
 
-    /// Duplicates that nobody has waited for; but not for ever, where they come without end.
-    fn receive_the_rest(&mut self) {
+    /// Receives duplicates, for which no event was awaited. Ends at the deadline, because a peer
+    /// can send them without end.
+    fn receive_remaining(&mut self) {
         for connection in &mut self.connections {
-            while let Ok((_, true)) = connection.receive(&mut self.bench, true) {
-                if self.bench.now() >= self.deadline {
+            while let Ok((_, true)) = connection.receive(&mut self.shared, true) {
+                if self.shared.now() >= self.deadline {
                     break;
                 }
             }

@@ -1,4 +1,4 @@
-//! A connection over a stream that plays a script, at times that the tests make up.
+//! A connection over a scripted stream, at times that the tests choose.
 
 use super::*;
 
@@ -8,8 +8,8 @@ use super::super::http::Resource;
 
 const ASK: &[u8] = b"GET /metrics HTTP/1.1\r\nHost: here\r\n\r\n";
 
-/// What comes of reads, in this order, and how much there is room for in writes. Where nothing is
-/// left, a call would block.
+/// The results of reads, and the sizes of writes, in this order. After the last one a call would
+/// block.
 #[derive(Default)]
 struct Script {
     reads: VecDeque<Vec<u8>>,
@@ -65,7 +65,7 @@ fn connection(script: Script) -> (Connection<Script>, Instant) {
     (Connection::new(script, now), now)
 }
 
-/// Gives it turns until it has nothing to do at once, or wants something.
+/// Makes turns until one has a result or the connection waits.
 fn settle(connection: &mut Connection<Script>, now: Instant) -> Next {
     for _ in 0..100 {
         match connection.turn(now).unwrap() {
@@ -78,51 +78,51 @@ fn settle(connection: &mut Connection<Script>, now: Instant) -> Next {
 
 fn status(next: &Next) -> Option<Status> {
     match next {
-        Next::Answer(request) => request.wanted.err(),
+        Next::Respond(request) => request.resource.err(),
         other => panic!("{other:?}"),
     }
 }
 
 #[test]
-fn a_turn_is_one_read() {
+fn turn_makes_one_read() {
     let (mut connection, now) = connection(Script::reads(&[&ASK[..10], &ASK[10..20], &ASK[20..]]));
     for left in [2, 1] {
         assert!(matches!(connection.turn(now).unwrap(), Next::Wait));
         assert_eq!(connection.stream.reads.len(), left);
-        assert_eq!(connection.due(), None, "there may be more");
+        assert_eq!(connection.due(), None, "there may be more to read");
     }
-    let Next::Answer(request) = connection.turn(now).unwrap() else {
-        panic!("it has asked");
+    let Next::Respond(request) = connection.turn(now).unwrap() else {
+        panic!("no request");
     };
-    assert_eq!(request.wanted, Ok(Resource::Metrics));
+    assert_eq!(request.resource, Ok(Resource::Metrics));
 }
 
 #[test]
-fn no_more_is_read_of_a_head_than_it_may_have() {
-    let endless = vec![b'x'; 3 * HEAD_MAX];
+fn head_is_read_up_to_its_limit() {
+    let endless = vec![b'x'; 3 * MAX_HEAD];
     let (mut connection, now) = connection(Script::reads(&[&ASK[..1], &endless]));
     let next = settle(&mut connection, now);
-    assert_eq!(status(&next).unwrap().to_string(), "414 URI Too Long");
-    assert_eq!(connection.stream.reads[0].len(), 2 * HEAD_MAX + 1);
+    assert_eq!(status(&next).unwrap().0, Status::TOO_LARGE.0);
+    assert_eq!(connection.stream.reads[0].len(), 2 * MAX_HEAD + 1);
 }
 
 #[test]
-fn to_send_a_little_now_and_then_gives_no_more_time() {
+fn request_timeout_is_not_extended_by_more_bytes() {
     let (mut connection, start) = connection(Script::reads(&[&ASK[..1]]));
     for seconds in 0..5 {
         let now = start + Duration::from_secs(seconds);
         connection.wake();
         connection.stream.reads.push_back(vec![b'x']);
         assert!(matches!(settle(&mut connection, now), Next::Wait));
-        assert_eq!(connection.due(), Some(start + PATIENCE));
+        assert_eq!(connection.due(), Some(start + REQUEST_TIMEOUT));
     }
     connection.wake();
-    let next = settle(&mut connection, start + PATIENCE);
+    let next = settle(&mut connection, start + REQUEST_TIMEOUT);
     assert_eq!(status(&next), Some(Status::TIMEOUT));
 }
 
 #[test]
-fn the_end_of_the_stream_is_no_question() {
+fn end_of_stream_before_request() {
     let (mut silent, now) = connection(Script::reads(&[b""]));
     assert!(matches!(settle(&mut silent, now), Next::Close));
     let (mut half, now) = connection(Script::reads(&[&ASK[..20], b""]));
@@ -130,49 +130,53 @@ fn the_end_of_the_stream_is_no_question() {
 }
 
 #[test]
-fn a_slow_reader_gets_all_of_the_answer() {
+fn slow_client_gets_whole_response() {
     let (mut connection, now) = connection(Script::reads(&[]));
-    let answer: Vec<u8> = (0..=255).collect();
-    connection.answer(answer.clone(), now);
+    let response: Vec<u8> = (0..=255).collect();
+    connection.respond(response.clone(), now);
     for _ in 0..3 {
         assert!(matches!(settle(&mut connection, now), Next::Wait));
-        assert_eq!(connection.due(), Some(now + PATIENCE), "it would spin");
+        assert_eq!(
+            connection.due(),
+            Some(now + REQUEST_TIMEOUT),
+            "it would spin"
+        );
         assert!(!connection.stream.is_shut_down);
         connection.stream.room.extend([1, 84]);
         connection.wake();
     }
     // The last byte.
     connection.stream.room.push_back(84);
-    let later = now + PATIENCE / 2;
+    let later = now + REQUEST_TIMEOUT / 2;
     assert!(matches!(settle(&mut connection, later), Next::Wait));
-    assert_eq!(connection.stream.written, answer);
+    assert_eq!(connection.stream.written, response);
     assert!(connection.stream.is_shut_down);
-    assert_eq!(connection.due(), Some(later + LINGER));
+    assert_eq!(connection.due(), Some(later + LINGER_TIMEOUT));
 }
 
 #[test]
-fn who_does_not_read_is_given_up() {
+fn client_that_does_not_read_is_closed() {
     let (mut connection, now) = connection(Script::reads(&[]));
-    connection.answer(vec![0; 100], now);
+    connection.respond(vec![0; 100], now);
     connection.stream.room.push_back(10);
     assert!(matches!(settle(&mut connection, now), Next::Wait));
     connection.wake();
     connection.stream.room.push_back(10);
-    let next = settle(&mut connection, now + PATIENCE);
+    let next = settle(&mut connection, now + REQUEST_TIMEOUT);
     assert!(matches!(next, Next::Close));
     assert_eq!(connection.stream.written.len(), 20);
 }
 
 #[test]
-fn what_comes_after_the_answer_is_discarded_for_a_while() {
-    for (last, at) in [(&b""[..], Duration::ZERO), (b"more", LINGER)] {
-        let endless = vec![b'x'; 2 * HEAD_MAX];
+fn input_after_response_is_discarded_until_linger_timeout() {
+    for (last, at) in [(&b""[..], Duration::ZERO), (b"more", LINGER_TIMEOUT)] {
+        let endless = vec![b'x'; 2 * MAX_HEAD];
         let (mut connection, now) = connection(Script::reads(&[&endless]));
-        connection.answer(vec![0; 10], now);
+        connection.respond(vec![0; 10], now);
         connection.stream.room.push_back(10);
         assert!(matches!(settle(&mut connection, now), Next::Wait));
         assert!(connection.stream.reads.is_empty());
-        assert_eq!(connection.due(), Some(now + LINGER));
+        assert_eq!(connection.due(), Some(now + LINGER_TIMEOUT));
 
         connection.wake();
         connection.stream.reads.push_back(last.to_vec());
