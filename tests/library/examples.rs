@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 
-use crate::common::peers::nobody;
+use crate::common::peers::refusing_address;
 use crate::common::{
     self, Running, config, connect, example, is_served, random_bytes, read_to_the_end,
 };
@@ -60,7 +60,7 @@ fn client_prints_the_echo_of_its_input() {
 
 #[test]
 fn client_fails_with_a_message() {
-    let address = nobody().to_string();
+    let address = refusing_address().to_string();
     let mut client = example("client");
     let output = client.arg(&address).stdin(Stdio::null()).output().unwrap();
     assert_eq!(output.status.code(), Some(1));

@@ -234,6 +234,9 @@ fn idle_timeout_at_the_end_of_the_drain_time_ends_the_shutdown() {
         host.advance(WRITE * 2);
         host.advance(WRITE);
         assert!(host.echo.is_finished());
+        // Lingering connections have the deadline of the shutdown, and no idle timeout.
+        let closed = host.echo.stats().closed;
+        assert_eq!((closed.idle_timeout, closed.aborted), (0, 20));
         for client in &mut clients {
             assert_eq!(read_to_the_end(client), b"");
         }
