@@ -7,7 +7,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from service import LIMIT, Ended, Service, Talk, require
+from harness import LIMIT, Ended, Service, Talk, require
 
 SOCKET = "EBADF EFAULT EINTR EINVAL ENOTSOCK ENOMEM EAGAIN"
 SEND = f"""{SOCKET} EACCES EALREADY ECONNRESET EDESTADDRREQ EISCONN EMSGSIZE ENOBUFS ENOTCONN

@@ -1,6 +1,6 @@
 """Other people's clients talk to the built program: OpenBSD netcat, socat, Python's socket.
 
-usage: peers.py PROGRAM
+usage: interop.py PROGRAM
 """
 
 import hashlib
@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 
-from service import connect, family_of
+from harness import connect, family_of
 
 LIMIT = 120  # seconds, for each conversation
 TEXT = b"hello, echo\nsecond line\n"

@@ -20,8 +20,8 @@ import subprocess
 import sys
 import time
 
-from ordeals import half_closed, idle, reset, stalled, stalled_and_half_closed
-from service import LIMIT, CountedService, Service, connect, echo, require, wait_until
+from stress import half_closed, idle, reset, stalled, stalled_and_half_closed
+from harness import LIMIT, CountedService, Service, connect, echo, require, wait_until
 
 BULK = os.urandom(1_500_000)
 MIB = 1 << 20

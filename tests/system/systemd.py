@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 
-from service import echo, require
+from harness import echo, require
 
 UNITS = "examples/systemd"
 EXPOSURE = 1.0  # at most

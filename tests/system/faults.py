@@ -19,9 +19,9 @@ import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-import injected
-import ordeals
-from service import CountedService, Ended, Service, Talk, connect, echo, require, wait_until
+import syscall_errors
+import stress
+from harness import CountedService, Ended, Service, Talk, connect, echo, require, wait_until
 
 BULK = os.urandom(16_000_000)
 
@@ -110,7 +110,7 @@ def link_in_place_of_socket_file_leads_to_no_other_file(program):
             with Service(program, f"unix:{path}", "--unix-mode", "0666", faults=[delay]) as service:
                 service.stop()
         except Ended as ended:
-            injected.require_clean_end(ended.status, ended.log)
+            syscall_errors.require_clean_end(ended.status, ended.log)
         replaced.result()
         mode = os.stat(victim).st_mode & 0o7777
         require(mode == 0o600, f"the mode of another file became {mode:04o}")
@@ -125,13 +125,13 @@ def mode_that_cannot_be_set_ends_the_start(program):
             with Service(program, *arguments, faults=["fchmod:error=EPERM"]):
                 raise AssertionError("it started")
         except Ended as ended:
-            injected.require_clean_end(ended.status, ended.log)
+            syscall_errors.require_clean_end(ended.status, ended.log)
         require(not os.path.lexists(path), "the file was left behind")
 
 
 def special_cases(program):
     """Checks, and what each of them makes fail: an error, and the number of the call."""
-    trial = injected.calls_of_the_start(program, "splice")
+    trial = syscall_errors.calls_of_the_start(program, "splice")
     for error in "EACCES", "EPERM", "ENOSYS", "EINVAL", "EAGAIN":
         for when in "1+", *map(str, range(1, trial + 1)):
             yield splice_that_fails_at_start_is_not_used, error, when
@@ -172,11 +172,11 @@ def checks(program, totals, soak):
         for check, error, when in special_cases(program)
     ]
     together += [(check.__name__, check, program) for check in SOCKET_FILE_CHECKS]
-    for call, error, when in injected.faults(program):
+    for call, error, when in syscall_errors.faults(program):
         name = f"{call}: {error} at call {when}"
         together.append((name, totals.attempt, program, call, error, when))
-    alone = [(check.__name__, check, program) for check in ordeals.CHECKS]
-    alone.append((f"soak for {soak} s", ordeals.soak, program, soak))
+    alone = [(check.__name__, check, program) for check in stress.CHECKS]
+    alone.append((f"soak for {soak} s", stress.soak, program, soak))
     return together, alone
 
 
@@ -194,7 +194,7 @@ def main():
     print(f"seed {options.seed}")
     random.seed(options.seed)
     start = time.monotonic()
-    totals = injected.Totals()
+    totals = syscall_errors.Totals()
     together, alone = (
         [check for check in part if is_chosen(check[0], options.checks)]
         for part in checks(options.program, totals, options.soak)

@@ -1,6 +1,6 @@
 """More than one process and more than one host: one of them goes, and new connections are served.
 
-usage: balancing.py PROGRAM
+usage: load_balancing.py PROGRAM
 
 Two processes share a port; and HAProxy stands before two that have one each, and asks them for an
 echo. Needs the package haproxy.
@@ -17,11 +17,11 @@ import sys
 import tempfile
 import threading
 
-import service
-from service import require
+import harness
+from harness import require
 
 LIMIT = 30  # seconds, for each wait
-wait_until = functools.partial(service.wait_until, limit=LIMIT)
+wait_until = functools.partial(harness.wait_until, limit=LIMIT)
 CONNECTIONS = 200  # each time that some are tried
 
 HAPROXY = """\

@@ -27,11 +27,11 @@ import tempfile
 import threading
 import time
 
-import service
-from service import require
+import harness
+from harness import require
 
 LIMIT = 10  # seconds, for each wait
-wait_until = functools.partial(service.wait_until, limit=LIMIT)
+wait_until = functools.partial(harness.wait_until, limit=LIMIT)
 LIMIT_OF_ALL = 240  # seconds, for everything together
 PORT = 7007
 METRICS_PORT = 9007

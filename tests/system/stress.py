@@ -10,7 +10,7 @@ import struct
 import threading
 import time
 
-from service import LIMIT, Service, Talk, connect, echo, require
+from harness import LIMIT, Service, Talk, connect, echo, require
 
 DATA = os.urandom(16_000_000)
 CHURN = 10_000

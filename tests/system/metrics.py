@@ -16,7 +16,7 @@ import time
 import urllib.parse
 import urllib.request
 
-from service import require
+from harness import require
 
 LIMIT = 60  # seconds, for whatever is waited for
 ECHOED = b"hello, Prometheus\n"
