@@ -1,48 +1,41 @@
-"""More than one process and more than one host: one of them goes, and new connections are served.
+"""Several processes: one is killed or hangs, and new connections are served.
 
-usage: load_balancing.py PROGRAM
-
-Two processes share a port; and HAProxy stands before two that have one each, and asks them for an
-echo. Needs the package haproxy.
+Two processes share a port, or HAProxy distributes connections to two with a port each, and checks
+their health by an echo. Needs the package haproxy.
 """
 
 import contextlib
-import functools
-import os
-import re
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
-import threading
 
 import harness
-from harness import require
+from clients import connect, exchange
+from harness import LIMIT, Check, require, wait_until
+from service import Service
 
-LIMIT = 30  # seconds, for each wait
-wait_until = functools.partial(harness.wait_until, limit=LIMIT)
-CONNECTIONS = 200  # each time that some are tried
+CONNECTIONS = 200  # in each round
 
 HAPROXY = """\
 global
     stats socket {directory}/admin
 defaults
     mode tcp
-    timeout connect 1s
-    timeout client 30s
-    timeout server 30s
+    timeout connect 10s
+    timeout client 60s
+    timeout server 60s
 frontend all
     bind fd@{listener}
     default_backend instances
 backend instances
     balance roundrobin
-    # Who is sent to one that has just died, and is refused there, is sent to the other.
+    # A connection that a dead instance refuses goes to the other one.
     option redispatch 1
     retries 3
     # An instance is healthy if it echoes. One that accepts and does nothing is not.
     option tcp-check
-    timeout check 500ms
+    timeout check 2s
     tcp-check connect
     tcp-check send are-you-there
     tcp-check expect string are-you-there
@@ -52,69 +45,46 @@ backend instances
 """
 
 
-class Service:
-    """The program, which logs each connection."""
+class Instance(Service):
+    """A service over TCP that logs each connection."""
 
-    def __init__(self, program, *arguments):
-        command = [program, "-v", "--drain-timeout", "100ms", *arguments]
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-        self.opened = 0
-        for line in self.process.stderr:
-            if listening := re.search(r"listening on tcp://.*:(\d+)$", line):
-                self.port = int(listening[1])
-                break
-        else:
-            raise AssertionError("it does not listen")
-        threading.Thread(target=self.count, daemon=True).start()
+    def __init__(self, program, port=0, *arguments):
+        endpoint = f"tcp://127.0.0.1:{port}"
+        super().__init__(program, endpoint, "-v", "--drain-timeout=100ms", *arguments)
+        self.port = self.address[1]
 
-    def count(self):
-        for line in self.process.stderr:
-            self.opened += "opened as" in line
-
-    def signal(self, number):
-        os.kill(self.process.pid, number)
+    def opened(self):
+        """The number of connections until now."""
+        return self.log().count("opened as")
 
     def kill(self):
         self.signal(signal.SIGKILL)
         self.process.wait(LIMIT)
 
-    def __enter__(self):
-        return self
 
-    def __exit__(self, *_):
-        if self.process.poll() is None:
-            self.signal(signal.SIGCONT)
-            self.kill()
-
-
-def echo(port):
-    with socket.create_connection(("127.0.0.1", port), timeout=LIMIT) as client:
-        client.sendall(b"hello")
-        answer = client.recv(5, socket.MSG_WAITALL)
-        require(answer == b"hello", f"{answer!r} came back")
-
-
-def all_are_served(port):
+def require_echoes(port):
     for number in range(CONNECTIONS):
         try:
-            echo(port)
+            with connect(("127.0.0.1", port)) as client:
+                exchange(client, b"hello")
         except (OSError, AssertionError) as error:
             raise AssertionError(f"connection {number} of {CONNECTIONS}: {error!r}") from error
 
 
-def a_port_is_shared(program):
-    with Service(program, "tcp://127.0.0.1:0", "--reuse-port") as first:
-        place = f"tcp://127.0.0.1:{first.port}"
-        with Service(program, place, "--reuse-port") as second:
-            all_are_served(first.port)
-            wait_until(lambda: first.opened + second.opened == CONNECTIONS, "all are logged")
-            require(first.opened and second.opened, "one of them has them all")
+def shared_port_is_served_after_one_process_is_killed(program):
+    with Instance(program, 0, "--reuse-port") as first:
+        with Instance(program, first.port, "--reuse-port") as second:
+            require_echoes(first.port)
+            wait_until(
+                lambda: first.opened() + second.opened() == CONNECTIONS, "the logs are complete"
+            )
+            require(first.opened() and second.opened(), "one process has all connections")
             first.kill()
-            all_are_served(second.port)
+            require_echoes(second.port)
 
 
 class Balancer:
-    """HAProxy before two instances."""
+    """HAProxy in front of two instances."""
 
     def __init__(self, directory, *instances):
         self.admin = f"{directory}/admin"
@@ -125,23 +95,22 @@ class Balancer:
                 file.write(HAPROXY.format(directory=directory, listener=listener, a=a, b=b))
             command = ["haproxy", "-db", "-q", "-f", file.name]
             self.process = subprocess.Popen(command, pass_fds=[listener])
-        wait_until(lambda: self.states() == ["UP", "UP"], "HAProxy runs")
 
     def states(self):
-        """What it holds of the instances."""
+        """What HAProxy says about the health of the instances; None while it starts."""
         try:
             with socket.socket(socket.AF_UNIX) as admin:
                 admin.connect(self.admin)
                 admin.sendall(b"show stat\n")
-                said = b"".join(iter(lambda: admin.recv(65536), b"")).decode()
+                answer = b"".join(iter(lambda: admin.recv(65_536), b"")).decode()
         except OSError:
             return None
-        rows = [line.split(",") for line in said.splitlines()]
+        rows = [line.split(",") for line in answer.splitlines()]
         # "L4TOUT" and the like are in other columns; this one is "UP", "DOWN" or on the way.
         return [row[17] for row in rows if row[0] == "instances" and row[1] in "ab"]
 
     def wait_for(self, *states):
-        wait_until(lambda: self.states() == list(states), f"HAProxy holds them for {states}")
+        wait_until(lambda: self.states() == list(states), f"the instances are {states}")
 
     def __enter__(self):
         return self
@@ -155,53 +124,48 @@ class Balancer:
 def balanced(program):
     with contextlib.ExitStack() as stack:
         directory = stack.enter_context(tempfile.TemporaryDirectory())
-        instances = [stack.enter_context(Service(program, "tcp://127.0.0.1:0")) for _ in "ab"]
-        yield stack.enter_context(Balancer(directory, *instances)), *instances
+        instances = [stack.enter_context(Instance(program)) for _ in "ab"]
+        balancer = stack.enter_context(Balancer(directory, *instances))
+        balancer.wait_for("UP", "UP")
+        yield balancer, *instances
 
 
-def one_is_killed(program):
+def connections_of_a_killed_instance_go_to_the_other(program):
     with balanced(program) as (balancer, first, second):
-        before = first.opened, second.opened
-        all_are_served(balancer.port)
-        # HAProxy's own questions are few.
+        before = first.opened(), second.opened()
+        require_echoes(balancer.port)
+        # The health checks open connections as well, but few.
         share = CONNECTIONS // 3
-        wait_until(lambda: first.opened > before[0] + share, "the first has its share")
-        wait_until(lambda: second.opened > before[1] + share, "the second has its share")
+        wait_until(lambda: first.opened() > before[0] + share, "the first has its share")
+        wait_until(lambda: second.opened() > before[1] + share, "the second has its share")
         first.kill()
-        # At once: HAProxy does not know of it yet.
-        all_are_served(balancer.port)
+        # Immediately: HAProxy has not noticed it yet.
+        require_echoes(balancer.port)
         balancer.wait_for("DOWN", "UP")
-        place = f"tcp://127.0.0.1:{first.port}"
-        with Service(program, place) as again:
+        with Instance(program, first.port) as restarted:
             balancer.wait_for("UP", "UP")
-            before = again.opened
-            all_are_served(balancer.port)
-            wait_until(lambda: again.opened > before + share, "it has its share again")
+            before = restarted.opened()
+            require_echoes(balancer.port)
+            wait_until(lambda: restarted.opened() > before + share, "it has its share again")
 
 
-def one_hangs(program):
-    """It still accepts, as far as the system does that for it."""
+def instance_that_hangs_gets_no_connections(program):
+    """The kernel still accepts connections for it."""
     with balanced(program) as (balancer, _, second):
-        second.signal(signal.SIGSTOP)
-        balancer.wait_for("UP", "DOWN")
-        all_are_served(balancer.port)
-        second.signal(signal.SIGCONT)
+        with second.stopped():
+            balancer.wait_for("UP", "DOWN")
+            require_echoes(balancer.port)
         balancer.wait_for("UP", "UP")
 
 
-def main(program):
-    failed = 0
-    checks = a_port_is_shared, one_is_killed, one_hangs
-    for check in checks:
-        try:
-            check(program)
-            problem = None
-        except (OSError, AssertionError, subprocess.SubprocessError) as failure:
-            problem = repr(failure)
-            failed += 1
-        print(f"{check.__name__}: {problem or 'ok'}", flush=True)
-    print(f"{len(checks) - failed} passed, {failed} failed")
-    return 1 if failed else 0
+def checks(options):
+    for check in (
+        shared_port_is_served_after_one_process_is_killed,
+        connections_of_a_killed_instance_go_to_the_other,
+        instance_that_hangs_gets_no_connections,
+    ):
+        yield Check(check, options.program)
 
 
-sys.exit(main(sys.argv[1]))
+if __name__ == "__main__":
+    harness.main(__doc__, checks)

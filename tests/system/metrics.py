@@ -1,152 +1,121 @@
-"""Prometheus takes what the built program tells it: promtool finds no fault with the text, and
-after a scrape the counters are there to be asked for.
+"""Prometheus reads the metrics of the built program: promtool finds no fault with the text, and
+after a scrape the values can be queried.
 
-usage: metrics.py PROGRAM
+Needs the package prometheus.
 """
 
+import contextlib
 import json
 import pathlib
 import re
-import socket
 import subprocess
-import sys
 import tempfile
-import threading
-import time
 import urllib.parse
-import urllib.request
 
-from harness import require
+import harness
+from clients import connect, exchange
+from harness import LIMIT, Check, require, wait_until
+from service import Service, get
 
-LIMIT = 60  # seconds, for whatever is waited for
-ECHOED = b"hello, Prometheus\n"
-
+MESSAGE = b"hello, Prometheus\n"
 CONFIG = """
 global: {{scrape_interval: 1s, scrape_timeout: 1s}}
 scrape_configs:
   - job_name: mio-echo
-    static_configs: [targets: ["{place}"]]
+    static_configs: [targets: ["{target}"]]
 """
 
 
-def get(url):
-    # Not by a proxy that the environment may name.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(url, timeout=LIMIT) as answer:
-        return answer.read().decode()
+@contextlib.contextmanager
+def metered(program):
+    """A service that has echoed one message."""
+    with Service(program, "tcp://127.0.0.1:0", "--metrics=tcp://127.0.0.1:0") as service:
+        with connect(service.address) as client:
+            exchange(client, MESSAGE)
+        yield service
+        service.stop()
 
 
-def places(log):
-    """Where the program serves, and where it has metrics."""
-    found = {}
-    while len(found) < 2:
-        line = log.readline()
-        require(line, "the service has ended")
-        if match := re.search(r"(listening on tcp|metrics on http)://([^/\s]+)", line):
-            found[match[1]] = match[2]
-    return found["listening on tcp"], found["metrics on http"]
+def promtool_accepts_the_text(program):
+    """Its rules are about names, units, help and types."""
+    with metered(program) as service:
+        text = service.metrics_text()
+        run = subprocess.run(
+            ["promtool", "check", "metrics"],
+            input=text, capture_output=True, text=True, timeout=LIMIT, check=False,
+        )
+        require(run.returncode == 0, f"promtool: {run.stdout}{run.stderr}")
+        return f"{len(re.findall('^# TYPE', text, re.M))} metrics"
 
 
-def echo(place):
-    host, port = place.rsplit(":", 1)
-    with socket.create_connection((host, int(port)), timeout=LIMIT) as client:
-        client.sendall(ECHOED)
-        require(client.recv(len(ECHOED), socket.MSG_WAITALL) == ECHOED, "no echo")
+class Prometheus:
+    """Scrapes one target each second."""
 
-
-def check_text(text):
-    """promtool's own rules: names, units, help and types."""
-    command = ["promtool", "check", "metrics"]
-    run = subprocess.run(
-        command, input=text, capture_output=True, text=True, timeout=LIMIT, check=False
-    )
-    require(run.returncode == 0, f"promtool: {run.stdout}{run.stderr}")
-    print(f"promtool: {len(re.findall('^# TYPE', text, re.M))} metrics: ok", flush=True)
-
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
-def stop(process):
-    process.terminate()
-    try:
-        return process.wait(LIMIT)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-        raise
-
-
-def query(url, expression):
-    """The value of an expression; None while there is none, or nobody to ask."""
-    try:
-        question = urllib.parse.urlencode({"query": expression})
-        answer = json.loads(get(f"{url}/api/v1/query?{question}"))
-    except OSError:
-        return None
-    result = answer["data"]["result"]
-    return float(result[0]["value"][1]) if result else None
-
-
-def check_scrape(place, expected):
-    """A Prometheus of its own scrapes the program, and tells what it has found."""
-    with tempfile.TemporaryDirectory() as directory:
+    def __init__(self, directory, target):
         config = pathlib.Path(directory, "prometheus.yml")
-        config.write_text(CONFIG.format(place=place), encoding="ascii")
-        port = free_port()
-        command = [
-            "prometheus",
-            f"--config.file={config}",
-            f"--storage.tsdb.path={directory}/data",
-            f"--web.listen-address=127.0.0.1:{port}",
-        ]
-        with open(f"{directory}/log", "w+", encoding="utf-8") as log:
-            prometheus = subprocess.Popen(command, stdout=log, stderr=log)
-            try:
-                wait_for(f"http://127.0.0.1:{port}", expected, prometheus)
-            except AssertionError:
-                log.seek(0)
-                print(log.read())
-                raise
-            finally:
-                stop(prometheus)
+        config.write_text(CONFIG.format(target=target), encoding="ascii")
+        self.log = pathlib.Path(directory, "log")
+        with open(self.log, "w", encoding="utf-8") as log:
+            command = [
+                "prometheus",
+                f"--config.file={config}",
+                f"--storage.tsdb.path={directory}/data",
+                "--web.listen-address=127.0.0.1:0",
+            ]
+            self.process = subprocess.Popen(command, stdout=log, stderr=log)
+
+    def url(self):
+        """Where it answers queries, from its log; None while it starts."""
+        text = self.log.read_text(encoding="utf-8")
+        require(self.process.poll() is None, f"Prometheus has ended: {text}")
+        found = re.search(r'"Listening on" address=(\S+)', text)
+        return found and f"http://{found[1]}"
+
+    def query(self, url, expression):
+        """The value of an expression; None while there is none."""
+        try:
+            query = urllib.parse.urlencode({"query": expression})
+            result = json.loads(get(f"{url}/api/v1/query?{query}"))["data"]["result"]
+        except OSError:
+            return None
+        return float(result[0]["value"][1]) if result else None
+
+    def wait_for(self, expression, value):
+        url = wait_until(self.url, "Prometheus listens")
+
+        def is_scraped():
+            return self.query(url, expression) == value
+
+        wait_until(is_scraped, f"{expression} is {value}", interval=0.1)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.wait(LIMIT)
 
 
-def wait_for(url, expected, prometheus):
-    end = time.monotonic() + LIMIT
-    for expression, value in expected.items():
-        while (found := query(url, expression)) != value:
-            require(prometheus.poll() is None, "Prometheus has ended")
-            require(time.monotonic() < end, f"{expression} is {found}, not {value}")
-            time.sleep(0.1)
-        print(f"prometheus: {expression} is {value}: ok", flush=True)
-
-
-def check(program):
-    command = [program, "tcp://127.0.0.1:0", "--metrics", "tcp://127.0.0.1:0"]
-    service = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    # Its log is read without a limit of its own.
-    alarm = threading.Timer(5 * LIMIT, service.kill)
-    alarm.start()
-    try:
-        serves, counts = places(service.stderr)
-        echo(serves)
-        check_text(get(f"http://{counts}/metrics"))
+def values_can_be_queried_after_a_scrape(program):
+    with metered(program) as service, tempfile.TemporaryDirectory() as directory:
+        target = urllib.parse.urlsplit(service.metrics_url()).netloc
         expected = {
             'up{job="mio-echo"}': 1,
             "mio_echo_connections_accepted_total": 1,
             'mio_echo_connections_closed_total{reason="peer_closed"}': 1,
-            "mio_echo_sent_bytes_total": len(ECHOED),
+            "mio_echo_sent_bytes_total": len(MESSAGE),
             "mio_echo_connections_active": 0,
         }
-        check_scrape(counts, expected)
-    finally:
-        alarm.cancel()
-        status = stop(service)
-    require(status == 0, f"exit status {status}")
+        with Prometheus(directory, target) as prometheus:
+            for expression, value in expected.items():
+                prometheus.wait_for(expression, value)
+        return f"{len(expected)} values"
 
 
-check(sys.argv[1])
+def checks(options):
+    for check in promtool_accepts_the_text, values_can_be_queried_after_a_scrape:
+        yield Check(check, options.program)
+
+
+if __name__ == "__main__":
+    harness.main(__doc__, checks)

@@ -1,228 +1,146 @@
-"""Peers that reset and stall, in any state and any number; signals; and all of it at once."""
+"""Checks with many connections: resets in every state, signals, and a load of everything at once."""
 
-import os
 import random
 import re
-import select
 import signal
 import socket
-import struct
 import threading
 import time
 
-from harness import LIMIT, Service, Talk, connect, echo, require
+from clients import DATA, STATES, Conversation, connect, echo, echo_datagram, exchange, fill
+from clients import half_closed, idle, receive, reset, unread
+from harness import require, wait_until
+from service import EveryEndpoint
 
-DATA = os.urandom(16_000_000)
-CHURN = 10_000
+CONNECTIONS = 10_000
 AT_ONCE = 250
 SLACK = 2 * 1024  # KiB of memory
 
 
 class Steady(threading.Thread):
-    """One connection that is echoed all the time, in pieces of all sizes."""
+    """A connection that echoes messages of all sizes until it is stopped."""
 
-    def __init__(self, place):
+    def __init__(self, address):
         super().__init__()
-        self.client = connect(place)
+        self.client = connect(address)
         self.stopped = threading.Event()
         self.compared = 0
-        self.problem = None
+        self.problems = []
         self.start()
 
     def run(self):
+        with self.client:
+            self.note_problem(self.exchange_until_stopped)
+
+    def note_problem(self, function, *arguments):
         try:
-            with self.client:
-                while not self.stopped.is_set():
-                    self.exchange(random.choice((1, 100, 5_000, 200_000)))
-                self.client.shutdown(socket.SHUT_WR)
-                require(self.client.recv(1) == b"", "bytes behind the last")
+            function(*arguments)
         except (OSError, AssertionError) as error:
-            self.problem = repr(error)
+            self.problems.append(repr(error))
+
+    def exchange_until_stopped(self):
+        while not self.stopped.is_set():
+            self.exchange(random.choice((1, 100, 5_000, 200_000)))
+        self.client.shutdown(socket.SHUT_WR)
+        require(self.client.recv(1) == b"", "bytes after the last echo")
 
     def exchange(self, size):
         start = random.randrange(len(DATA) - size)
-        piece = DATA[start : start + size]
-        sender = threading.Thread(target=self.client.sendall, args=[piece])
+        message = DATA[start : start + size]
+        sender = threading.Thread(target=self.note_problem, args=[self.client.sendall, message])
         sender.start()
-        require(receive(self.client, size) == piece, "other bytes")
-        sender.join()
+        try:
+            require(receive(self.client, size) == message, "other bytes came back")
+        finally:
+            sender.join()
         self.compared += size
 
     def stop(self):
         self.stopped.set()
         self.join()
-        require(not self.problem, f"{self.problem} of a connection that was left alone")
+        require(not self.problems, f"a connection that had no part in it failed: {self.problems}")
         require(self.compared, "nothing was echoed meanwhile")
         return self.compared
 
 
-def receive(client, size):
-    data = bytearray()
-    while len(data) < size:
-        chunk = client.recv(min(size - len(data), 1 << 18))
-        require(chunk, f"the end after {len(data)} of {size} bytes")
-        data += chunk
-    return bytes(data)
-
-
-def reset(client):
-    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    client.close()
-
-
-def fill(client, patience=0.05):
-    """Sends until nothing more is taken, and gives how much that was."""
-    sent = 0
-    client.setblocking(False)
-    while sent < len(DATA) and select.select([], [client], [], patience)[1]:
-        sent += client.send(DATA[sent : sent + 65_536])
-    client.settimeout(LIMIT)
-    return sent
-
-
-# What a peer may have come to. Each gives the client.
-
-
-def idle(place):
-    return connect(place)
-
-
-def echoed(place):
-    client = connect(place)
-    client.sendall(DATA[:10])
-    require(receive(client, 10) == DATA[:10], "other bytes")
-    return client
-
-
-def in_the_middle(place):
-    """Of a message: it has been sent, and nothing was received."""
-    client = connect(place)
-    client.sendall(DATA[:1_000])
-    return client
-
-
-def stalled(place):
-    client = connect(place, buffer=4_096)
-    fill(client, patience=0.01)
-    return client
-
-
-def in_bulk(place):
-    client = connect(place)
-    sent = received = 0
-    client.setblocking(False)
-    while received < 500_000:
-        _, writable, _ = select.select([client], [client], [], LIMIT)
-        if writable:
-            sent += client.send(DATA[sent : sent + 200_000])
-        try:
-            chunk = client.recv(200_000)
-        except BlockingIOError:
-            continue
-        require(chunk == DATA[received : received + len(chunk)] != b"", "other bytes in bulk")
-        received += len(chunk)
-    client.settimeout(LIMIT)
-    return client
-
-
-def half_closed(place):
-    client = in_the_middle(place)
-    client.shutdown(socket.SHUT_WR)
-    return client
-
-
-def stalled_and_half_closed(place):
-    client = stalled(place)
-    client.shutdown(socket.SHUT_WR)
-    return client
-
-
-STATES = [idle, echoed, in_the_middle, stalled, in_bulk, half_closed, stalled_and_half_closed]
-
-
-def resets(program):
-    """Each in every state of its life, before and after the service has noticed what it did."""
-    with Service(program, "-v") as service:
-        steady = Steady(service.place)
+def reset_closes_that_connection_alone(program):
+    """In every state, before and after the service has noticed what the client did."""
+    with EveryEndpoint(program, "-v") as service:
+        steady = Steady(service.address)
         for state in STATES * 5:
-            reset(state(service.place))
-            client = state(service.place)
+            reset(state(service.address))
+            client = state(service.address)
             time.sleep(0.02)
             reset(client)
-        for early in (idle, in_the_middle, half_closed) * 5:
-            service.signal(signal.SIGSTOP)
-            clients = [early(service.place) for _ in range(20)]
-            for client in clients:
-                reset(client)
-            service.signal(signal.SIGCONT)
+        for early in (idle, unread, half_closed) * 5:
+            with service.stopped():
+                for client in [early(service.address) for _ in range(20)]:
+                    reset(client)
             time.sleep(0.02)
-        echo(service.place, DATA)
+        echo(service.address, DATA)
         compared = steady.stop()
         service.require_idle(0.5)
         log = service.stop()
-    failed = re.findall(r"closed: reset.* (\d+) pending", log)
-    require(any(map(int, failed)), "nobody was stalled")
-    return f"ok, {len(failed)} resets, {compared} bytes of another connection compared"
+    pending = re.findall(r"closed: reset.* (\d+) pending", log)
+    require(any(map(int, pending)), "no connection was write-blocked")
+    return f"{len(pending)} resets, {compared} bytes of another connection compared"
 
 
-def resets_while_it_drains(program):
-    """Who is left finishes in peace."""
-    with Service(program) as service:
-        steady = Steady(service.place)
-        clients = [state(service.place) for state in STATES * 3]
+def other_connections_are_drained_beside_resets(program):
+    with EveryEndpoint(program, "--drain-timeout=60s") as service:
+        steady = Steady(service.address)
+        clients = [state(service.address) for state in STATES * 3]
         service.signal(signal.SIGTERM)
+        service.wait_for_log("shutting down")
         for client in clients:
             time.sleep(0.02)
             reset(client)
-        time.sleep(0.2)
         compared = steady.stop()
-        status, log = service.wait()
-    require(status == 0, log)
-    return f"ok, {compared} bytes of another connection compared"
+        service.require_success()
+    return f"{compared} bytes of another connection compared"
 
 
 def resets_at_the_end_of_the_drain_time(program):
-    """When what is unsent is flushed, or what comes is read and discarded."""
-    with Service(program, "--drain-timeout", "400ms") as service:
-        clients = [state(service.place) for state in STATES * 3]
+    """While pending bytes are flushed, and while connections linger."""
+    with EveryEndpoint(program, "--drain-timeout=400ms") as service:
+        clients = [state(service.address) for state in STATES * 3]
         service.signal(signal.SIGTERM)
         time.sleep(0.3)
         for client in clients:
             time.sleep(0.02)
             reset(client)
-        status, log = service.wait()
-    require(status == 0, log)
+        service.require_success()
 
 
-def churn(program):
-    """Ten thousand connections come to any state, and go in any way; nothing of them is left."""
-    with Service(program) as service:
-        echo(service.place, DATA)  # One pipe is kept.
+def ten_thousand_connections_leave_nothing_behind(program):
+    """They come to any state, and are closed or reset."""
+    with EveryEndpoint(program) as service:
+        echo(service.address, DATA)
         descriptors, memory = service.descriptors(), service.memory()
-        for _ in range(CHURN // AT_ONCE):
-            come_and_go(service.places, AT_ONCE)
+        for _ in range(CONNECTIONS // AT_ONCE):
+            open_and_close(service.stream_addresses, AT_ONCE)
         require_as_before(service, descriptors, memory)
         service.require_idle(0.5)
         grown = service.memory() - memory
-        echo(service.place, DATA)
         service.stop()
-    return f"ok, {descriptors} descriptors before and after, {grown} KiB more"
+    return f"{descriptors} descriptors before and after, {grown} KiB more"
 
 
-def come_and_go(places, count):
-    # Who is in bulk or stalled moves megabytes: one in twenty is.
+def open_and_close(addresses, count):
+    # A client that streams or is write-blocked moves megabytes: one in twenty does.
     weights = [4, 4, 4, 0.3, 0.3, 4, 0.3]
     states = random.choices(STATES, weights, k=count)
-    clients = [state(random.choice(places)) for state in states]
+    clients = [state(random.choice(addresses)) for state in states]
     random.shuffle(clients)
     for client in clients:
         random.choice((reset, socket.socket.close))(client)
 
 
 def require_as_before(service, descriptors, memory):
-    deadline = time.monotonic() + 10
-    while service.descriptors() != descriptors and time.monotonic() < deadline:
-        time.sleep(0.05)
+    """As after an echo of `DATA`."""
+    wait_until(lambda: service.descriptors() <= descriptors, f"{descriptors} descriptors are left")
+    # The spare pipe is closed with the connection that has it: this gets another one.
+    echo(service.address, DATA)
     now = service.descriptors()
     require(now == descriptors, f"{now} descriptors, and {descriptors} before")
     grown = service.memory() - memory
@@ -230,9 +148,9 @@ def require_as_before(service, descriptors, memory):
 
 
 def soak(program, seconds):
-    """All at once, for some time; memory and descriptors stay as they are."""
-    with Service(program) as service:
-        echo(service.place, DATA)
+    """Everything at once: memory and descriptors stay as they are."""
+    with EveryEndpoint(program) as service:
+        echo(service.address, DATA)
         descriptors = service.descriptors()
         load = Load(service)
         samples = []
@@ -241,7 +159,7 @@ def soak(program, seconds):
             time.sleep(0.5)
             samples.append((service.memory(), service.descriptors()))
         load.stop()
-        # What it needs at the most is reached in the first half.
+        # The first half needs as much memory as the load ever does.
         half = len(samples) // 2
         first, second = (max(kib for kib, _ in part) for part in (samples[:half], samples[half:]))
         require(second <= first + SLACK, f"{first} KiB of memory at first, then {second}")
@@ -249,20 +167,20 @@ def soak(program, seconds):
         service.require_idle(2)
         service.stop()
     most = max(count for _, count in samples)
-    return f"ok, {load}; at the most {first} KiB, then {second}, and {most} descriptors"
+    return f"{load}; at most {first} KiB, then {second}, and {most} descriptors"
 
 
 class Load:
-    """Clients of every kind, of every endpoint, until they are stopped."""
+    """Clients of all kinds, at all endpoints, until they are stopped."""
 
     def __init__(self, service):
-        self.service, self.places = service, service.places
+        self.service, self.addresses = service, service.stream_addresses
         self.stopped = threading.Event()
         self.problems = []
         self.compared = self.connections = self.datagrams = 0
         self.lock = threading.Lock()
-        self.steady = [Steady(place) for place in self.places]
-        kinds = [self.bulk, self.small, self.churn, self.ask, self.stall, self.stall, self.reset]
+        self.steady = [Steady(address) for address in self.addresses]
+        kinds = [self.bulk, self.small, self.churn, self.udp, self.pause, self.pause, self.reset]
         self.threads = [threading.Thread(target=self.repeat, args=[kind]) for kind in kinds]
         for thread in self.threads:
             thread.start()
@@ -280,38 +198,38 @@ class Load:
             self.connections += connections
             self.datagrams += datagrams
 
-    def talk(self, data, window):
-        talk = Talk(random.choice(self.places), data, window).run()
-        require(talk.is_complete, talk.problem)
-        self.count(compared=talk.received, connections=1)
+    def converse(self, data, window):
+        conversation = Conversation(random.choice(self.addresses), data, window).run()
+        require(conversation.is_complete, conversation.problem)
+        self.count(compared=conversation.received, connections=1)
 
     def bulk(self):
-        self.talk(DATA, len(DATA))
+        self.converse(DATA, len(DATA))
 
     def small(self):
-        self.talk(DATA[: random.randrange(5_000)], 100)
+        self.converse(DATA[: random.randrange(5_000)], 100)
 
     def churn(self):
-        come_and_go(self.places, 50)
+        open_and_close(self.addresses, 50)
         self.count(connections=50)
 
-    def ask(self):
+    def udp(self):
         for _ in range(100):
             size = random.choice((0, 1, 1_472, 8_000, 65_507))
-            self.service.ask(random.choice(self.service.datagram_places), DATA[:size])
+            echo_datagram(self.service, random.choice(self.service.udp_addresses), DATA[:size])
             self.count(compared=size, datagrams=1)
         time.sleep(0.1)
 
-    def stall(self):
-        """Reads nothing for a while, and then all of it."""
-        with connect(random.choice(self.places)) as client:
+    def pause(self):
+        """Reads nothing for a while, and then everything."""
+        with connect(random.choice(self.addresses)) as client:
             sent = fill(client)
             self.stopped.wait(random.random() * 2)
-            require(receive(client, sent) == DATA[:sent], "other bytes after a stall")
+            require(receive(client, sent) == DATA[:sent], "other bytes after a pause")
         self.count(compared=sent, connections=1)
 
     def reset(self):
-        reset(random.choice(STATES)(random.choice(self.places)))
+        reset(random.choice(STATES)(random.choice(self.addresses)))
         self.count(connections=1)
         time.sleep(0.01)
 
@@ -330,35 +248,34 @@ class Load:
         )
 
 
-def stops_and_continues(program):
-    """SIGSTOP and SIGCONT, in the middle of everything: only time passes."""
-    with Service(program) as service:
+def nothing_is_lost_by_sigstop(program):
+    """SIGSTOP and SIGCONT under load: only time passes."""
+    with EveryEndpoint(program) as service:
         load = Load(service)
         for _ in range(20):
             time.sleep(random.random() / 10)
-            service.signal(signal.SIGSTOP)
-            time.sleep(random.random() / 5)
-            service.signal(signal.SIGCONT)
+            with service.stopped():
+                time.sleep(random.random() / 5)
         load.stop()
         service.stop()
-    return f"ok, {load}"
+    return str(load)
 
 
-def sigpipe_changes_nothing(program):
-    with Service(program) as service:
+def sigpipe_is_ignored(program):
+    with EveryEndpoint(program) as service:
         load = Load(service)
         for _ in range(20):
             service.signal(signal.SIGPIPE)
             time.sleep(0.05)
         load.stop()
         service.stop()
-    return f"ok, {load}"
+    return str(load)
 
 
-def sighup_is_the_end(program):
-    """At once, as the README says."""
-    with Service(program) as service:
-        steady = Steady(service.place)
+def sighup_kills(program):
+    """Without a drain time: the program does not handle it."""
+    with EveryEndpoint(program) as service:
+        steady = Steady(service.address)
         service.signal(signal.SIGHUP)
         status, _ = service.wait()
         steady.join()
@@ -366,11 +283,11 @@ def sighup_is_the_end(program):
 
 
 CHECKS = [
-    resets,
-    resets_while_it_drains,
+    reset_closes_that_connection_alone,
+    other_connections_are_drained_beside_resets,
     resets_at_the_end_of_the_drain_time,
-    stops_and_continues,
-    sigpipe_changes_nothing,
-    sighup_is_the_end,
-    churn,
+    nothing_is_lost_by_sigstop,
+    sigpipe_is_ignored,
+    sighup_kills,
+    ten_thousand_connections_leave_nothing_behind,
 ]

@@ -1,13 +1,14 @@
-"""Every error that their manual pages name, in place of the system calls of the program."""
+"""Checks in which strace(1) injects every error that a manual page names into a system call."""
 
 import itertools
-import os
 import random
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from harness import LIMIT, Ended, Service, Talk, require
+from clients import DATA, Conversation, udp_client
+from harness import LIMIT, require
+from service import Ended, EveryEndpoint, Trace, require_one_error
 
 SOCKET = "EBADF EFAULT EINTR EINVAL ENOTSOCK ENOMEM EAGAIN"
 SEND = f"""{SOCKET} EACCES EALREADY ECONNRESET EDESTADDRREQ EISCONN EMSGSIZE ENOBUFS ENOTCONN
@@ -24,23 +25,24 @@ ERRORS = {
     "splice": "EAGAIN EBADF EINVAL ENOMEM ESPIPE",
     "epoll_wait": "EBADF EFAULT EINTR EINVAL",
     "epoll_ctl": "EBADF EEXIST EINVAL ELOOP ENOENT ENOMEM ENOSPC EPERM",
-    # The descriptor stays open, which Linux never does: so there are events for nobody as well.
+    # The descriptor stays open, which Linux never does: so there are stale events as well.
     "close": "EBADF EINTR EIO ENOSPC EDQUOT",
 }
-# After these the loop cannot wait for anything any more.
+# After these the loop cannot wait for events any more.
 FATAL = {("epoll_wait", error) for error in ("EBADF", "EFAULT", "EINVAL")}
-BULK = os.urandom(500_000)
-TEXT = BULK[:2_000]
-NEWCOMER = b"is anybody there?"
+BULK, TEXT = DATA[:500_000], DATA[:2_000]
+LATE = b"a client that connects later"
+PATIENCE = 2  # seconds, after which a datagram is taken for lost
 
 
 def faults(program):
+    """The call, the error, and the number of the call that fails; see `inject` in strace(1)."""
     for call, errors in ERRORS.items():
-        before = calls_of_the_start(program, call)
+        before = calls_during_start(program, call)
         for error in errors.split():
             for when in 1, 10:
                 yield call, error, str(before + when)
-            # Not for ever: to catch the signal at the end takes calls too.
+            # Not without end: handling the signal that ends the program takes calls too.
             first, step = before + random.randint(2, 8), random.randint(3, 7)
             yield call, error, f"{first}..{first + 2 * step}+{step}"
     for error in "EMFILE", "ENFILE", "ECONNABORTED", "EPERM":
@@ -49,123 +51,130 @@ def faults(program):
         yield call, "EINVAL", "1"
 
 
-def calls_of_the_start(program, call):
-    """How many come before the first one that waits for events."""
-    with Service(program, faults=[call, "epoll_wait"]) as service:
+def calls_during_start(program, call):
+    """The number of calls before the first one that waits for events."""
+    trace = Trace(call, "epoll_wait")
+    with EveryEndpoint(program, trace=trace) as service:
         service.stop()
-        with open(service.trace, encoding="ascii", errors="replace") as file:
-            start = file.read().partition(" epoll_wait(")[0]
+    start = "".join(trace.lines()).partition(" epoll_wait(")[0]
     return start.count(f" {call}(")
 
 
 class Totals:
-    """What has happened to all of them."""
+    """The sums of all trials, and their checks."""
 
     def __init__(self):
         self.lock = threading.Lock()
         self.tried = self.survived = self.fatal = self.injected = self.hit = 0
-        self.compared = self.lost = self.unanswered = 0
+        self.compared = self.lost = self.resent = 0
 
-    def attempt(self, program, call, error, when):
-        with self.lock:
-            self.tried += 1
+    def error_closes_at_most_its_connection(self, program, call, error, when):
+        self.add(tried=1)
         try:
             trial = Trial(program, f"{call}:error={error}:when={when}")
         except Ended as ended:
-            require_clean_end(ended.status, ended.log)
-            return self.count_fatal()
+            return self.require_end(ended.status, ended.log)
         with trial.service:
             trial.run()
             if (call, error) in FATAL:
-                require_clean_end(*trial.service.wait())
-                return self.count_fatal()
-            self.count(trial)
+                return self.require_end(*trial.service.wait())
+            self.add_trial(trial)
             trial.judge()
-        with self.lock:
-            self.survived += 1
-        return f"ok, {len(trial.hit)} connections hit"
+        self.add(survived=1)
+        return f"{len(trial.hit)} connections hit"
 
-    def count_fatal(self):
-        with self.lock:
-            self.fatal += 1
-        return "ended with one line"
+    def require_end(self, status, log):
+        require_one_error(status, log)
+        self.add(fatal=1)
+        return "ended with one error"
 
-    def count(self, trial):
+    def add(self, **counts):
         with self.lock:
-            self.injected += len(trial.injected)
-            self.hit += len(trial.hit)
-            self.unanswered += trial.unanswered
-            for talk in trial.talks:
-                self.compared += talk.received
-                if talk.end not in trial.hit:
-                    self.lost += len(talk.data) - talk.received
+            for name, count in counts.items():
+                setattr(self, name, getattr(self, name) + count)
+
+    def add_trial(self, trial):
+        self.add(injected=len(trial.injected), hit=len(trial.hit), resent=trial.resent)
+        for conversation in trial.conversations:
+            left_alone = conversation.name not in trial.hit
+            lost = len(conversation.data) - conversation.received if left_alone else 0
+            self.add(compared=conversation.received, lost=lost)
+
+    def no_byte_is_lost_on_other_connections(self):
+        require(self.compared, "nothing was compared")
+        require(self.lost == 0, str(self))
+        return str(self)
 
     def __str__(self):
         return (
             f"{self.tried} faults tried, {self.survived} survived, {self.fatal} ended the program "
             f"as they should; {self.injected} calls failed, {self.hit} connections were hit; "
             f"{self.compared} bytes compared, {self.lost} lost on connections that were not hit; "
-            f"{self.unanswered} datagrams sent again"
+            f"{self.resent} datagrams sent again"
         )
-
-
-def require_clean_end(status, log):
-    require(status == 1, f"exit status {status}\n{log}")
-    last = log.splitlines()[-1]
-    require(log.count("mio-echo: ") == 1 and last.startswith("mio-echo: "), log)
 
 
 class Trial:
     """Conversations of all kinds with a service under a fault."""
 
     def __init__(self, program, fault):
-        self.fault = fault
-        self.service = Service(program, faults=[fault])
-        self.talks = []
-        self.unanswered = 0
+        self.trace = Trace(fault)
+        self.service = EveryEndpoint(program, trace=self.trace)
+        self.conversations = []
+        self.resent = 0
         self.injected, self.hit = [], set()
 
     def run(self):
-        places = itertools.cycle(self.service.places)
-        crowd = [Talk(next(places), BULK, len(BULK)) for _ in range(6)]
-        crowd += [Talk(next(places), TEXT, 100) for _ in range(9)]
+        addresses = itertools.cycle(self.service.stream_addresses)
+        crowd = [Conversation(next(addresses), BULK, len(BULK)) for _ in range(6)]
+        crowd += [Conversation(next(addresses), TEXT, 100) for _ in range(9)]
         with ThreadPoolExecutor(40) as pool:
-            done = [pool.submit(self.ask_all)]
-            done += [self.start(talk, pool) for talk in crowd]
-            # Somebody comes all the time. Where accept(2) said that nobody is there, and somebody
-            # is, the next one's coming tells of both.
-            while len(done) < 40 or not all(future.done() for future in done):
-                done.append(self.start(Talk(next(places), NEWCOMER, len(NEWCOMER)), pool))
+            running = [pool.submit(self.echo_datagrams)]
+            running += [self.start(conversation, pool) for conversation in crowd]
+            # Clients keep connecting. If accept(2) failed with EAGAIN though a connection was in
+            # the queue, the next connection makes the listener readable again.
+            while len(running) < 40 or not all(future.done() for future in running):
+                late = Conversation(next(addresses), LATE, len(LATE))
+                running.append(self.start(late, pool))
                 time.sleep(0.02)
-        for future in done:
+        for future in running:
             future.result()
-        ends = {talk.end for talk in self.talks}
-        self.injected, self.hit = self.service.injected(), self.service.hit() & ends
+        names = {conversation.name for conversation in self.conversations}
+        self.injected, self.hit = self.trace.injected(), self.trace.hit() & names
 
-    def start(self, talk, pool):
-        self.talks.append(talk)
-        return pool.submit(talk.run, self.is_hit)
+    def start(self, conversation, pool):
+        self.conversations.append(conversation)
+        return pool.submit(conversation.run, self.is_hit)
 
-    def is_hit(self, end):
-        return not self.is_alive() or end in self.service.hit()
+    def is_hit(self, name):
+        return not self.service.is_running() or name in self.trace.hit()
 
-    def is_alive(self):
-        return self.service.process.poll() is None
-
-    def ask_all(self):
-        for number, place in zip(range(40), itertools.cycle(self.service.datagram_places)):
+    def echo_datagrams(self):
+        for number, address in zip(range(40), itertools.cycle(self.service.udp_addresses)):
             try:
-                self.unanswered += self.service.ask(place, b"%d" % number) - 1
+                self.resend_until_echoed(address, b"%d" % number)
             except ConnectionRefusedError:
                 self.service.process.wait(LIMIT)
                 break
 
+    def resend_until_echoed(self, address, data):
+        with udp_client(self.service, address) as client:
+            client.settimeout(PATIENCE)
+            for _ in range(10):
+                client.send(data)
+                try:
+                    require(client.recv(65_536) == data, "another datagram came back")
+                    return
+                except TimeoutError:
+                    self.resent += 1
+        raise AssertionError("a datagram was sent ten times without a reply")
+
     def judge(self):
         require(self.injected, "no call has failed")
-        unhit = [talk for talk in self.talks if talk.end not in self.hit]
-        problems = [talk.problem for talk in unhit if talk.problem]
-        require(not problems, f"{problems} of those that were not hit; {self.injected}")
-        # One is on its way at a time.
-        require(self.unanswered <= len(self.injected), f"{self.unanswered} datagrams unanswered")
+        others = [other for other in self.conversations if other.name not in self.hit]
+        problems = [other.problem for other in others if other.problem]
+        require(not problems, f"connections without a fault: {problems}; {self.injected}")
+        # One datagram is on its way at a time, so an error costs at most one.
+        require(self.resent <= len(self.injected), f"{self.resent} datagrams without a reply")
         self.service.require_idle(0.3)
         self.service.stop()

@@ -1,29 +1,27 @@
-"""The units in examples/systemd: what systemd says of them, and the program under their filter.
+"""The units in examples/systemd: what systemd says about them, and the program under their filter.
 
-usage: systemd.py PROGRAM
-
-No systemd runs here. It checks the units offline; and the system calls that the service's unit
-does not allow kill the program, instead of failing, while it does all that it can. Needs the
-packages systemd, for systemd-analyze(1), and libseccomp2.
+No systemd runs here. It checks the units offline. For the other checks, system calls that the
+service's unit does not allow kill the program instead of failing. Needs the packages systemd, for
+systemd-analyze(1), and libseccomp2.
 """
 
 import contextlib
 import ctypes
 import errno
 import os
+import pathlib
 import re
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 
-from harness import echo, require
+import harness
+from clients import DATA, connect, echo, exchange
+from harness import LIMIT, Check, require, wait_until
 
-UNITS = "examples/systemd"
-EXPOSURE = 1.0  # at most
-LIMIT = 60  # seconds, for each wait
-BULK = os.urandom(16_000_000)
+UNITS = pathlib.Path(__file__).parents[2] / "examples" / "systemd"
+MAX_EXPOSURE = 1.0
 
 # Of <seccomp.h>.
 SCMP_ACT_KILL_PROCESS = 0x80000000
@@ -35,34 +33,40 @@ SCMP_ERROR = -1
 
 
 def analyze(*arguments):
-    run = subprocess.run(["systemd-analyze", *arguments], stdout=subprocess.PIPE,
-                         stderr=subprocess.STDOUT, text=True, timeout=LIMIT)
+    run = subprocess.run(
+        ["systemd-analyze", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=LIMIT,
+    )
     require(run.returncode == 0, f"systemd-analyze {' '.join(arguments)}:\n{run.stdout}")
     return run.stdout
 
 
-def exposure_is_low():
-    said = analyze("security", "--offline=true", f"--threshold={EXPOSURE * 10:.0f}",
-                   f"{UNITS}/mio-echo.service")
-    print(said.strip().splitlines()[-1])
+def exposure_is_low(_program):
+    threshold = f"--threshold={MAX_EXPOSURE * 10:.0f}"
+    output = analyze("security", "--offline=true", threshold, f"{UNITS}/mio-echo.service")
+    return output.strip().splitlines()[-1]
 
 
-def units_are_sound(program):
-    """As far as they can be verified where their program is not installed."""
+def units_have_no_errors(program):
+    """As far as systemd can verify units whose program is not installed."""
     with tempfile.TemporaryDirectory() as directory:
+        copies = []
         for name in "mio-echo.socket", "mio-echo.service":
-            with open(f"{UNITS}/{name}", encoding="utf-8") as unit:
-                text = unit.read().replace("/usr/local/bin/mio-echo", os.path.abspath(program))
-            with open(f"{directory}/{name}", "w", encoding="utf-8") as unit:
-                unit.write(text)
-        said = analyze("verify", f"{directory}/mio-echo.socket", f"{directory}/mio-echo.service")
-        # It says what it overlooks, and exits with 0.
-        about_these = [line for line in said.splitlines() if "mio-echo" in line]
-        require(not about_these, "\n".join(about_these))
+            text = (UNITS / name).read_text(encoding="utf-8")
+            require("mio-echo" in text, f"{name} does not name the program or its service")
+            copies.append(pathlib.Path(directory, name))
+            copies[-1].write_text(text.replace("/usr/local/bin/mio-echo", program), encoding="utf-8")
+        output = analyze("verify", *map(str, copies))
+        # Warnings do not change the exit status.
+        warnings = [line for line in output.splitlines() if "mio-echo" in line]
+        require(not warnings, "\n".join(warnings))
 
 
 def groups():
-    """The names in each group of system calls, groups among them."""
+    """The members of each group of system calls: calls and other groups."""
     groups = {}
     for line in analyze("syscall-filter", "--no-pager").splitlines():
         if line.startswith("@"):
@@ -73,54 +77,56 @@ def groups():
 
 
 def allowed():
-    """The system calls that the service may make."""
-    known, calls = groups(), {"@default"}
+    """The system calls that the unit allows."""
+    known = groups()
 
     def expanded(names):
         for name in names:
             yield from expanded(known[name]) if name.startswith("@") else [name]
 
-    with open(f"{UNITS}/mio-echo.service", encoding="utf-8") as unit:
-        lines = re.findall(r"^SystemCallFilter=(~?)(.*)$", unit.read(), re.MULTILINE)
-    calls = set(expanded(calls))
-    for is_denied, names in lines:
+    unit = (UNITS / "mio-echo.service").read_text(encoding="utf-8")
+    calls = set(expanded({"@default"}))
+    for is_denied, names in re.findall(r"^SystemCallFilter=(~?)(.*)$", unit, re.MULTILINE):
         names = set(expanded(names.split()))
         calls = calls - names if is_denied else calls | names
     return calls
 
 
 class Comparison(ctypes.Structure):
-    _fields_ = [("argument", ctypes.c_uint), ("operator", ctypes.c_int),
-                ("datum", ctypes.c_uint64), ("unused", ctypes.c_uint64)]
+    """`struct scmp_arg_cmp`."""
+
+    _fields_ = [
+        ("argument", ctypes.c_uint),
+        ("operator", ctypes.c_int),
+        ("datum", ctypes.c_uint64),
+        ("unused", ctypes.c_uint64),
+    ]
 
 
 def confine(calls):
-    """From now on this process may make these calls alone, and has no sockets but Unix sockets."""
+    """Restricts this process to these calls, and socket(2) to Unix sockets."""
     seccomp = ctypes.CDLL("libseccomp.so.2", use_errno=True)
+    add = seccomp.seccomp_rule_add_array
     seccomp.seccomp_init.restype = ctypes.c_void_p
     seccomp.seccomp_init.argtypes = [ctypes.c_uint32]
-    seccomp.seccomp_rule_add.argtypes = [ctypes.c_void_p, ctypes.c_uint32, ctypes.c_int,
-                                         ctypes.c_uint]
-    seccomp.seccomp_rule_add_array.argtypes = [ctypes.c_void_p, ctypes.c_uint32, ctypes.c_int,
-                                               ctypes.c_uint, ctypes.c_void_p]
     seccomp.seccomp_load.argtypes = [ctypes.c_void_p]
+    add.argtypes = [ctypes.c_void_p, ctypes.c_uint32, ctypes.c_int, ctypes.c_uint, ctypes.c_void_p]
     context = seccomp.seccomp_init(SCMP_ACT_KILL_PROCESS)
-    # As RestrictAddressFamilies=AF_UNIX has it.
-    others = Comparison(0, SCMP_CMP_NE, socket.AF_UNIX, 0)
+    # RestrictAddressFamilies=AF_UNIX makes socket(2) fail for other families.
+    fail = SCMP_ACT_ERRNO | errno.EAFNOSUPPORT
     number = seccomp.seccomp_syscall_resolve_name(b"socket")
-    refuse = SCMP_ACT_ERRNO | errno.EAFNOSUPPORT
-    seccomp.seccomp_rule_add_array(context, refuse, number, 1, ctypes.byref(others))
-    same = Comparison(0, SCMP_CMP_EQ, socket.AF_UNIX, 0)
-    seccomp.seccomp_rule_add_array(context, SCMP_ACT_ALLOW, number, 1, ctypes.byref(same))
+    for action, operator in (fail, SCMP_CMP_NE), (SCMP_ACT_ALLOW, SCMP_CMP_EQ):
+        comparison = Comparison(0, operator, socket.AF_UNIX, 0)
+        add(context, action, number, 1, ctypes.byref(comparison))
     for call in calls - {"socket"}:
         number = seccomp.seccomp_syscall_resolve_name(call.encode())
         if number != SCMP_ERROR:
-            seccomp.seccomp_rule_add(context, SCMP_ACT_ALLOW, number, 0)
-    require(seccomp.seccomp_load(context) == 0, "the filter is not taken")
+            add(context, SCMP_ACT_ALLOW, number, 0, None)
+    require(seccomp.seccomp_load(context) == 0, "the kernel did not load the filter")
 
 
-class Service:
-    """The program under the filter, with sockets and a supervisor."""
+class ConfinedService:
+    """The program under the filter, with inherited sockets and a service manager."""
 
     def __init__(self, program, calls, directory):
         self.tcp = socket.create_server(("127.0.0.1", 0))
@@ -139,68 +145,91 @@ class Service:
             self.become(program, calls, sockets, environment)
 
     def become(self, program, calls, sockets, environment):
+        """In the child: replaces this script with the program."""
         try:
             high = [os.dup2(number, 100 + index) for index, number in enumerate(sockets)]
             for index, number in enumerate(high):
                 os.dup2(number, 3 + index)
             environment |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": str(len(high))}
             confine(calls)
-            os.execve(program, [program, "--drain-timeout", "100ms"], environment)
+            os.execve(program, [program, "-q", "--drain-timeout=100ms"], environment)
         finally:
             os._exit(1)
 
-    def hears(self, message):
+    def wait_for_message(self, message):
         while self.manager.recv(4096).decode() != message:
             pass
 
-    def status(self):
-        """How it ends."""
-        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+    def wait(self):
+        """Waits for the end of the program. Returns its exit status."""
+
+        def end():
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            return (pid, status) if pid else None
+
+        _, status = wait_until(end, "the program ends")
+        self.pid = None
+        return os.waitstatus_to_exitcode(status)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.pid:
+            os.kill(self.pid, signal.SIGKILL)
+            self.wait()
+        for opened in self.tcp, self.udp, self.unix, self.manager:
+            opened.close()
 
 
-def echo_datagrams(place):
+@contextlib.contextmanager
+def confined(program, calls):
+    with tempfile.TemporaryDirectory() as directory:
+        with ConfinedService(program, calls, directory) as service:
+            yield service
+
+
+def echo_datagrams(address):
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
         client.settimeout(LIMIT)
         for _ in range(50):
-            client.sendto(b"hello", place)
+            client.sendto(b"hello", address)
         for _ in range(50):
-            require(client.recv(6) == b"hello", "another datagram")
+            require(client.recv(6) == b"hello", "another datagram came back")
 
 
-def runs_under_its_filter(program):
-    with tempfile.TemporaryDirectory() as directory:
-        service = Service(program, allowed(), directory)
-        service.hears("READY=1\nSTATUS=0 connections")
-        echo(service.tcp.getsockname(), BULK)
-        echo(f"{directory}/echo", BULK)
+def program_runs_under_the_filter(program):
+    with confined(program, allowed()) as service:
+        service.wait_for_message("READY=1\nSTATUS=0 connections")
+        echo(service.tcp.getsockname(), DATA)
+        echo(service.unix.getsockname(), DATA)
         echo_datagrams(service.udp.getsockname())
-        service.hears("WATCHDOG=1")
-        # One that does not end by itself, so that the drain time passes.
-        with socket.create_connection(service.tcp.getsockname()) as client:
-            client.sendall(b"!")
-            require(client.recv(1) == b"!", "another byte")
+        service.wait_for_message("WATCHDOG=1")
+        # A connection that stays open, so that the drain time passes.
+        with connect(service.tcp.getsockname()) as client:
+            exchange(client, b"!")
             os.kill(service.pid, signal.SIGTERM)
-            service.hears("STOPPING=1")
-            status = service.status()
-        require(status == 0, f"status {status}")
+            service.wait_for_message("STOPPING=1")
+            status = service.wait()
+        require(status == 0, f"exit status {status}")
 
 
-def the_filter_kills(program):
-    """Without splice(2) it is killed: what is checked above is more than nothing."""
-    with tempfile.TemporaryDirectory() as directory:
-        service = Service(program, allowed() - {"splice"}, directory)
-        service.hears("READY=1\nSTATUS=0 connections")
-        with contextlib.suppress(AssertionError):
-            echo(service.tcp.getsockname(), BULK)
-        require(service.status() == -signal.SIGSYS, "it was not killed")
+def program_is_killed_by_a_call_that_the_filter_denies(program):
+    """splice(2) is called at the start. So the filter of the check before is in force."""
+    with confined(program, allowed() - {"splice"}) as service:
+        status = service.wait()
+        require(status == -signal.SIGSYS, f"exit status {status}")
 
 
-def main(program):
-    exposure_is_low()
-    units_are_sound(program)
-    runs_under_its_filter(program)
-    the_filter_kills(program)
-    print("4 passed, 0 failed")
+def checks(options):
+    for check in (
+        exposure_is_low,
+        units_have_no_errors,
+        program_runs_under_the_filter,
+        program_is_killed_by_a_call_that_the_filter_denies,
+    ):
+        yield Check(check, options.program)
 
 
-main(sys.argv[1])
+if __name__ == "__main__":
+    harness.main(__doc__, checks)
