@@ -68,9 +68,15 @@ class Check:
         except Exception as error:  # whatever it is, it is the result of this check
             passed, text = False, f"FAILED: {error!r}"
             details = "".join(traceback.format_exception(error))
+        seconds = time.monotonic() - start
         # In one piece: other threads print as well.
-        print(f"{self.name}: {text} ({time.monotonic() - start:.1f} s)\n{details}", end="", flush=True)
+        print(f"{self.name}: {text} ({seconds:.1f} s)\n{details}", end="", flush=True)
         return passed
+
+
+def each(functions):
+    """The `checks` of a script whose functions take the program alone."""
+    return lambda options: [Check(function, options.program) for function in functions]
 
 
 def main(description, checks, configure=lambda parser: None, limit=600):
@@ -110,7 +116,7 @@ def stop(number, _frame):
 
 
 def choose(checks, beginnings):
-    """The checks whose names begin so. Each beginning has to match: a misspelt one tests nothing."""
+    """The checks whose names begin so. A beginning without a match is an error: it is misspelt."""
     names = [check.name for check in checks]
     for beginning in beginnings:
         if not any(name.startswith(beginning) for name in names):

@@ -217,7 +217,8 @@ def write_blocked_peers_stay_within_memory_of_control_group(program):
         with survival(service), contextlib.ExitStack() as stack:
             healthy = [stack.enter_context(connect(each)) for each in service.stream_addresses]
             for _ in range(rounds):
-                write_block([stack.enter_context(small_client(service.address)) for _ in range(count)])
+                clients = (small_client(service.address) for _ in range(count))
+                write_block([stack.enter_context(client) for client in clients])
                 exchange_all(healthy)
                 require(service.memory() < most / 1024, f"{service.memory()} KiB resident")
             held, resident = service.counters()["buffered_bytes"], service.memory()
@@ -319,21 +320,23 @@ def send_without_reading(client):
     raise AssertionError("everything was taken")
 
 
+CHECKS = [
+    shutdown_ends_after_pause,
+    shutdown_ends_if_idle_timeout_is_drain_timeout,
+    metrics_request_that_waits_is_answered_after_pause,
+    failed_allocation_closes_that_connection_alone,
+    write_blocked_peers_stay_within_memory_of_control_group,
+    kernel_memory_is_freed_after_close,
+    reset_by_peer_is_not_counted_as_error,
+    write_timeout_closes_client_that_sends_all_before_it_reads,
+]
+
+
 def checks(options):
-    for check in shutdown_ends_after_pause, shutdown_ends_if_idle_timeout_is_drain_timeout:
-        yield Check(check, options.program)
     for pause in EveryEndpoint.stopped, frozen_v1, frozen_v2:
         check = waiting_data_is_echoed_after_pause
         yield Check(check, options.program, pause, name=f"{check.__name__}: {pause.__name__}")
-    for check in (
-        metrics_request_that_waits_is_answered_after_pause,
-        failed_allocation_closes_that_connection_alone,
-        write_blocked_peers_stay_within_memory_of_control_group,
-        kernel_memory_is_freed_after_close,
-        reset_by_peer_is_not_counted_as_error,
-        write_timeout_closes_client_that_sends_all_before_it_reads,
-    ):
-        yield Check(check, options.program)
+    yield from harness.each(CHECKS)(options)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import tempfile
 
 import harness
 from clients import connect, exchange
-from harness import LIMIT, Check, require, wait_until
+from harness import LIMIT, require, wait_until
 from service import Service
 
 CONNECTIONS = 200  # in each round
@@ -158,14 +158,11 @@ def instance_that_hangs_gets_no_connections(program):
         balancer.wait_for("UP", "UP")
 
 
-def checks(options):
-    for check in (
-        shared_port_is_served_after_one_process_is_killed,
-        connections_of_a_killed_instance_go_to_the_other,
-        instance_that_hangs_gets_no_connections,
-    ):
-        yield Check(check, options.program)
-
+CHECKS = [
+    shared_port_is_served_after_one_process_is_killed,
+    connections_of_a_killed_instance_go_to_the_other,
+    instance_that_hangs_gets_no_connections,
+]
 
 if __name__ == "__main__":
-    harness.main(__doc__, checks)
+    harness.main(__doc__, harness.each(CHECKS))

@@ -14,7 +14,7 @@ import urllib.parse
 
 import harness
 from clients import connect, exchange
-from harness import LIMIT, Check, require, wait_until
+from harness import LIMIT, require, wait_until
 from service import Service, get
 
 MESSAGE = b"hello, Prometheus\n"
@@ -112,10 +112,7 @@ def values_can_be_queried_after_a_scrape(program):
         return f"{len(expected)} values"
 
 
-def checks(options):
-    for check in promtool_accepts_the_text, values_can_be_queried_after_a_scrape:
-        yield Check(check, options.program)
-
+CHECKS = [promtool_accepts_the_text, values_can_be_queried_after_a_scrape]
 
 if __name__ == "__main__":
-    harness.main(__doc__, checks)
+    harness.main(__doc__, harness.each(CHECKS))

@@ -183,7 +183,8 @@ class Service:
         before = self.cpu_time()
         time.sleep(seconds)
         used = self.cpu_time() - before
-        require(used <= 0.05 + seconds / 10, f"{used:.2f} s of CPU time in {seconds} s without work")
+        limit = 0.05 + seconds / 10
+        require(used <= limit, f"{used:.2f} s of CPU time in {seconds} s without work")
 
     # The end.
 

@@ -1,4 +1,4 @@
-"""Checks with many connections: resets in every state, signals, and a load of everything at once."""
+"""Checks with many connections: resets in every state, signals, and everything at once."""
 
 import random
 import re

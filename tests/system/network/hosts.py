@@ -48,7 +48,7 @@ def run(*command, check=True):
 
 
 class Host:
-    """A network namespace. A socket that is opened and a process that is started in it stay in it."""
+    """A network namespace. Sockets that are opened and processes that are started in it stay."""
 
     libc = ctypes.CDLL(None, use_errno=True)
 
@@ -172,7 +172,7 @@ class Network:
         self.names.flush()
 
     def prefix(self):
-        """A command that executes the program in a mount namespace of its own, if there are names."""
+        """Executes the program in a mount namespace of its own, if there are names."""
         if not self.names:
             return []
         script = 'mount --bind "$0" /etc/hosts && exec "$@"'

@@ -36,7 +36,8 @@ def check_passes_if_another_address_of_the_name_is_silent(network):
         listener.bind((silent, port))
         listener.listen()
         for scheme in "tcp://", "udp://", "":
-            require(check(network, host, f"{scheme}two.test:{port}") == 0, f"no echo beside {silent}")
+            status = check(network, host, f"{scheme}two.test:{port}")
+            require(status == 0, f"exit status {status} beside {silent}")
             status = check(network, host, f"{scheme}{silent}:{port}")
             require(status == 1, f"exit status {status} for a silent address")
 
