@@ -4,7 +4,7 @@ import itertools
 import random
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 
 from clients import DATA, Conversation, udp_client
 from harness import LIMIT, require
@@ -131,12 +131,15 @@ class Trial:
         with ThreadPoolExecutor(40) as pool:
             running = [pool.submit(self.echo_datagrams)]
             running += [self.start(conversation, pool) for conversation in crowd]
-            # Clients keep connecting. If accept(2) failed with EAGAIN though a connection was in
-            # the queue, the next connection makes the listener readable again.
-            while len(running) < 40 or not all(future.done() for future in running):
-                late = Conversation(next(addresses), LATE, len(LATE))
-                running.append(self.start(late, pool))
+            late = (Conversation(address, LATE, len(LATE)) for address in addresses)
+            for conversation in itertools.islice(late, 25):
+                running.append(self.start(conversation, pool))
                 time.sleep(0.02)
+            # If accept(2) failed with EAGAIN though a connection was in the queue, the next
+            # connection makes the listener readable again. More often, they would keep a busy
+            # machine from getting to the end.
+            while wait(running, timeout=0.2).not_done:
+                running.append(self.start(next(late), pool))
         for future in running:
             future.result()
         names = {conversation.name for conversation in self.conversations}
