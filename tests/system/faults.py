@@ -182,4 +182,4 @@ def configure(parser):
 
 
 if __name__ == "__main__":
-    harness.main(__doc__, checks, configure)
+    harness.main(__doc__, checks, configure, limit=900)
