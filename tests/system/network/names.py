@@ -1,0 +1,55 @@
+"""Names with several addresses."""
+
+import subprocess
+
+from clients import exchange
+from harness import LIMIT, check_command, require
+from network.hosts import PORT, TCP4, UDP4
+from network.peers import echo_datagram, require_start_error
+
+
+def addresses_of_a_name_that_the_host_lacks_are_left_out(network):
+    """IPv6 is off. An address that is no name's is an error, and so is a name without another."""
+    (host,) = network.make("host")
+    host.sysctl("net/ipv6/conf/all/disable_ipv6", 1)
+    network.name(both=["::1", "127.0.0.1"], ipv6=["::1"])
+    service = network.serve(host, f"both.test:{PORT}")
+    echo_datagram(host.socket(UDP4), ("127.0.0.1", PORT), b"over UDP")
+    exchange(host.connect(("127.0.0.1", PORT)), b"over TCP")
+    require(service.log().count(f"both.test:{PORT}: [::1]:{PORT} is left out: ") == 1, "no warning")
+    require(service.log().count("WARN") == 1, "other warnings")
+    require_start_error(network, host, f"[::1]:{PORT}")
+    require_start_error(network, host, f"ipv6.test:{PORT}")
+    # The host has this address, and it is in use.
+    require_start_error(network, host, "-q", f"tcp://both.test:{PORT}", warnings=1)
+
+
+def check_passes_if_another_address_of_the_name_is_silent(network):
+    """In whichever order the resolver returns the two addresses."""
+    (host,) = network.make("host")
+    network.name(two=["127.0.0.2", "127.0.0.3"])
+    serving = {PORT: "127.0.0.2", PORT + 1: "127.0.0.3"}
+    network.serve(host, *(f"{address}:{port}" for port, address in serving.items()))
+    for silent, port in ("127.0.0.3", PORT), ("127.0.0.2", PORT + 1):
+        host.bind(UDP4, silent, [port])
+        listener = host.socket(TCP4)
+        listener.bind((silent, port))
+        listener.listen()
+        for scheme in "tcp://", "udp://", "":
+            status = check(network, host, f"{scheme}two.test:{port}")
+            require(status == 0, f"exit status {status} beside {silent}")
+            status = check(network, host, f"{scheme}{silent}:{port}")
+            require(status == 1, f"exit status {status} for a silent address")
+
+
+def check(network, host, endpoint):
+    """The exit status of a check."""
+    command = [*network.prefix(), *check_command(network.program, endpoint)]
+    with host.inside():
+        return subprocess.run(command, stderr=subprocess.DEVNULL, timeout=LIMIT).returncode
+
+
+CHECKS = [
+    addresses_of_a_name_that_the_host_lacks_are_left_out,
+    check_passes_if_another_address_of_the_name_is_silent,
+]
