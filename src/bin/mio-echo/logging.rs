@@ -1,31 +1,31 @@
 //! The log: which lines, and in which form they are written to standard error.
 
 use std::env;
-use std::io::{self, IsTerminal, Write};
-use std::time::SystemTime;
+use std::io::{self, IsTerminal};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use log::{Level, LevelFilter, Log, Metadata, Record, warn};
+use log::{LevelFilter, Log, Metadata, Record, warn};
+use simple_logger::SimpleLogger;
 
 use crate::cli::LogOptions;
 
 /// Starts the log.
 pub(crate) fn start(options: &LogOptions) {
-    let mut directives = Directives::parse(&match options.log_level {
+    let directives = Directives::parse(&match options.log_level {
         Some(level) => level.to_string(),
         None => env::var("RUST_LOG").unwrap_or_default(),
     });
-    let unknown = std::mem::take(&mut directives.unknown);
     let shift = i16::from(options.verbose) - i16::from(options.quiet);
-    directives.level = shifted(directives.level, shift);
-    let modules = directives.modules.iter().map(|(_, level)| *level);
-    log::set_max_level(modules.fold(directives.level, std::cmp::max));
-    let has_colours = io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none();
+    let mut logger = SimpleLogger::new()
+        .with_level(shifted(directives.level, shift))
+        .with_colors(io::stderr().is_terminal());
+    for (module, level) in directives.modules {
+        logger = logger.with_module_level(&module, level);
+    }
+    log::set_max_level(logger.max_level());
     // Fails only if there is a logger already.
-    let _ = log::set_boxed_logger(Box::new(Logger {
-        directives,
-        has_colours,
-    }));
-    for text in unknown {
+    let _ = log::set_boxed_logger(Box::new(Logger(logger)));
+    for text in directives.unknown {
         warn!("RUST_LOG: '{text}' ignored; write LEVEL or MODULE=LEVEL, such as mio_echo=debug");
     }
 }
@@ -43,37 +43,34 @@ pub(crate) fn escape_controls(text: &str) -> String {
     escaped
 }
 
-/// Writes lines to standard error. If that fails, because the disk is full or the reader of a pipe has
-/// gone, the line is lost and the service goes on.
-struct Logger {
-    directives: Directives,
-    has_colours: bool,
+/// A logger that cannot end the program. `SimpleLogger` prints with `eprintln!`, which panics if standard
+/// error cannot be written to, because the disk is full or the reader of a pipe has gone. Then the line
+/// is lost, and the service goes on.
+struct Logger(SimpleLogger);
+
+impl Logger {
+    fn write(&self, record: &Record<'_>) {
+        let text = escape_controls(&record.args().to_string());
+        let mut escaped = Record::builder();
+        escaped.metadata(record.metadata().clone());
+        self.0.log(&escaped.args(format_args!("{text}")).build());
+    }
 }
 
 impl Log for Logger {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.level() <= self.directives.level_of(metadata.target())
+        self.0.enabled(metadata)
     }
 
     fn log(&self, record: &Record<'_>) {
-        if !self.enabled(record.metadata()) {
-            return;
+        if self.enabled(record.metadata()) {
+            let _ = catch_unwind(AssertUnwindSafe(|| self.write(record)));
         }
-        let time = humantime::format_rfc3339_millis(SystemTime::now());
-        let (on, off) = match record.level() {
-            _ if !self.has_colours => ("", ""),
-            Level::Error => ("\x1b[31m", "\x1b[0m"),
-            Level::Warn => ("\x1b[33m", "\x1b[0m"),
-            _ => ("\x1b[36m", "\x1b[0m"),
-        };
-        let (level, target) = (record.level(), record.target());
-        let text = escape_controls(&record.args().to_string());
-        // One call, so that the lines of several processes do not mix.
-        let line = format!("{time} {on}{level:<5}{off} [{target}] {text}\n");
-        let _ = io::stderr().write_all(line.as_bytes());
     }
 
-    fn flush(&self) {}
+    fn flush(&self) {
+        self.0.flush();
+    }
 }
 
 /// The value of `RUST_LOG`: `LEVEL` and `MODULE=LEVEL`, separated by commas, as in other programs.
@@ -103,16 +100,6 @@ impl Directives {
             }
         }
         directives
-    }
-
-    /// The level of the longest name that the module begins with.
-    fn level_of(&self, module: &str) -> LevelFilter {
-        let names = self
-            .modules
-            .iter()
-            .filter(|(name, _)| module.starts_with(name));
-        let longest = names.max_by_key(|(name, _)| name.len());
-        longest.map_or(self.level, |(_, level)| *level)
     }
 }
 
@@ -149,17 +136,5 @@ mod tests {
         assert_eq!(directives.unknown, ["loud", "mio=loud"]);
         let none = Directives::parse("");
         assert_eq!((none.level, none.modules.len()), (LevelFilter::Info, 0));
-    }
-
-    #[test]
-    fn longest_matching_module_decides() {
-        let directives = Directives::parse("mio_echo::echo=trace,mio_echo=warn");
-        for (module, level) in [
-            ("mio_echo::echo::accept", LevelFilter::Trace),
-            ("mio_echo::server", LevelFilter::Warn),
-            ("mio::poll", LevelFilter::Info),
-        ] {
-            assert_eq!(directives.level_of(module), level, "{module}");
-        }
     }
 }
