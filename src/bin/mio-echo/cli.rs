@@ -161,18 +161,17 @@ pub(crate) struct CliError {
 impl CliError {
     /// An error of the system or of a peer: status 1.
     pub(crate) fn failure(error: impl fmt::Display) -> Self {
-        CliError {
-            message: error.to_string(),
-            status: 1,
-        }
+        CliError::new(1, &error)
     }
 
     /// An error in the arguments: status 2.
     pub(crate) fn usage(error: impl fmt::Display) -> Self {
-        CliError {
-            message: error.to_string(),
-            status: 2,
-        }
+        CliError::new(2, &error)
+    }
+
+    fn new(status: u8, error: &dyn fmt::Display) -> Self {
+        let message = error.to_string();
+        CliError { message, status }
     }
 
     pub(crate) fn status(&self) -> ExitCode {

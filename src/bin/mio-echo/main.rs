@@ -2,8 +2,7 @@
 //! `mio-echo --help`.
 //!
 //! - `cli`, `options`, `logging`: arguments, and the log
-//! - `service`: the event loop, with `signals`, `summary`, `metrics` and
-//!   `systemd`
+//! - `service`: the event loop, with `signals`, `summary`, `metrics` and `systemd`
 //! - `check`, `ping`, `load`: the subcommands. `ping` and `load` share `arguments`, `payload` and
 //!   `socket`
 

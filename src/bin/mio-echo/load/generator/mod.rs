@@ -212,6 +212,9 @@ impl Generator {
             Phase::Connecting => self.open_more(now)?,
             Phase::Running => {
                 if now >= self.start {
+                    // The loop can be late on a busy machine: the measurement still has its duration.
+                    self.end = now + nanoseconds(self.options.duration);
+                    self.deadline = self.end;
                     self.start_counting(now);
                     self.start = u64::MAX;
                 }
