@@ -47,7 +47,6 @@ fn write_blocked_connection_does_not_wake_the_loop() {
     while Instant::now() < end {
         let rest = end.saturating_duration_since(Instant::now());
         server.turn(Some(rest)).unwrap();
-        assert!(!server.has_work(), "it is on the run queue");
     }
     // A zero-window probe may wake the loop now and then; a loop that spins makes thousands of turns.
     let turns = server.stats().iterations - turns;
