@@ -9,6 +9,7 @@ use crate::common::{addresses, bind, config, connect, run_until_idle, turn_until
 fn connections_beyond_the_limit_wait_for_a_close() {
     let (mut server, address) = bind(config().max_connections(2));
     let mut clients: Vec<TcpStream> = (0..5).map(|_| connect(address)).collect();
+    turn_until(&mut server, |server| server.stats().accept_pauses > 0);
     run_until_idle(&mut server);
     assert_eq!(server.stats().active, 2);
     assert_eq!(server.stats().accept_pauses, 1, "paused more than once");
@@ -38,6 +39,7 @@ fn listeners_pause_together() {
     let config = config().endpoint(endpoint()).endpoint(endpoint());
     let (mut server, _) = bind(config.max_connections(1));
     let clients: Vec<TcpStream> = addresses(&server).into_iter().map(connect).collect();
+    turn_until(&mut server, |server| server.stats().accept_pauses > 0);
     run_until_idle(&mut server);
     assert_eq!(server.stats().active, 1);
     assert_eq!(server.stats().accept_pauses, 1);

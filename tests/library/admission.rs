@@ -26,14 +26,22 @@ fn allow(config: ConfigBuilder, networks: &[&str]) -> ConfigBuilder {
     networks.fold(config, ConfigBuilder::allow)
 }
 
-/// Whether the idle server echoes. If not, the connection must have been reset.
+/// Whether the server echoes. If not, the connection must have been reset.
 fn is_served(server: &mut Server, client: &mut TcpStream) -> bool {
     // Fails if the connection was reset already.
-    let _ = client.write_all(b"hello");
-    run_until_idle(server);
-    let mut echoed = [0; 5];
-    match client.read_exact(&mut echoed) {
-        Ok(()) => &echoed == b"hello",
+    let _ = client.write_all(b"!");
+    client.set_nonblocking(true).unwrap();
+    let mut result = Err(ErrorKind::WouldBlock.into());
+    turn_until(server, |_| {
+        result = client.read(&mut [0; 2]);
+        !matches!(&result, Err(error) if error.kind() == ErrorKind::WouldBlock)
+    });
+    client.set_nonblocking(false).unwrap();
+    match result {
+        Ok(count) => {
+            assert_eq!(count, 1, "an orderly close");
+            true
+        }
         Err(error) => {
             let kinds = [ErrorKind::ConnectionReset, ErrorKind::BrokenPipe];
             assert!(kinds.contains(&error.kind()), "not a reset: {error}");
@@ -50,7 +58,7 @@ fn only_allowed_networks_are_served() {
         let mut client = connect_from(source(last), address);
         assert_eq!(is_served(&mut server, &mut client), allowed, "{last}");
     }
-    run_until_idle(&mut server);
+    turn_until(&mut server, |server| server.stats().active == 0);
     let stats = server.stats();
     assert_eq!((stats.rejected.not_allowed, stats.rejected.total()), (2, 2));
     assert_eq!(
@@ -64,7 +72,7 @@ fn only_allowed_networks_are_served() {
 fn rejected_client_sees_a_reset_with_and_without_sending() {
     let (mut server, address) = bind(allow(config(), &["127.0.2.1"]));
     let mut silent = connect_from(source(2), address);
-    run_until_idle(&mut server);
+    turn_until(&mut server, |server| server.stats().rejected.total() == 1);
     let error = silent.read(&mut [0; 1]).expect_err("an orderly close");
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
 
@@ -110,13 +118,13 @@ fn per_source_limit_counts_open_connections() {
     // A close and a reset both make room.
     let [closed, failed] = open;
     drop(closed);
-    run_until_idle(&mut server);
+    turn_until(&mut server, |server| server.stats().active == 2);
     let mut next = connect_from(source(1), address);
     assert!(is_served(&mut server, &mut next));
     let mut beyond = connect_from(source(1), address);
     assert!(!is_served(&mut server, &mut beyond));
     reset(failed);
-    run_until_idle(&mut server);
+    turn_until(&mut server, |server| server.stats().active == 2);
     let mut last = connect_from(source(1), address);
     assert!(is_served(&mut server, &mut last));
 
@@ -139,7 +147,7 @@ fn rejected_connections_take_no_slot() {
     assert_eq!(server.stats().rejected.not_allowed, 100);
     assert_eq!(server.stats().accepted, 1);
     drop((client, rejected));
-    run_until_idle(&mut server);
+    turn_until(&mut server, |server| server.stats().active == 0);
     // The per-source limit has room again, too.
     let mut client = connect_from(source(1), address);
     assert!(is_served(&mut server, &mut client));

@@ -4,8 +4,9 @@ use std::io::Write;
 
 use crate::common::{
     Running, bind, config, connect, connect_small, echo, is_served, random_bytes, reset,
-    run_until_idle, small_buffers, turn_until, write_block,
+    small_buffers, turn_until, write_block,
 };
+use mio_echo::Server;
 
 #[test]
 fn reset_does_not_affect_other_connections() {
@@ -25,27 +26,28 @@ fn reset_does_not_affect_other_connections() {
 
 #[test]
 fn reset_in_every_state_closes_the_connection() {
+    let resets = |server: &mut Server| {
+        let stats = server.stats();
+        stats.closed.reset + stats.accept_errors
+    };
     let (mut server, address) = bind(small_buffers());
 
     // Before it is accepted: accept(2) or the first read fails.
     let client = connect(address);
     reset(client);
-    run_until_idle(&mut server);
-    assert_eq!(server.stats().active, 0);
+    turn_until(&mut server, |server| resets(server) == 1);
 
     // With unread bytes.
     let mut client = connect(address);
     client.write_all(b"hello").unwrap();
     reset(client);
-    run_until_idle(&mut server);
-    assert_eq!(server.stats().active, 0);
+    turn_until(&mut server, |server| resets(server) == 2);
 
     // Write-blocked: no read or write is made before the event of the reset.
     let mut client = connect_small(address);
     write_block(&mut server, &mut client, &random_bytes(4 * 1024 * 1024));
     assert_eq!(server.stats().active, 1);
     reset(client);
-    turn_until(&mut server, |server| server.stats().active == 0);
-    let stats = server.stats();
-    assert_eq!(stats.closed.reset + stats.accept_errors, 3, "{stats:?}");
+    turn_until(&mut server, |server| resets(server) == 3);
+    assert_eq!(server.stats().active, 0);
 }
