@@ -41,11 +41,11 @@ def wait_until(condition, description, limit=LIMIT, interval=0.002):
 
 
 def check_command(program, endpoint):
-    return [program, "--check", endpoint]
+    return [program, "check", endpoint]
 
 
 def load_command(program, *arguments):
-    return [os.path.join(os.path.dirname(program), "examples", "load"), *arguments]
+    return [program, "load", *arguments]
 
 
 class Check:
