@@ -16,7 +16,8 @@ fn assert_healthy(endpoint: &str) {
 fn failure(endpoint: &str) -> String {
     let start = Instant::now();
     let (line, status) = error_line(program(&["check", endpoint]));
-    assert!(start.elapsed() < Duration::from_secs(1), "{endpoint}");
+    // 0.8 s, and on a busy machine the start of the process.
+    assert!(start.elapsed() < Duration::from_secs(2), "{endpoint}");
     assert_eq!(status, Some(1), "{endpoint}");
     assert!(line.contains(endpoint), "{line}");
     line
