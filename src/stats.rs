@@ -14,8 +14,8 @@ pub struct Stats {
     pub accepted: u64,
     /// Connections that were accepted and immediately reset.
     pub rejected: Rejected,
-    /// Connections that were lost before they could be accepted or registered, such as those that the
-    /// peer reset while they were waiting.
+    /// Connections that were lost before they could be opened, such as those that the peer reset while
+    /// they were waiting.
     pub accept_errors: u64,
     /// Pauses of accepting: at the connection limit, or without descriptors or memory.
     pub accept_pauses: u64,
@@ -94,7 +94,7 @@ pub struct Closed {
     /// Pending bytes reached [`max_buffered`](crate::ConfigBuilder::max_buffered), and in this
     /// connection no byte had moved for the longest time.
     pub evicted: u64,
-    /// A shutdown was over, and the peer had not closed.
+    /// The drain time of a shutdown was over before the peer closed.
     pub aborted: u64,
 }
 
@@ -197,7 +197,7 @@ impl fmt::Display for CloseReason {
             CloseReason::IdleTimeout => f.write_str("idle timeout"),
             CloseReason::WriteTimeout => f.write_str("write timeout"),
             CloseReason::Evicted => f.write_str("evicted, at the limit of buffered bytes"),
-            CloseReason::Aborted => f.write_str("aborted at the end of the shutdown"),
+            CloseReason::Aborted => f.write_str("aborted by the shutdown"),
         }
     }
 }

@@ -13,12 +13,12 @@ use crate::net::stream::{Peer, StreamSocket};
 use crate::policy::admission::{Admission, RejectReason};
 use crate::policy::log_throttle::LogThrottle;
 
-/// The budget of one turn of a listener. A flood of new connections then delays the others by no more
-/// than this.
+/// The most calls of accept(2) in one turn of a listener, so that a flood of new connections does not
+/// delay open ones for long.
 pub(super) const MAX_ACCEPTS_PER_TURN: usize = 32;
 
-/// After how long accept(2) is tried again when the system was out of descriptors or memory. Other
-/// processes can free them, which no event announces.
+/// How long accepting backs off. Other processes can free descriptors or memory, which no event
+/// announces.
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The listeners, and whether connections are accepted or wait in the backlog.
@@ -31,7 +31,7 @@ pub(super) struct Acceptor {
     /// When a shutdown closes the listeners that it left open for pending handshakes.
     pub(super) listeners_close_at: Option<Instant>,
     at_limit: LogThrottle,
-    out_of_resources: LogThrottle,
+    back_offs: LogThrottle,
     not_allowed: LogThrottle,
     too_many_from_source: LogThrottle,
 }
@@ -44,7 +44,7 @@ impl Acceptor {
             listeners: Vec::new(),
             listeners_close_at: None,
             at_limit: LogThrottle::default(),
-            out_of_resources: LogThrottle::default(),
+            back_offs: LogThrottle::default(),
             not_allowed: LogThrottle::default(),
             too_many_from_source: LogThrottle::default(),
         }
@@ -57,7 +57,7 @@ impl Acceptor {
     /// When accepting resumes, unless a connection closes before.
     pub(super) fn retry_at(&self) -> Option<Instant> {
         match self.gate {
-            AcceptGate::OutOfResources { retry_at } => Some(retry_at),
+            AcceptGate::BackingOff { retry_at } => Some(retry_at),
             AcceptGate::Open | AcceptGate::AtLimit => None,
         }
     }
@@ -70,8 +70,8 @@ enum AcceptGate {
     Open,
     /// At the connection limit.
     AtLimit,
-    /// Out of descriptors or memory.
-    OutOfResources {
+    /// After a lack of descriptors or memory, or a turn in which each accept(2) failed.
+    BackingOff {
         retry_at: Instant,
     },
 }
@@ -108,6 +108,7 @@ impl Echo {
                     self.count_accept_error(&error);
                     last_error = Some(error);
                 }
+                // Not counted: the connection stays in the backlog.
                 Accepted::OutOfResources(error) => return self.back_off(&error, now),
             }
         }
@@ -140,9 +141,10 @@ impl Echo {
         opened
     }
 
-    /// Fails without memory for a connection, or room for it in the selector.
+    /// Registers an accepted connection and stores it in a slot. Fails if the slab or the selector has
+    /// no memory or no room (`ENOMEM`, `ENOSPC`).
     fn open(&mut self, mut stream: StreamSocket, peer: Peer, now: Instant) -> io::Result<()> {
-        self.reserve_slot()?;
+        self.check_slot_memory()?;
         let key = self.slots.vacant_key();
         let token = self.token_of(key);
         self.registry
@@ -156,8 +158,8 @@ impl Echo {
         Ok(())
     }
 
-    /// A shortage of memory pauses accepting like any other.
-    fn reserve_slot(&self) -> io::Result<()> {
+    /// Fails if there is no memory to double a full slab: inserting would abort the process.
+    fn check_slot_memory(&self) -> io::Result<()> {
         if self.slots.len() < self.slots.capacity() {
             return Ok(());
         }
@@ -188,7 +190,7 @@ impl Echo {
 
     fn count_accept_error(&mut self, error: &io::Error) {
         self.stats.accept_errors += 1;
-        debug!("a connection was lost before it was accepted: {error}");
+        debug!("connection lost before it was opened: {error}");
     }
 
     fn pause_at_limit(&mut self, now: Instant) {
@@ -206,11 +208,11 @@ impl Echo {
     fn back_off(&mut self, error: &io::Error, now: Instant) {
         self.stats.accept_pauses += 1;
         let retry_at = now + RETRY_INTERVAL;
-        self.acceptor.gate = AcceptGate::OutOfResources { retry_at };
-        if self.acceptor.out_of_resources.count(now).is_some() {
+        self.acceptor.gate = AcceptGate::BackingOff { retry_at };
+        if self.acceptor.back_offs.count(now).is_some() {
             warn!(
-                "cannot accept ({error}): connections wait until one of the {} closes or resources \
-                 are free again; raise the limit on open files if this happens often",
+                "cannot accept ({error}): tries again every {RETRY_INTERVAL:?}, and when one of {} \
+                 connections closes; raise the limit on open files if that is the cause",
                 self.stats.active
             );
         }
@@ -222,8 +224,8 @@ impl Echo {
             return;
         }
         self.acceptor.gate = AcceptGate::Open;
-        // Each listener gets a turn, because nothing announces what came meanwhile. Another one is
-        // first each time, as there may be room for one connection only.
+        // No event announces connections that arrived during the pause, so each listener gets a turn.
+        // The order rotates, because there may be room for only one connection.
         let listeners = &mut self.acceptor.listeners;
         if !listeners.is_empty() {
             listeners.rotate_left(1);
@@ -233,11 +235,11 @@ impl Echo {
         }
     }
 
-    /// Accepts what is in the backlog of a listener that closes, even while paused: this is the last
-    /// chance of these connections.
+    /// Accepts the backlog of a listener that is about to close, even during a back-off, up to the
+    /// connection limit.
     pub(super) fn accept_last(&mut self, key: usize, now: Instant) {
         self.acceptor.gate = AcceptGate::Open;
-        // Systems keep more than the backlog: Linux one, the BSDs half as many again.
+        // More than any queue holds: backlog + 1 on Linux, 1.5 times the backlog on the BSDs.
         self.accept(key, now, self.config.backlog as usize * 2);
     }
 }

@@ -1,12 +1,12 @@
 //! The echo state machine of one connection.
 //!
 //! ```text
-//!             readable                    buffer full
+//!             readable                  more may be readable
 //!   Reading ───────────────► echo ─────────────────────► run queue ─► echo (next turn)
 //!      ▲                       │ write would block
 //!      │ read would block      └──────► WriteBlocked: pending bytes kept, not reading ─ writable ─► flush ─► Reading
 //!   end of stream, nothing pending ─► close          error, reset, timeout, limit ─► close with that reason
-//!   end of drain time ─► Flushing ─► shutdown(Write) ─► Lingering (read and discard) ─► close
+//!   drain timeout ─► end(): Flushing ─► shutdown(Write) ─► Lingering (read and discard) ─► close
 //! ```
 //!
 //! `Splicing` is `Reading` without a copy: see [`splice`](super::splice).
@@ -20,7 +20,7 @@ use log::{Level, log_enabled, trace};
 use super::shared::Shared;
 use super::timers::{Millis, Timeout};
 use crate::net::stream::Peer;
-use crate::net::{Pipe, Readiness, SHORT_READ_DRAINS_SOCKET, Stream, nonblocking};
+use crate::net::{EVENT_FOLLOWS_SHORT_IO, Pipe, Readiness, Stream, nonblocking};
 use crate::stats::{CloseReason, Stats};
 
 /// What a connection asks for at the end of a turn.
@@ -71,8 +71,8 @@ pub(crate) struct Connection<S: Stream> {
     pub(super) state: State,
     /// What follows `WriteBlocked`: `Reading` or `Splicing`.
     pub(super) resume: State,
-    /// A short read does not mean that the socket is drained; see [`Readiness::read_until_would_block`]
-    /// and [`Peer::may_read_short`].
+    /// Whether to read until `EAGAIN`, even after a short read: always on Unix sockets, elsewhere after
+    /// an event with [`Readiness::read_until_would_block`].
     read_until_would_block: bool,
 }
 
@@ -102,16 +102,16 @@ impl<S: Stream> Connection<S> {
 
     /// Makes at most one read and one write, so that no peer keeps the others waiting.
     pub(crate) fn turn(&mut self, shared: &mut Shared<S::Pipe>, stats: &mut Stats) -> Next {
-        let other = match self.state {
+        let handled = match self.state {
             State::Reading => None,
             _ => self.turn_in_other_state(shared, stats),
         };
         // The only call of `echo`, so that it is inlined: 20 % fewer instructions per echo.
-        let next = other.unwrap_or_else(|| self.echo(shared, stats));
+        let next = handled.unwrap_or_else(|| self.echo(shared, stats));
         next.unwrap_or_else(|error| Next::Close(error.into()))
     }
 
-    /// Returns `None` if the connection is to [echo](Connection::echo).
+    /// Returns `None` if [`echo`](Connection::echo) completes the turn.
     #[cold]
     fn turn_in_other_state(
         &mut self,
@@ -120,7 +120,8 @@ impl<S: Stream> Connection<S> {
     ) -> Option<io::Result<Next>> {
         match self.state {
             State::Reading => None,
-            // If nothing was spliced, a read tells why.
+            // If nothing was spliced, `echo` reads, which distinguishes `EAGAIN`, the end of the stream
+            // and urgent data.
             State::Splicing => self.splice_echo(shared, stats).transpose(),
             State::Lingering => Some(self.discard(shared)),
             State::WriteBlocked | State::Flushing => Some(self.flush(shared, stats)),
@@ -150,7 +151,8 @@ impl<S: Stream> Connection<S> {
         self.echoed
     }
 
-    pub(crate) fn is_write_blocked(&self) -> bool {
+    /// Whether the state is `WriteBlocked` or `Flushing`, the states in which bytes can be pending.
+    pub(crate) fn may_have_pending(&self) -> bool {
         !self.state.reads()
     }
 
@@ -172,8 +174,8 @@ impl<S: Stream> Connection<S> {
         &mut self.stream
     }
 
-    /// Gives up pending bytes. Every connection does this before it is dropped: the pipe is shared,
-    /// and the memory counts for the budget.
+    /// Returns the pipe to the pool and the held bytes to the memory budget. Pending bytes are lost.
+    /// Called before each drop.
     pub(crate) fn release(&mut self, shared: &mut Shared<S::Pipe>, stats: &mut Stats) {
         stats.buffered -= self.pending.held();
         self.release_pipe(&mut shared.pipes);
@@ -211,7 +213,7 @@ impl<S: Stream> Connection<S> {
             self.pending = Pending::copy_of(&bytes[sent..])?;
             stats.buffered += self.pending.held();
             self.state = State::WriteBlocked;
-            return Ok(self.write_would_block(sent));
+            return Ok(self.after_short_write(sent));
         }
         Ok(self.after_read(is_full))
     }
@@ -221,6 +223,7 @@ impl<S: Stream> Connection<S> {
     fn discard(&mut self, shared: &mut Shared<S::Pipe>) -> io::Result<Next> {
         let buffer = &mut shared.read_buffer[..];
         let count = match nonblocking(|| self.stream.read(buffer))? {
+            // The shutdown ended this connection, and what the peer still sent was discarded.
             Some(0) => return Ok(self.end_of_stream(CloseReason::Aborted)),
             Some(count) => count,
             None => return Ok(self.read_would_block()),
@@ -246,7 +249,7 @@ impl<S: Stream> Connection<S> {
                 self.last_progress = shared.now;
             }
             if self.pending.len() > 0 {
-                return Ok(self.write_would_block(sent));
+                return Ok(self.after_short_write(sent));
             }
             self.release_pipe(&mut shared.pipes);
         }
@@ -274,7 +277,7 @@ impl<S: Stream> Connection<S> {
     }
 
     fn after_read(&self, is_full: bool) -> Next {
-        if SHORT_READ_DRAINS_SOCKET && !is_full && !self.read_until_would_block {
+        if EVENT_FOLLOWS_SHORT_IO && !is_full && !self.read_until_would_block {
             Next::WaitReadable
         } else {
             Next::Again
@@ -288,12 +291,12 @@ impl<S: Stream> Connection<S> {
     }
 
     /// A write took some of the bytes, or none.
-    fn write_would_block(&mut self, sent: usize) -> Next {
+    fn after_short_write(&mut self, sent: usize) -> Next {
         let pending = self.pending.len();
         trace!("{}: write-blocked with {pending} bytes pending", self.peer);
-        // epoll(7) promises an event after a short write(2), but says nothing of a short splice(2).
-        let is_short_write = matches!(self.pending, Pending::Buffer(_)) && SHORT_READ_DRAINS_SOCKET;
-        if is_short_write || sent == 0 {
+        // On Linux an event follows a short write(2); see epoll(7). None is promised after splice(2).
+        let event_follows = matches!(self.pending, Pending::Buffer(_)) && EVENT_FOLLOWS_SHORT_IO;
+        if event_follows || sent == 0 {
             Next::WaitWritable
         } else {
             Next::Again
@@ -318,7 +321,7 @@ impl<S: Stream> Connection<S> {
     }
 }
 
-/// Kept out of the calls that it is about.
+/// Not inlined, so that the code of reading and writing stays small.
 #[cold]
 fn trace_call(peer: Peer, call: &str, count: usize, size: usize) {
     trace!("{peer}: {call} {count} of {size} bytes");
@@ -370,8 +373,8 @@ pub(crate) struct WriteBuffer {
     sent: usize,
 }
 
-/// Bytes of free memory that pending bytes leave to allocations that must not fail, such as those of
-/// a log line.
+/// Bytes of memory that must be free after a copy of pending bytes: allocations that abort the process
+/// on failure, such as those of a log line, need them.
 const HEADROOM: usize = 16 * 1024;
 
 impl WriteBuffer {

@@ -51,10 +51,13 @@ impl Echo {
             return;
         }
         self.set_now(now);
+        // Listeners that stay open accept what arrived during a pause.
+        self.resume_accepting(now);
         let until = now + self.config.drain_timeout;
         self.phase = Phase::Draining { until };
         let listeners = mem::take(&mut self.acceptor.listeners).into_iter();
-        let (later, at_once) = listeners.partition(|&key| self.drops_new_syns(key));
+        let (later, at_once): (Vec<_>, Vec<_>) =
+            listeners.partition(|&key| self.drops_new_syns(key));
         self.close_listeners(at_once, now);
         self.acceptor.listeners = later;
         if !self.acceptor.listeners.is_empty() {

@@ -70,7 +70,7 @@ impl Echo {
         while self.stats.buffered > self.config.max_buffered {
             let blocked_since = |key| {
                 let connection = self.slots.get(key).and_then(Slot::connection)?;
-                let is_blocked = connection.is_write_blocked();
+                let is_blocked = connection.may_have_pending();
                 is_blocked.then(|| connection.last_progress())
             };
             let Some(key) = self.timers.take_longest_blocked(blocked_since) else {

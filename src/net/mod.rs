@@ -50,7 +50,7 @@ pub(crate) trait Pipe: Sized + fmt::Debug {
 /// What a connection is registered for, once: another registration for each change of state would
 /// cost a system call each.
 ///
-/// Urgent data is announced on Linux only; see [`SHORT_READ_DRAINS_SOCKET`] for why that matters.
+/// Urgent data is announced on Linux only; see [`EVENT_FOLLOWS_SHORT_IO`] for why that matters.
 pub(crate) fn interest() -> Interest {
     let both = Interest::READABLE | Interest::WRITABLE;
     #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -64,7 +64,7 @@ pub(crate) fn interest() -> Interest {
 /// This saves the call that would return `EAGAIN`, a third of all calls. It holds for epoll, except
 /// where [`Readiness::read_until_would_block`] says otherwise. Elsewhere calls are made until they
 /// would block: mio on Windows announces nothing before, and kqueue does not announce urgent data.
-pub(crate) const SHORT_READ_DRAINS_SOCKET: bool =
+pub(crate) const EVENT_FOLLOWS_SHORT_IO: bool =
     cfg!(any(target_os = "linux", target_os = "android"));
 
 /// Whether close(2) takes a socket out of the selector, which saves a call for each connection.

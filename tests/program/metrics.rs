@@ -472,7 +472,7 @@ fn out_of_descriptors_it_waits_warns_once_and_recovers() {
     let mut service = Service::spawn(limited("-n 40", arguments));
     let metrics = metrics_address(&mut service);
     let mut peers: Vec<_> = (0..40).map(|_| connect(service.address)).collect();
-    service.wait_for("connections wait until one of the");
+    service.wait_for("cannot accept (");
     let mut client = connect(metrics);
     client.write_all(REQUEST.as_bytes()).unwrap();
     service.wait_for("clients of the metrics wait");

@@ -6,7 +6,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use super::{MemoryPipe, NO_PIPES, READ_UNTIL_WOULD_BLOCK, READABLE, WRITABLE, connect, shared};
 use crate::echo::connection::{Connection, Next, Shared};
 use crate::echo::shared::MAX_PIPES;
-use crate::net::{SHORT_READ_DRAINS_SOCKET, Stream};
+use crate::net::{EVENT_FOLLOWS_SHORT_IO, Stream};
 use crate::stats::{CloseReason, Stats};
 
 /// An expected call and its result.
@@ -133,7 +133,7 @@ fn waits(next: &Next) -> bool {
 
 /// Whether `next` fits a short read or write.
 fn waits_after_short(next: &Next) -> bool {
-    if SHORT_READ_DRAINS_SOCKET {
+    if EVENT_FOLLOWS_SHORT_IO {
         waits(next)
     } else {
         matches!(next, Next::Again)
