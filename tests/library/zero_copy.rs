@@ -100,7 +100,7 @@ fn small_messages_and_small_buffers_are_copied() {
 }
 
 #[test]
-fn small_messages_are_read_again_after_a_stream_splicing() {
+fn small_messages_after_a_bulk_stream_are_copied() {
     let (mut server, _) = bind(config());
     let mut client = splicing(&mut server);
     for round in 0..10 {
@@ -113,7 +113,7 @@ fn small_messages_are_read_again_after_a_stream_splicing() {
 }
 
 #[test]
-fn urgent_bytes_stay_in_their_places_splicing() {
+fn urgent_bytes_in_a_bulk_stream_are_echoed_in_place() {
     let server = Running::start(config());
     let bytes = random_bytes(BULK);
     let mut client = server.connect();
