@@ -418,12 +418,14 @@ fn check_memory(config: &Config) -> Result<(), ConfigError> {
         )?;
     }
     let min = Config::MIN_MAX_BUFFERED.max(config.buffer_size);
-    in_range(
-        "limit of buffered bytes",
-        config.max_buffered,
-        min..=usize::MAX,
-        "",
-    )
+    if config.max_buffered >= min {
+        return Ok(());
+    }
+    Err(ConfigError::OutOfRange {
+        name: "limit of buffered bytes",
+        value: config.max_buffered.to_string(),
+        range: format!("at least {min} bytes"),
+    })
 }
 
 fn in_range<T: Copy + PartialOrd + fmt::Debug>(

@@ -89,14 +89,14 @@ fn value_out_of_range_is_named_with_its_range() {
         (
             Config::builder().max_buffered(262_143),
             "buffered bytes 262143",
-            "262144 to",
+            "at least 262144 bytes",
         ),
         (
             Config::builder()
                 .buffer_size(1_000_000)
                 .max_buffered(999_999),
             "buffered bytes 999999",
-            "1000000 to",
+            "at least 1000000 bytes",
         ),
         (
             Config::builder().socket_buffer(4095),
