@@ -84,6 +84,8 @@ def main(description, checks, configure=lambda parser: None, limit=600):
 
     `configure` adds options to the parser. All checks together may take `limit` seconds.
     """
+    # Where nohup(1) or a service manager ignores it, the program would inherit that.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     stop_by_signals()
     options = parse_arguments(description, configure)
     signal.alarm(limit)
