@@ -276,7 +276,7 @@ impl ConfigBuilder {
     }
 
     /// How long connections are still echoed after [`Echo::shutdown`](crate::Echo::shutdown): 0 (they
-    /// are aborted at once) to 24 hours, default 5 s.
+    /// are aborted at once, and datagrams that wait get no reply) to 24 hours, default 5 s.
     pub fn drain_timeout(mut self, time: Duration) -> Self {
         self.config.drain_timeout = time;
         self

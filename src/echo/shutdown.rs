@@ -32,7 +32,8 @@ impl Echo {
     ///
     /// - Connections in the backlog are accepted first, as far as the limit allows; the others are
     ///   reset. The files of Unix sockets are removed.
-    /// - Datagrams that have arrived get their replies; later ones are not received.
+    /// - Datagrams that have arrived get their replies, except with a drain time of 0; later ones are
+    ///   not received.
     /// - Connections are echoed until their peers close them or the drain time is over. Then nothing
     ///   more is echoed: pending bytes are sent, the peer reads the end of the stream, and has a
     ///   second, or the drain time if that is shorter, to take them and to close. Connections that

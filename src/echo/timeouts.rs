@@ -32,6 +32,10 @@ impl Echo {
             if self.has_expired(key, timeout) {
                 self.enqueue(key);
             }
+            if timeout == Timeout::Write {
+                // The turns of this run can evict: the longest blocked have to be in the wheel.
+                self.schedule(key, timeout);
+            }
         }
     }
 

@@ -126,6 +126,34 @@ fn peers_that_read_are_not_evicted() {
     assert!(others[..10].iter_mut().all(is_closed));
 }
 
+/// Also in the run in which the write timeout of the others is checked.
+#[test]
+fn stalled_peers_are_evicted_first_when_their_timeout_is_due() {
+    let mut host = Host::new(limited().zero_copy(ZeroCopy::Off));
+    let bytes = random_bytes(BUFFER);
+    let mut stalled = Vec::new();
+    while host.stats().buffered < BUDGET / 4 * 3 {
+        stalled.push(write_blocked(&mut host));
+    }
+    // As much as the socket buffers hold: the next bytes will be pending.
+    let mut others = Vec::new();
+    for _ in 0..stalled.len() {
+        let mut other = connect(&host);
+        for _ in 0..6 {
+            send_until_blocked(&mut other, &bytes[..4096]);
+            run_until_idle(&mut host);
+        }
+        others.push(other);
+    }
+    host.now += Config::DEFAULT_WRITE_TIMEOUT + Duration::from_secs(1);
+    for client in &mut others {
+        send_until_blocked(client, &bytes);
+    }
+    host.turn(Duration::ZERO);
+    assert!(host.stats().closed.evicted > 0, "{:?}", host.stats());
+    assert!(!others.iter_mut().any(is_closed));
+}
+
 #[test]
 fn memory_is_released_by_the_last_flush_and_by_a_close() {
     for zero_copy in [ZeroCopy::Off, ZeroCopy::Auto] {

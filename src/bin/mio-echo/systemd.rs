@@ -172,9 +172,14 @@ impl Notifier {
         debug!("cannot notify systemd of {message:?}: {error}");
         self.failures = self.failures.saturating_add(1);
         let is_slow = self.failures >= MAX_FAILURES;
-        let ping = self.watchdog.map(|(interval, _)| interval);
-        let slow = ping.map_or(STATUS_INTERVAL, |ping| ping.min(STATUS_INTERVAL));
-        self.retry_at = now + if is_slow { slow } else { RETRY_INTERVAL };
+        let pause = if is_slow {
+            STATUS_INTERVAL
+        } else {
+            RETRY_INTERVAL
+        };
+        // The first failure leaves half of the watchdog timeout: it has to be enough for some retries.
+        let longest = self.watchdog.map(|(interval, _)| interval / 4);
+        self.retry_at = now + longest.map_or(pause, |longest| pause.min(longest));
         if is_slow && !is_temporary(error) {
             warn!("NOTIFY_SOCKET is dead, no more notifications are sent: {error}");
             self.is_dead = true;

@@ -146,13 +146,22 @@ fn busy_service_manager_is_retried_slowly_and_not_given_up() {
 }
 
 #[test]
-fn slow_retry_is_not_slower_than_the_watchdog() {
-    let mut fixture = Fixture::ready(Some(Duration::from_millis(400)));
-    fixture.fail_with(Some(Errno::EAGAIN));
-    for _ in 0..10 {
-        let now = fixture.due().unwrap().try_into().unwrap();
-        fixture.run(now, 0);
-        assert!(fixture.due().unwrap() <= u128::from(now) + 200);
+fn full_queue_of_the_service_manager_is_retried_before_the_watchdog_expires() {
+    for timeout in [100, 400, 2000, 3000] {
+        let mut fixture = Fixture::ready(Some(Duration::from_millis(timeout)));
+        fixture.fail_with(Some(Errno::EAGAIN));
+        // A status is due too, so that there are two failures at a time.
+        let mut retries = 0;
+        loop {
+            // In whole milliseconds, which are rounded down.
+            let now = u64::try_from(fixture.due().unwrap()).unwrap() + 1;
+            if now >= timeout {
+                break;
+            }
+            fixture.run(now, 1);
+            retries += 1;
+        }
+        assert!(retries >= 4, "{retries} within {timeout} ms");
     }
 }
 
