@@ -291,7 +291,7 @@ impl<S: Stream> Connection<S> {
     }
 
     /// A write took some of the bytes, or none.
-    fn after_short_write(&mut self, sent: usize) -> Next {
+    fn after_short_write(&self, sent: usize) -> Next {
         let pending = self.pending.len();
         trace!("{}: write-blocked with {pending} bytes pending", self.peer);
         // On Linux an event follows a short write(2); see epoll(7). None is promised after splice(2).
@@ -304,7 +304,7 @@ impl<S: Stream> Connection<S> {
     }
 
     /// The peer sends no more, and nothing is pending. Closing the socket passes the end on.
-    fn end_of_stream(&mut self, reason: CloseReason) -> Next {
+    fn end_of_stream(&self, reason: CloseReason) -> Next {
         trace!("{}: end of stream", self.peer);
         Next::Close(reason)
     }

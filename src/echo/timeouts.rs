@@ -24,6 +24,9 @@ impl Echo {
     /// They get a turn before they are judged, because bytes can wait without a reported event: the
     /// process was stopped for a while, a signal interrupted the poll, or there were more events than
     /// it returns at once.
+    ///
+    /// All keys that were due go back into the wheel before the turns: a turn can evict, and the
+    /// connection blocked longest is looked for there.
     #[cold]
     pub(super) fn queue_expired(&mut self, _now: Instant) {
         self.timers.collect_due();
@@ -32,22 +35,16 @@ impl Echo {
             if self.has_expired(key, timeout) {
                 self.enqueue(key);
             }
-            if timeout == Timeout::Write {
-                // The turns of this run can evict: the longest blocked have to be in the wheel.
-                self.schedule(key, timeout);
-            }
+            self.schedule(key, timeout);
         }
     }
 
-    /// After their turns: closes the connections in which still no byte has moved, and schedules the
-    /// others again.
+    /// After their turns: closes the connections in which still no byte has moved.
     #[cold]
     pub(super) fn close_expired(&mut self, now: Instant) {
         for (key, timeout) in self.timers.take_due() {
             if self.has_expired(key, timeout) {
                 self.close(key, &timeout.into(), now);
-            } else {
-                self.schedule(key, timeout);
             }
         }
     }

@@ -84,7 +84,8 @@ impl Timers {
         }
     }
 
-    /// Takes all keys out of the slots that are over, and keeps them for [`due`](Timers::due).
+    /// Takes all keys out of the slots that are over, and keeps them for [`due`](Timers::due). Those that
+    /// have not timed out are to be scheduled again.
     pub(crate) fn collect_due(&mut self) {
         for (wheel, timeout) in [
             (&mut self.idle, Timeout::Idle),
@@ -100,7 +101,7 @@ impl Timers {
         &self.due
     }
 
-    /// The keys to check now. Those that have not timed out are to be scheduled again.
+    /// The keys to check now; none are left.
     pub(crate) fn take_due(&mut self) -> Vec<(usize, Timeout)> {
         mem::take(&mut self.due)
     }

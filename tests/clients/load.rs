@@ -13,7 +13,9 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use crate::common::peers::{echo, refusing_address, tcp_server, udp_server, unix_server};
+use crate::common::peers::{
+    echo, refusing_address, silent_udp_server, tcp_server, udp_server, unix_server,
+};
 use crate::common::service::program;
 use crate::common::{Directory, LIMIT, Outcome, Running, config};
 use crate::process::Process;
@@ -542,11 +544,7 @@ fn signal_ends_it_with_results() {
 
 #[test]
 fn second_signal_ends_it_immediately() {
-    let (sender, receiver) = channel();
-    let endpoint = udp_server(move |_| {
-        let _ = sender.send(());
-        Vec::new()
-    });
+    let (endpoint, receiver) = silent_udp_server();
     let child = start(&["-c1", "-d10m", "-W10m", &endpoint]);
     receiver.recv_timeout(LIMIT).unwrap();
     // Two different signals, because equal ones are merged.

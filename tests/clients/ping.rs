@@ -8,7 +8,8 @@ use std::sync::mpsc::channel;
 use nix::sys::signal::Signal;
 
 use crate::common::peers::{
-    echo, refusing_address, tcp_echo, tcp_server, udp_echo, udp_server, unix_echo,
+    echo, refusing_address, silent_udp_server, tcp_echo, tcp_server, udp_echo, udp_server,
+    unix_echo,
 };
 use crate::common::service::program;
 use crate::common::{LIMIT, Outcome};
@@ -346,11 +347,7 @@ fn signal_ends_it_with_statistics() {
 
 #[test]
 fn second_signal_ends_it_immediately() {
-    let (sender, receiver) = channel();
-    let endpoint = udp_server(move |_| {
-        let _ = sender.send(());
-        Vec::new()
-    });
+    let (endpoint, receiver) = silent_udp_server();
     let running = start(&["-W10m", &endpoint]);
     receiver.recv_timeout(LIMIT).unwrap();
     // Two different signals, because equal ones are merged.

@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 #[cfg(unix)]
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 
 use socket2::{Domain, Socket, Type};
@@ -25,6 +26,16 @@ pub fn udp_server(mut answer: impl FnMut(Vec<u8>) -> Vec<Vec<u8>> + Send + 'stat
         }
     });
     endpoint
+}
+
+/// A UDP server that never replies, and what tells of each datagram that it receives.
+pub fn silent_udp_server() -> (String, Receiver<()>) {
+    let (sender, receiver) = channel();
+    let endpoint = udp_server(move |_| {
+        let _ = sender.send(());
+        Vec::new()
+    });
+    (endpoint, receiver)
 }
 
 /// A TCP server of one connection.

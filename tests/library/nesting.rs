@@ -13,17 +13,22 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use mio_echo::Server;
 
+/// A poll that waits for the descriptor of the server.
+fn poll_for(server: &Server) -> Poll {
+    let poll = Poll::new().unwrap();
+    let fd = server.as_raw_fd();
+    poll.registry()
+        .register(&mut SourceFd(&fd), Token(0), Interest::READABLE)
+        .unwrap();
+    poll
+}
+
 #[test]
 fn server_nested_in_another_poll_echoes() {
     let (mut server, address) = bind(config().buffer_size(1000));
     assert_eq!(server.as_fd().as_raw_fd(), server.as_raw_fd());
-    let mut outer = Poll::new().unwrap();
+    let mut outer = poll_for(&server);
     let mut events = Events::with_capacity(4);
-    let fd = server.as_raw_fd();
-    outer
-        .registry()
-        .register(&mut SourceFd(&fd), Token(0), Interest::READABLE)
-        .unwrap();
 
     let bytes = random_bytes(200_000);
     let echoed = std::thread::spawn({
@@ -47,13 +52,8 @@ fn server_nested_in_another_poll_echoes() {
 #[test]
 fn shutdown_makes_the_descriptor_readable() {
     let (mut server, _) = bind(config());
-    let mut outer = Poll::new().unwrap();
+    let mut outer = poll_for(&server);
     let mut events = Events::with_capacity(4);
-    let fd = server.as_raw_fd();
-    outer
-        .registry()
-        .register(&mut SourceFd(&fd), Token(0), Interest::READABLE)
-        .unwrap();
     run_until_idle(&mut server);
     outer.poll(&mut events, Some(Duration::ZERO)).unwrap();
     server.shutdown();
