@@ -11,9 +11,8 @@ use std::array;
 use std::mem;
 use std::time::{Duration, Instant};
 
-/// Milliseconds since the first turn of the engine. The value wraps after 49 days, which is harmless:
-/// only differences of at most a day are used.
-pub(crate) type Millis = u32;
+/// Milliseconds since the first turn of the engine.
+pub(crate) type Millis = u64;
 
 /// The limits on the time without progress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,8 +30,7 @@ const WITHOUT_TIMEOUT: Duration = Duration::from_secs(600);
 #[derive(Debug)]
 pub(crate) struct Timers {
     start: Option<Instant>,
-    /// Milliseconds since `start`.
-    now: u64,
+    now: Millis,
     idle: Wheel,
     /// Also the order in which write-blocked connections are evicted, so that it is kept even
     /// without a write timeout.
@@ -60,9 +58,8 @@ impl Timers {
         self.now = self.now.max(whole_milliseconds(elapsed));
     }
 
-    #[expect(clippy::cast_possible_truncation, reason = "see Millis")]
     pub(crate) fn now(&self) -> Millis {
-        self.now as Millis
+        self.now
     }
 
     /// When the next timeout can expire.
@@ -75,12 +72,10 @@ impl Timers {
     /// Puts a key into the slot of its deadline, unless it is in the wheel already: an earlier entry
     /// is checked in time, also one of a former connection with this key.
     pub(crate) fn schedule(&mut self, key: usize, timeout: Timeout, last_progress: Millis) {
-        let now = self.now;
-        let last_progress = now.saturating_sub(self.elapsed_since(last_progress));
         match timeout {
             Timeout::Idle if self.idle.timeout.is_none() => {}
-            Timeout::Idle => self.idle.schedule(key, last_progress, now),
-            Timeout::Write => self.write.schedule(key, last_progress, now),
+            Timeout::Idle => self.idle.schedule(key, last_progress, self.now),
+            Timeout::Write => self.write.schedule(key, last_progress, self.now),
         }
     }
 
@@ -115,7 +110,7 @@ impl Timers {
             Timeout::Idle => &self.idle,
             Timeout::Write => &self.write,
         };
-        let elapsed = self.elapsed_since(last_progress);
+        let elapsed = self.now - last_progress;
         wheel.timeout.is_some_and(|timeout| elapsed > timeout)
     }
 
@@ -132,16 +127,11 @@ impl Timers {
             let Some(since) = last_progress(key) else {
                 continue;
             };
-            let since = self.now.saturating_sub(self.elapsed_since(since));
             if self.write.slot_of(since) <= slot {
                 return Some(key);
             }
             self.write.schedule(key, since, self.now);
         }
-    }
-
-    fn elapsed_since(&self, time: Millis) -> u64 {
-        self.now().wrapping_sub(time).into()
     }
 }
 
