@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
+use std::time::Duration;
 
 use super::{MemoryPipe, NO_PIPES, READ_UNTIL_WOULD_BLOCK, READABLE, WRITABLE, connect, shared};
 use crate::echo::connection::{Connection, Next, Shared};
@@ -86,6 +87,14 @@ impl Stream for Script {
             }
             other => panic!("a splice out instead of {other:?}"),
         }
+    }
+
+    fn set_user_timeout(&self, _limit: Duration) {
+        panic!("the engine does this")
+    }
+
+    fn reset(self) {
+        panic!("the engine does this")
     }
 }
 
