@@ -30,6 +30,7 @@ pub(super) fn text(stats: &Stats) -> String {
         accept_pauses = stats.accept_pauses,
         bytes_received = stats.bytes_received,
         bytes_sent = stats.bytes_sent,
+        bytes_discarded = stats.bytes_discarded,
         buffered = stats.buffered,
         bytes_zero_copied = stats.bytes_zero_copied,
         datagrams_received = stats.datagrams_received,

@@ -311,6 +311,29 @@ fn error_of_any_call_closes_the_connection_with_that_error() {
 }
 
 #[test]
+fn received_bytes_are_sent_or_discarded() {
+    let reset = ErrorKind::ConnectionReset;
+    let blocked = ErrorKind::WouldBlock;
+    for (calls, discarded) in [
+        (vec![R(Err(reset))], 0),
+        (vec![R(Ok("abc")), W("abc", Err(reset))], 3),
+        (vec![R(Ok("abc")), W("abc", Ok(1)), W("bc", Err(reset))], 2),
+        (
+            vec![R(Ok("abc")), W("abc", Err(blocked)), W("abc", Err(reset))],
+            3,
+        ),
+        (vec![R(Ok("abc")), W("abc", Ok(3)), R(Err(reset))], 0),
+    ] {
+        let mut test = Scripted::new(calls);
+        while !matches!(test.turn(), Next::Close(_)) {}
+        test.connection.release(&mut test.shared, &mut test.stats);
+        let stats = test.stats;
+        assert_eq!(stats.bytes_discarded, discarded);
+        assert_eq!(stats.bytes_received, stats.bytes_sent + discarded);
+    }
+}
+
+#[test]
 fn reset_is_its_own_close_reason_in_any_call() {
     let (reset, broken_pipe) = (ErrorKind::ConnectionReset, ErrorKind::BrokenPipe);
     for script in [
