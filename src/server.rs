@@ -1,10 +1,8 @@
 //! The event loop: wait for events, pass each to its owner, give each socket with work a turn.
 
-use std::fmt;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use log::trace;
@@ -54,6 +52,7 @@ const EVENTS_CAPACITY: usize = 256;
 /// - The server can be nested in another loop by its file descriptor (on Unix); see
 ///   [`turn`](Server::turn).
 /// - With a [`mio::Poll`] of your own, use [`Echo`], which needs no second selector.
+#[derive(Debug)]
 pub struct Server {
     poll: Poll,
     events: Events,
@@ -61,13 +60,8 @@ pub struct Server {
     user_events: Vec<Event>,
     /// Whether the last poll filled the event buffer, so that there may be more.
     more_events: bool,
-    shutdown: Arc<Shutdown>,
-}
-
-/// Shared by a server and its handles.
-struct Shutdown {
-    requested: AtomicBool,
-    waker: Waker,
+    /// Shared with the handles. It wakes the loop for a shutdown, and for nothing else.
+    waker: Arc<Waker>,
 }
 
 impl Server {
@@ -101,10 +95,7 @@ impl Server {
             echo,
             user_events: Vec::new(),
             more_events: false,
-            shutdown: Arc::new(Shutdown {
-                requested: AtomicBool::new(false),
-                waker,
-            }),
+            waker: Arc::new(waker),
         })
     }
 
@@ -150,7 +141,7 @@ impl Server {
                 self.echo.handle(event);
             } else if event.token() != WAKER {
                 self.user_events.push(event.clone());
-            } else if self.shutdown.requested.load(Ordering::Acquire) {
+            } else {
                 self.echo.shutdown(now);
             }
         }
@@ -195,7 +186,7 @@ impl Server {
         self.echo.shutdown(Instant::now());
         // A host that only waits for the descriptor has to call `turn` once more. No other call can
         // wake the selector if this one fails, and the shutdown has begun all the same.
-        let _ = self.shutdown.waker.wake();
+        let _ = self.waker.wake();
     }
 
     /// See [`Echo::is_finished`].
@@ -208,16 +199,8 @@ impl Server {
     #[must_use]
     pub fn shutdown_handle(&self) -> ShutdownHandle {
         ShutdownHandle {
-            shared: Arc::clone(&self.shutdown),
+            waker: Arc::clone(&self.waker),
         }
-    }
-}
-
-impl fmt::Debug for Server {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Server")
-            .field("echo", &self.echo)
-            .finish_non_exhaustive()
     }
 }
 
@@ -238,9 +221,9 @@ impl std::os::fd::AsRawFd for Server {
 }
 
 /// Shuts a [`Server`] down, from any thread. Clones belong to the same server.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct ShutdownHandle {
-    shared: Arc<Shutdown>,
+    waker: Arc<Waker>,
 }
 
 impl ShutdownHandle {
@@ -251,13 +234,6 @@ impl ShutdownHandle {
     ///
     /// Those of waking the loop; see eventfd(2).
     pub fn shutdown(&self) -> io::Result<()> {
-        self.shared.requested.store(true, Ordering::Release);
-        self.shared.waker.wake()
-    }
-}
-
-impl fmt::Debug for ShutdownHandle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ShutdownHandle").finish_non_exhaustive()
+        self.waker.wake()
     }
 }
