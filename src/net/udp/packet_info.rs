@@ -26,16 +26,6 @@ pub(crate) struct PacketInfo {
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) use linux::{Control, enable, receive_space};
 
-/// No control messages here. The system chooses the source and the TTL of replies.
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-#[allow(clippy::unnecessary_wraps, reason = "the same on every system")]
-pub(crate) fn enable(
-    _socket: &socket2::Socket,
-    _address: std::net::SocketAddr,
-) -> std::io::Result<()> {
-    Ok(())
-}
-
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod linux {
     use std::io;
