@@ -79,12 +79,9 @@ impl Bound {
 
     /// `any_port` says that the system chooses the port, or has just chosen it.
     fn bind(endpoint: &Endpoint, any_port: bool, options: BindOptions) -> io::Result<Self> {
-        let (domain, kind) = match endpoint {
-            Endpoint::Tcp(address) => (Domain::for_address(*address), Type::STREAM),
-            Endpoint::Udp(address) => (Domain::for_address(*address), Type::DGRAM),
-            Endpoint::Unix(_) | Endpoint::Abstract(_) => (Domain::UNIX, Type::STREAM),
-            Endpoint::TcpAndUdp(_) => unreachable!("split by Endpoint::sockets"),
-        };
+        let domain = endpoint.address().map_or(Domain::UNIX, Domain::for_address);
+        let is_udp = matches!(endpoint, Endpoint::Udp(_));
+        let kind = if is_udp { Type::DGRAM } else { Type::STREAM };
         let socket = Socket::new(domain, kind, None)?;
         let mut bound = Bound::new(endpoint.clone(), socket, false)?;
         match endpoint {
@@ -98,6 +95,7 @@ impl Bound {
             Endpoint::Abstract(name) if cfg!(any(target_os = "linux", target_os = "android")) => {
                 bound.socket.bind(&SockAddr::unix(format!("\0{name}"))?)?;
             }
+            Endpoint::TcpAndUdp(_) => unreachable!("split by Endpoint::sockets"),
             _ => return Err(io::ErrorKind::Unsupported.into()),
         }
         Ok(bound)
@@ -133,42 +131,33 @@ impl Bound {
     }
 }
 
+/// Binds all sockets at the port of the first.
 fn bind_group(sockets: &[Endpoint], options: BindOptions) -> Result<Vec<Bound>, ListenError> {
     let first = sockets.first().and_then(Endpoint::address);
     let any_port = first.is_some_and(|address| address.port() == 0);
     // Ports that are not free for all are held until one is: the system would choose them again.
     let mut held = Vec::new();
-    loop {
-        let mut bound = Vec::new();
-        let Err(error) = bind_each(sockets, any_port, options, &mut bound) else {
-            return Ok(bound);
-        };
-        held.push(bound);
-        let is_in_use = error.error.kind() == io::ErrorKind::AddrInUse;
-        if !(any_port && is_in_use && held.len() < MAX_PORTS_TRIED) {
-            return Err(error);
+    'port: loop {
+        let may_retry = any_port && held.len() + 1 < MAX_PORTS_TRIED;
+        let mut bound: Vec<Bound> = Vec::new();
+        for socket in sockets {
+            let mut endpoint = socket.clone();
+            let first = bound.first().and_then(|first| first.endpoint.address());
+            if let (Some(mut address), Some(first)) = (socket.address(), first) {
+                address.set_port(first.port());
+                endpoint = socket.at(address);
+            }
+            match Bound::bind(&endpoint, any_port, options) {
+                Ok(socket) => bound.push(socket),
+                Err(error) if may_retry && error.kind() == io::ErrorKind::AddrInUse => {
+                    held.push(bound);
+                    continue 'port;
+                }
+                Err(error) => return Err(ListenError::new(&endpoint, error)),
+            }
         }
+        return Ok(bound);
     }
-}
-
-/// Binds all sockets at the port of the first.
-fn bind_each(
-    sockets: &[Endpoint],
-    any_port: bool,
-    options: BindOptions,
-    bound: &mut Vec<Bound>,
-) -> Result<(), ListenError> {
-    for socket in sockets {
-        let mut endpoint = socket.clone();
-        let first = bound.first().and_then(|first| first.endpoint.address());
-        if let (Some(mut address), Some(first)) = (socket.address(), first) {
-            address.set_port(first.port());
-            endpoint = socket.at(address);
-        }
-        let socket = Bound::bind(&endpoint, any_port, options);
-        bound.push(socket.map_err(|error| ListenError::new(&endpoint, error))?);
-    }
-    Ok(())
 }
 
 /// A socket that was bound by another program, such as a supervisor, or by the application; see
