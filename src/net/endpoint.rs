@@ -383,6 +383,11 @@ mod tests {
                 "Address",
                 "a mapped IPv4 address",
             ),
+            (
+                "[::ffff:127.0.0.1%1]:7007",
+                "Address",
+                "a mapped IPv4 address",
+            ),
             ("[]:7007", "Address", "not an IP address"),
             ("::1:7007", "Syntax", "in brackets"),
             ("[::1:7007", "Syntax", "in brackets"),

@@ -234,6 +234,7 @@ mod tests {
             ("10.0.0.0/", "a number from 0 to 32"),
             ("10.0.0.0/+8", "a number from 0 to 32"),
             ("10.0.0.0/33", "a number from 0 to 32"),
+            ("10.0.0.0/008", "a number from 0 to 32"),
             ("10.0.0.0/255.0.0.0", "a number from 0 to 32"),
             ("10.0.0.0/8/8", "a number from 0 to 32"),
             ("::/129", "a number from 0 to 128"),
