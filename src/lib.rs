@@ -158,7 +158,7 @@
 //!
 //! | step | code |
 //! |---|---|
-//! | socket, bind | `bind_tcp`, `bind_udp` and `bind_unix` in `net/bind.rs` |
+//! | socket, bind | `Bound::bind` in `net/bind.rs` |
 //! | listen | `Listener::listen` in `net/listener.rs` |
 //! | all three, done before by a supervisor | `BoundSocket::new` in `net/bind.rs` |
 //! | wait for many sockets at once | `Server::turn` in `server.rs` |
