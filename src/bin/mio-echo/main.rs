@@ -106,7 +106,6 @@ fn serve(options: &ServiceOptions, log: &LogOptions) -> Result<(), CliError> {
         metrics: metrics.transpose()?,
         notifier: Notifier::from_environment(Instant::now()),
         server,
-        events: Vec::new(),
     };
     Ok(service.run()?)
 }
