@@ -2,13 +2,12 @@
 
 use std::fmt;
 use std::io::{self, Write};
-use std::process::ExitCode;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use log::LevelFilter;
-use mio_echo::{ConfigError, EndpointError, EndpointErrorKind};
+use mio_echo::{EndpointError, EndpointErrorKind};
 
 use crate::options::ServiceOptions;
 
@@ -154,46 +153,27 @@ fn hint() -> String {
 /// Why the program fails: one line, and the exit status.
 #[derive(Debug)]
 pub(crate) struct CliError {
-    message: String,
-    status: u8,
+    pub(crate) message: String,
+    pub(crate) status: u8,
 }
 
 impl CliError {
     /// An error of the system or of a peer: status 1.
     pub(crate) fn failure(error: impl fmt::Display) -> Self {
-        CliError::new(1, &error)
+        let message = error.to_string();
+        CliError { message, status: 1 }
     }
 
     /// An error in the arguments: status 2.
     pub(crate) fn usage(error: impl fmt::Display) -> Self {
-        CliError::new(2, &error)
-    }
-
-    fn new(status: u8, error: &dyn fmt::Display) -> Self {
         let message = error.to_string();
-        CliError { message, status }
-    }
-
-    pub(crate) fn status(&self) -> ExitCode {
-        self.status.into()
-    }
-}
-
-impl fmt::Display for CliError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
+        CliError { message, status: 2 }
     }
 }
 
 impl From<io::Error> for CliError {
     fn from(error: io::Error) -> Self {
         CliError::failure(error)
-    }
-}
-
-impl From<ConfigError> for CliError {
-    fn from(error: ConfigError) -> Self {
-        CliError::usage(error)
     }
 }
 

@@ -21,8 +21,9 @@ mod prometheus;
 
 use self::connection::{Connection, Next};
 use self::http::{Resource, Status, response};
+use crate::cli::CliError;
 use crate::service::METRICS_TOKEN;
-use crate::warn_if_public;
+use crate::{list, warn_if_public};
 
 /// A client more replaces the one that has been sending its request longest. So clients that connect
 /// and send nothing do not keep a scrape waiting.
@@ -44,9 +45,16 @@ pub(crate) struct Metrics {
 }
 
 impl Metrics {
-    /// Listens at the first of the addresses that can be bound.
-    pub(crate) fn listen(addresses: &[SocketAddr], registry: &Registry) -> io::Result<Self> {
-        let listener = StdListener::bind(addresses)?;
+    /// Listens at the first of the endpoints that can be bound.
+    pub(crate) fn listen(endpoints: &[Endpoint], registry: &Registry) -> Result<Self, CliError> {
+        let addresses: Vec<_> = endpoints.iter().filter_map(Endpoint::address).collect();
+        let listener = StdListener::bind(&*addresses).map_err(|error| {
+            CliError::failure(format!(
+                "--metrics: cannot listen on {}: {error}; choose an address and a free port of this \
+                 host",
+                list(endpoints)
+            ))
+        })?;
         listener.set_nonblocking(true)?;
         let mut listener = TcpListener::from_std(listener);
         registry.register(&mut listener, METRICS_TOKEN, Interest::READABLE)?;
