@@ -86,20 +86,18 @@ impl Cli {
 /// Fails if an option of the service or an endpoint precedes a subcommand. `conflicts_with` and
 /// `args_conflicts_with_subcommands` cannot say this without refusing the global options too.
 fn check_order(matches: &ArgMatches) -> Result<(), clap::Error> {
-    let Some(subcommand) = matches.subcommand_name() else {
-        return Ok(());
-    };
     let is_given = |id: &str| matches.value_source(id) == Some(ValueSource::CommandLine);
+    let is_misplaced = |it: &&Arg| !it.is_global_set() && is_given(it.get_id().as_str());
     let mut command = Cli::command();
     command.build();
-    let is_misplaced = |it: &&Arg| !it.is_global_set() && is_given(it.get_id().as_str());
     let misplaced = command.get_arguments().find(is_misplaced);
-    let Some(message) =
-        misplaced.map(|it| format!("'{it}' is for the service, not for '{subcommand}'"))
-    else {
-        return Ok(());
-    };
-    Err(command.error(ErrorKind::ArgumentConflict, message))
+    match (misplaced.map(Arg::to_string), matches.subcommand_name()) {
+        (Some(argument), Some(subcommand)) => {
+            let message = format!("'{argument}' is for the service, not for '{subcommand}'");
+            Err(command.error(ErrorKind::ArgumentConflict, message))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The subcommand that the text names or resembles.
