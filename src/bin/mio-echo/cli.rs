@@ -121,17 +121,14 @@ pub(crate) fn similar_subcommand(text: &str) -> Option<String> {
 fn one_line(error: &clap::Error) -> String {
     let text = error.render().to_string();
     let lines = text.lines().map(str::trim);
-    let mut parts: Vec<&str> = lines
+    let parts: Vec<&str> = lines
         .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"))
         .filter(|line| !line.is_empty())
-        .map(|line| {
-            line.trim_start_matches("error: ")
-                .trim_start_matches("tip: ")
-        })
+        .map(|line| line.trim_start_matches("error: "))
+        .map(|line| line.trim_start_matches("tip: "))
         .collect();
-    let hint = hint();
-    parts.push(&hint);
-    parts.join("; ").replace(":;", ":")
+    let message = parts.join("; ").replace(":;", ":");
+    format!("{message}; {}", hint())
 }
 
 /// Names the help of the subcommand, or the subcommand that an endpoint resembles.

@@ -152,11 +152,8 @@ impl ServiceOptions {
         if let Some(connections) = self.max_per_source {
             builder = builder.max_per_source(connections);
         }
-        builder = self
-            .allow
-            .iter()
-            .copied()
-            .fold(builder, ConfigBuilder::allow);
+        let networks = self.allow.iter().copied();
+        builder = networks.fold(builder, ConfigBuilder::allow);
         let endpoints = self.endpoints(sockets)?;
         let sockets = sockets.len() + SOCKETS_PER_ENDPOINT * endpoints.len();
         builder = endpoints.into_iter().fold(builder, ConfigBuilder::endpoint);
