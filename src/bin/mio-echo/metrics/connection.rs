@@ -49,7 +49,6 @@ pub(super) enum Next {
 pub(super) struct Connection<S> {
     pub(super) stream: S,
     phase: Phase,
-    opened: Instant,
     /// The end of the phase.
     deadline: Instant,
 }
@@ -67,16 +66,15 @@ impl<S: Stream> Connection<S> {
         Connection {
             stream,
             phase: Phase::ReadingRequest(Vec::new()),
-            opened: now,
             deadline: now + REQUEST_TIMEOUT,
         }
     }
 
-    /// The order in which clients are replaced: the oldest of those that are still sending their
-    /// request, or else the oldest.
+    /// The order in which clients are replaced: first those that are still sending their request, and
+    /// of these, or of the others, the one whose phase ends first.
     pub(super) fn rank(&self) -> (bool, Instant) {
         let is_reading = matches!(self.phase, Phase::ReadingRequest(_));
-        (!is_reading, self.opened)
+        (!is_reading, self.deadline)
     }
 
     pub(super) fn respond(&mut self, response: Vec<u8>, now: Instant) {
