@@ -89,14 +89,11 @@ impl Directives {
         };
         let parts = text.split(',').map(str::trim);
         for part in parts.filter(|part| !part.is_empty()) {
-            let (module, level) = match part.split_once('=') {
-                Some((module, level)) => (Some(module), level),
-                None => (None, part),
-            };
-            match (module, level.parse()) {
-                (None, Ok(level)) => directives.level = level,
-                (Some(module), Ok(level)) => directives.modules.push((module.to_owned(), level)),
-                (_, Err(_)) => directives.unknown.push(part.to_owned()),
+            let (module, level) = part.split_once('=').unwrap_or(("", part));
+            match level.parse() {
+                Ok(level) if module.is_empty() => directives.level = level,
+                Ok(level) => directives.modules.push((module.to_owned(), level)),
+                Err(_) => directives.unknown.push(part.to_owned()),
             }
         }
         directives

@@ -7,12 +7,7 @@ use mio_echo::Stats;
 
 /// All counters and gauges.
 pub(super) fn text(stats: &Stats) -> String {
-    let Stats {
-        closed,
-        dropped,
-        rejected,
-        ..
-    } = stats;
+    let (closed, dropped, rejected) = (&stats.closed, &stats.dropped, &stats.rejected);
     format!(
         include_str!("prometheus.txt"),
         active = stats.active,
