@@ -190,6 +190,8 @@ mod echo;
 mod net;
 mod policy;
 mod server;
+#[cfg(test)]
+mod simulation;
 mod stats;
 
 pub use config::{Config, ConfigBuilder, ConfigError, ZeroCopy};

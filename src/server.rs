@@ -23,7 +23,7 @@ use crate::stats::Stats;
 pub(crate) const WAKER: Token = Token(0);
 
 /// The most events that one poll returns. More wait in the selector for the next one.
-pub(crate) const EVENTS_CAPACITY: usize = 256;
+const EVENTS_CAPACITY: usize = 256;
 
 /// An echo service with its own event loop.
 ///
@@ -240,7 +240,7 @@ where
                 self.engine.shutdown(now);
             }
         }
-        self.more_events = count == EVENTS_CAPACITY;
+        self.more_events = count == self.selector.capacity();
         self.engine.run(now);
         Ok(&self.user_events)
     }
@@ -274,6 +274,10 @@ impl Selector for PollSelector {
 
     fn token(event: &Event) -> Token {
         event.token()
+    }
+
+    fn capacity(&self) -> usize {
+        self.events.capacity()
     }
 
     fn now(&self) -> Instant {

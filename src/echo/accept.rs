@@ -147,7 +147,7 @@ impl<S: System> Engine<S> {
         let key = self.slots.vacant_key();
         let token = self.token_of(key);
         self.registry
-            .register(&mut stream, token, net::interest())?;
+            .register(stream.source_mut(), token, net::interest())?;
         let connection = Connection::new(stream, peer, now, self.timers.now());
         self.slots.insert(Slot::new(Source::Connection(connection)));
         self.schedule(key, Timeout::Idle);

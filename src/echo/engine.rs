@@ -57,6 +57,14 @@ pub(crate) struct Engine<S: System> {
 const RESERVED_SLOTS: usize = 65_536;
 
 impl<S: System> Engine<S> {
+    /// For tests with few bytes: a stream that moves so many at once is spliced.
+    #[cfg(test)]
+    pub(crate) fn set_splice_min(&mut self, bytes: usize) {
+        if self.config.zero_copy == crate::config::ZeroCopy::Auto {
+            self.shared.pipes = super::shared::Pipes::with_splice_min(bytes);
+        }
+    }
+
     /// Takes the sockets of its endpoints, and registers them.
     pub(crate) fn new(
         config: Config,
@@ -295,7 +303,9 @@ impl<S: System> Engine<S> {
             self.limit_unacknowledged(&connection);
             connection.release(&mut self.shared, &mut self.stats);
             if !CLOSE_DEREGISTERS {
-                let _ = self.registry.deregister(connection.stream_mut());
+                let _ = self
+                    .registry
+                    .deregister(connection.stream_mut().source_mut());
             }
             self.release_admission(connection.peer());
             self.stats.active -= 1;

@@ -12,13 +12,13 @@ use mio::{Registry, Token};
 mod accept;
 mod connection;
 pub(crate) mod engine;
-mod shared;
+pub(crate) mod shared;
 mod shutdown;
-mod slots;
+pub(crate) mod slots;
 mod splice;
 mod timeouts;
 mod timers;
-mod udp;
+pub(crate) mod udp;
 
 use engine::Engine;
 use slots::Source;

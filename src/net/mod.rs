@@ -30,7 +30,7 @@ use self::udp::{DatagramIo, UdpIo};
 /// `epoll_ctl(2)` is called through [`Source`], and close(2) by dropping a socket.
 pub(crate) trait System {
     type Listener: Accept<Stream = Self::Stream>;
-    type Stream: Stream + Source;
+    type Stream: Stream;
     type Datagrams: DatagramIo;
 }
 
@@ -52,6 +52,9 @@ pub(crate) trait Selector {
 
     /// What the last call has returned.
     fn events(&self) -> impl Iterator<Item = &Self::Event>;
+
+    /// How many events one call returns at most.
+    fn capacity(&self) -> usize;
 
     fn token(event: &Self::Event) -> Token;
 
@@ -100,6 +103,9 @@ pub(crate) trait Stream: Read + Write {
 
     /// setsockopt(2) of `SO_LINGER` with a time of 0, and close(2): the peer reads `ECONNRESET`.
     fn reset(self);
+
+    /// The source to register.
+    fn source_mut(&mut self) -> &mut dyn Source;
 }
 
 /// A pipe for splice(2).

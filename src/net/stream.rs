@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use mio::event::Source;
 use mio::net::TcpStream;
-use mio::{Interest, Registry, Token};
 use socket2::SockRef;
 
 use self::calls::{recv, send};
@@ -92,19 +91,9 @@ impl Stream for StreamSocket {
         // If this fails, the close is an orderly one.
         let _ = SockRef::from(&self.0).set_linger(Some(Duration::ZERO));
     }
-}
 
-impl Source for StreamSocket {
-    fn register(&mut self, registry: &Registry, token: Token, to: Interest) -> io::Result<()> {
-        self.0.register(registry, token, to)
-    }
-
-    fn reregister(&mut self, registry: &Registry, token: Token, to: Interest) -> io::Result<()> {
-        self.0.reregister(registry, token, to)
-    }
-
-    fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
-        self.0.deregister(registry)
+    fn source_mut(&mut self) -> &mut dyn Source {
+        &mut self.0
     }
 }
 

@@ -1,40 +1,53 @@
 //! For tests: what was logged.
 
 use std::cell::RefCell;
+use std::mem;
 use std::sync::Once;
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
 thread_local! {
-    /// What this thread has logged, while it wants to know.
-    static LINES: RefCell<Option<Vec<(Level, String)>>> = const { RefCell::new(None) };
+    /// What this thread has logged, down to a level.
+    static LINES: RefCell<(LevelFilter, Vec<(Level, String)>)> =
+        const { RefCell::new((LevelFilter::Off, Vec::new())) };
 }
 
 struct Lines;
 
 impl Log for Lines {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.target().starts_with("mio_echo")
+        let is_enabled = LINES.with_borrow(|(level, _)| metadata.level() <= *level);
+        is_enabled && metadata.target().starts_with("mio_echo")
     }
 
     fn log(&self, record: &Record<'_>) {
         if self.enabled(record.metadata()) {
             let line = (record.level(), record.args().to_string());
-            LINES.with_borrow_mut(|lines| lines.as_mut().map(|lines| lines.push(line)));
+            LINES.with_borrow_mut(|(_, lines)| lines.push(line));
         }
     }
 
     fn flush(&self) {}
 }
 
+/// From now on keeps what this thread logs.
+pub(crate) fn start(level: LevelFilter) {
+    static START: Once = Once::new();
+    START.call_once(|| log::set_logger(&Lines).unwrap());
+    log::set_max_level(level.max(log::max_level()));
+    LINES.set((level, Vec::new()));
+}
+
+/// What this thread has logged since the last call.
+pub(crate) fn take() -> Vec<(Level, String)> {
+    LINES.with_borrow_mut(|(_, lines)| mem::take(lines))
+}
+
 /// What this thread logs meanwhile, down to `debug`.
 pub(crate) fn logged(act: impl FnOnce()) -> Vec<(Level, String)> {
-    static START: Once = Once::new();
-    START.call_once(|| {
-        log::set_logger(&Lines).unwrap();
-        log::set_max_level(LevelFilter::Debug);
-    });
-    LINES.set(Some(Vec::new()));
+    start(LevelFilter::Debug);
     act();
-    LINES.take().unwrap()
+    let lines = take();
+    start(LevelFilter::Off);
+    lines
 }

@@ -132,6 +132,10 @@ impl Stream for Socket {
     fn reset(self) {
         panic!("the engine does this")
     }
+
+    fn source_mut(&mut self) -> &mut dyn mio::event::Source {
+        panic!("the engine does this")
+    }
 }
 
 impl Socket {

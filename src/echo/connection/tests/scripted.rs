@@ -96,6 +96,10 @@ impl Stream for Script {
     fn reset(self) {
         panic!("the engine does this")
     }
+
+    fn source_mut(&mut self) -> &mut dyn mio::event::Source {
+        panic!("the engine does this")
+    }
 }
 
 /// A connection with a script and a read buffer of 8 bytes.

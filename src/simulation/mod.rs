@@ -1,0 +1,177 @@
+//! The engine in a simulated world: deterministic simulation.
+//!
+//! A seed decides everything: the configuration, what the peers do and when, how much each call moves,
+//! which calls fail, in which order events come, and how long the process is stopped. The engine is the
+//! real one, with every feature, and runs in the real loop; only its [`System`](crate::net::System) and
+//! its clock are simulated. After each step the [checks] compare what happened with what has to hold.
+//!
+//! A run can be repeated by its seed. If a check is broken, the run is made smaller as long as the same
+//! check is broken, and told as a story:
+//!
+//! ```text
+//! SEED=1234 cargo test --lib simulation -- --nocapture
+//! ```
+//!
+//! | file | what it has |
+//! |---|---|
+//! | `random.rs`, `plan.rs` | from a seed to a plan |
+//! | `world.rs` | the clock and the facts |
+//! | `selector.rs` | edge-triggered events |
+//! | `connections.rs`, `streams.rs`, `listeners.rs`, `datagrams.rs` | sockets |
+//! | `peers.rs` | what peers do |
+//! | `checks.rs`, `closes.rs` | what has to hold |
+//! | `run.rs` | the loop and its host |
+
+#![allow(clippy::cast_possible_truncation, reason = "the numbers are small")]
+#![allow(clippy::struct_excessive_bools, reason = "facts, each on its own")]
+
+mod checks;
+mod closes;
+mod connections;
+mod datagrams;
+mod listeners;
+mod peers;
+mod plan;
+mod random;
+mod run;
+mod selector;
+mod streams;
+mod world;
+
+use std::env;
+use std::panic::{self, AssertUnwindSafe};
+use std::process;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use mio::{Poll, Registry};
+
+use plan::Plan;
+use world::{World, world};
+
+/// How many seeds run by default.
+const SEEDS: u64 = 5_000;
+
+/// More than any run takes.
+const MAX_TIME: Duration = Duration::from_secs(60);
+
+fn number(variable: &str) -> Option<u64> {
+    let text = env::var(variable).ok()?;
+    Some(
+        text.parse()
+            .unwrap_or_else(|_| panic!("{variable} is not a number: {text}")),
+    )
+}
+
+/// `SEED` tells the story of one seed; `SEEDS` says how many are run, and `FIRST_SEED` from which on.
+#[test]
+fn simulation() {
+    let first = number("FIRST_SEED").unwrap_or(0);
+    let end = first + number("SEEDS").unwrap_or(SEEDS);
+    if let Some(seed) = number("SEED") {
+        return explain(seed, Poll::new().unwrap().registry());
+    }
+    let (next, totals) = (AtomicU64::new(first), Mutex::new(Totals::default()));
+    let start = Instant::now();
+    thread::scope(|scope| {
+        let workers = thread::available_parallelism().map_or(1, usize::from);
+        let workers = (0..workers).map(|_| scope.spawn(|| run_seeds(&next, end, &totals)));
+        let workers: Vec<_> = workers.collect();
+        // A turn that never returns makes no call that could be checked.
+        let mut last = (0, start);
+        while workers.iter().any(|it| !it.is_finished()) {
+            let seed = next.load(Ordering::Relaxed);
+            last = if seed == last.0 {
+                last
+            } else {
+                (seed, Instant::now())
+            };
+            if last.1.elapsed() > MAX_TIME {
+                eprintln!("a turn of one of the seeds before {seed} does not end");
+                process::abort();
+            }
+            thread::park_timeout(Duration::from_millis(10));
+        }
+    });
+    println!(
+        "{:?} in {:.1?}",
+        totals.into_inner().unwrap(),
+        start.elapsed()
+    );
+}
+
+/// What was simulated.
+#[derive(Debug, Default)]
+#[allow(dead_code, reason = "printed")]
+struct Totals {
+    runs: u64,
+    turns: u64,
+    calls: u64,
+    seconds: u64,
+    connections: u64,
+    bytes: u64,
+    datagrams: u64,
+}
+
+fn run_seeds(next: &AtomicU64, end: u64, totals: &Mutex<Totals>) {
+    let poll = Poll::new().unwrap();
+    loop {
+        let seed = next.fetch_add(1, Ordering::Relaxed);
+        if seed >= end {
+            return;
+        }
+        if fault(&Plan::new(seed), poll.registry()).is_some() {
+            explain(seed, poll.registry());
+        }
+        let mut totals = totals.lock().unwrap();
+        world(|world| {
+            totals.runs += 1;
+            totals.turns += world.turn;
+            totals.calls += world.calls;
+            totals.seconds += world.now / plan::SECOND;
+            totals.connections += world.connections.len() as u64;
+            totals.bytes += world.connections.iter().map(|it| it.echoed).sum::<u64>();
+            totals.datagrams += world.datagrams.answered;
+        });
+    }
+}
+
+/// Runs a plan. Returns the first broken check.
+fn fault(plan: &Plan, registry: &Registry) -> Option<String> {
+    let run = || run::run(plan, registry, false);
+    match panic::catch_unwind(AssertUnwindSafe(run)) {
+        Ok(()) => world(|world| world.fault.take()),
+        Err(_) => Some("panic".to_owned()),
+    }
+}
+
+/// Makes the run of a seed as small as it can be, tells its story, and panics if a check is broken.
+fn explain(seed: u64, registry: &Registry) {
+    let mut plan = Plan::new(seed);
+    let found = fault(&plan, registry);
+    // Faults that differ in numbers only are the same.
+    let kind =
+        |fault: Option<String>| fault.map(|it| it.replace(|char: char| char.is_ascii_digit(), ""));
+    if found.is_some() {
+        let is_same = |it: &Plan| kind(fault(it, registry)) == kind(found.clone());
+        while let Some(smaller) = plan.smaller().into_iter().find(is_same) {
+            plan = smaller;
+        }
+    }
+    let _ = panic::catch_unwind(AssertUnwindSafe(|| run::run(&plan, registry, true)));
+    let story = World::take_story();
+    let lines = if number("SEED").is_some() {
+        story.len()
+    } else {
+        40
+    };
+    println!(
+        "{plan:#?}\n{}",
+        story[story.len().saturating_sub(lines)..].join("\n")
+    );
+    if let Some(fault) = found {
+        panic!("{fault}\nrepeat it: SEED={seed} cargo test --lib simulation -- --nocapture");
+    }
+}
