@@ -130,7 +130,12 @@ impl fmt::Display for Endpoint {
             Endpoint::TcpAndUdp(address) => write!(f, "{address}"),
             Endpoint::Tcp(address) => write!(f, "tcp://{address}"),
             Endpoint::Udp(address) => write!(f, "udp://{address}"),
-            Endpoint::Unix(path) => write!(f, "unix:{}", path.display()),
+            Endpoint::Unix(path) => {
+                let path = path.display().to_string();
+                // Without `./` it would be a name in the abstract namespace.
+                let here = if path.starts_with('@') { "./" } else { "" };
+                write!(f, "unix:{here}{path}")
+            }
             Endpoint::Abstract(name) => write!(f, "unix:@{name}"),
         }
     }
@@ -237,12 +242,13 @@ impl<'a> Parts<'a> {
     /// The address, or `None` if the host is a name.
     fn numeric(&self) -> Result<Option<SocketAddr>, EndpointError> {
         if self.bracketed {
-            return match self.host.parse::<Ipv6Addr>() {
+            let ip = self.host.split('%').next().unwrap_or_default();
+            return match ip.parse::<Ipv6Addr>() {
                 Ok(ip) if ip.to_ipv4_mapped().is_some() => {
                     Err(self.address_error("a mapped IPv4 address; write it as 127.0.0.1:7007"))
                 }
-                Ok(ip) => Ok(Some((ip, self.port).into())),
-                Err(_) => self.zoned(),
+                Ok(_) => Ok(self.ipv6()),
+                Err(_) => Err(self.address_error(NOT_AN_ADDRESS)),
             };
         }
         match self.host.parse::<Ipv4Addr>() {
@@ -260,14 +266,11 @@ impl<'a> Parts<'a> {
         }
     }
 
-    /// An IPv6 address with a zone (RFC 4007, section 11). A number is parsed here; the name of an
-    /// interface is left to the system's resolver.
-    fn zoned(&self) -> Result<Option<SocketAddr>, EndpointError> {
-        if !self.host.contains('%') {
-            return Err(self.address_error(NOT_AN_ADDRESS));
-        }
+    /// The IPv6 address, or `None` if its zone (RFC 4007, section 11) is the name of an interface, which
+    /// is left to the system's resolver. A number is parsed here.
+    fn ipv6(&self) -> Option<SocketAddr> {
         let address = format!("[{}]:{}", self.host, self.port);
-        Ok(address.parse::<SocketAddrV6>().ok().map(SocketAddr::V6))
+        address.parse::<SocketAddrV6>().ok().map(SocketAddr::V6)
     }
 
     fn address_error(&self, problem: &str) -> EndpointError {
@@ -370,6 +373,8 @@ mod tests {
             assert_eq!(endpoint.to_string(), text);
             assert_eq!(Endpoint::resolve(text).unwrap(), [endpoint]);
         }
+        // A path, which is no name in the abstract namespace.
+        assert_eq!(Endpoint::Unix("@echo".into()).to_string(), "unix:./@echo");
     }
 
     #[test]
@@ -435,11 +440,9 @@ mod tests {
             ("1.2.3:7007", "Address", "not an IP address"),
             ("[::g]:7007", "Address", "not an IP address"),
             ("[127.0.0.1]:7007", "Address", "not an IP address"),
-            (
-                "[::ffff:127.0.0.1]:7007",
-                "Address",
-                "a mapped IPv4 address",
-            ),
+            ("[::ffff:127.0.0.1]:7007", "Address", "a mapped IPv4"),
+            ("[::ffff:127.0.0.1%1]:7007", "Address", "a mapped IPv4"),
+            ("[echo%1]:7007", "Address", "not an IP address"),
             ("[]:7007", "Address", "not an IP address"),
             ("::1:7007", "Syntax", "in brackets"),
             ("[::1:7007", "Syntax", "in brackets"),
