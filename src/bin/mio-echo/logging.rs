@@ -2,6 +2,7 @@
 
 use std::env;
 use std::io::{self, IsTerminal};
+use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use log::{LevelFilter, Log, Metadata, Record, warn};
@@ -11,21 +12,18 @@ use crate::cli::LogOptions;
 
 /// Starts the log.
 pub(crate) fn start(options: &LogOptions) {
-    let directives = Directives::parse(&match options.log_level {
+    let mut directives = Directives::parse(&match options.log_level {
         Some(level) => level.to_string(),
         None => env::var("RUST_LOG").unwrap_or_default(),
     });
     let shift = i16::from(options.verbose) - i16::from(options.quiet);
-    let mut logger = SimpleLogger::new()
-        .with_level(shifted(directives.level, shift))
-        .with_colors(io::stderr().is_terminal());
-    for (module, level) in directives.modules {
-        logger = logger.with_module_level(&module, level);
-    }
-    log::set_max_level(logger.max_level());
+    directives.level = shifted(directives.level, shift);
+    log::set_max_level(directives.max_level());
+    let unknown = mem::take(&mut directives.unknown);
+    let output = SimpleLogger::new().with_colors(io::stderr().is_terminal());
     // Fails only if there is a logger already.
-    let _ = log::set_boxed_logger(Box::new(Logger(logger)));
-    for text in directives.unknown {
+    let _ = log::set_boxed_logger(Box::new(Logger { output, directives }));
+    for text in unknown {
         warn!("RUST_LOG: '{text}' ignored; write LEVEL or MODULE=LEVEL, such as mio_echo=debug");
     }
 }
@@ -46,20 +44,25 @@ pub(crate) fn escape_controls(text: &str) -> String {
 /// A logger that cannot end the program. `SimpleLogger` prints with `eprintln!`, which panics if standard
 /// error cannot be written to, because the disk is full or the reader of a pipe has gone. Then the line
 /// is lost, and the service goes on.
-struct Logger(SimpleLogger);
+struct Logger {
+    output: SimpleLogger,
+    /// Which lines are written. To `SimpleLogger`, `mio_echo` would be a module within `mio`.
+    directives: Directives,
+}
 
 impl Logger {
     fn write(&self, record: &Record<'_>) {
         let text = escape_controls(&record.args().to_string());
         let mut escaped = Record::builder();
         escaped.metadata(record.metadata().clone());
-        self.0.log(&escaped.args(format_args!("{text}")).build());
+        self.output
+            .log(&escaped.args(format_args!("{text}")).build());
     }
 }
 
 impl Log for Logger {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        self.0.enabled(metadata)
+        metadata.level() <= self.directives.level_of(metadata.target())
     }
 
     fn log(&self, record: &Record<'_>) {
@@ -69,7 +72,7 @@ impl Log for Logger {
     }
 
     fn flush(&self) {
-        self.0.flush();
+        self.output.flush();
     }
 }
 
@@ -90,16 +93,35 @@ impl Directives {
         let parts = text.split(',').map(str::trim);
         for part in parts.filter(|part| !part.is_empty()) {
             let (module, level) = match part.split_once('=') {
-                Some((module, level)) => (Some(module), level),
+                Some((module, level)) => (Some(module.trim_end()), level.trim_start()),
                 None => (None, part),
             };
             match (module, level.parse()) {
                 (None, Ok(level)) => directives.level = level,
-                (Some(module), Ok(level)) => directives.modules.push((module.to_owned(), level)),
-                (_, Err(_)) => directives.unknown.push(part.to_owned()),
+                (Some(module), Ok(level)) if !module.is_empty() => {
+                    directives.modules.push((module.to_owned(), level));
+                }
+                _ => directives.unknown.push(part.to_owned()),
             }
         }
         directives
+    }
+
+    /// The level of a module: that of the nearest enclosing module with a directive. The last directive for
+    /// a module counts.
+    fn level_of(&self, target: &str) -> LevelFilter {
+        let is_within = |module: &str| {
+            let rest = target.strip_prefix(module);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+        };
+        let enclosing = self.modules.iter().filter(|(module, _)| is_within(module));
+        let nearest = enclosing.max_by_key(|(module, _)| module.len());
+        nearest.map_or(self.level, |(_, level)| *level)
+    }
+
+    fn max_level(&self) -> LevelFilter {
+        let levels = self.modules.iter().map(|(_, level)| *level);
+        levels.fold(self.level, Ord::max)
     }
 }
 
@@ -112,6 +134,8 @@ fn shifted(level: LevelFilter, by: i16) -> LevelFilter {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    use crate::near_valid::near_valid;
 
     #[test]
     fn level_is_shifted_within_its_range() {
@@ -134,7 +158,48 @@ mod tests {
             ]
         );
         assert_eq!(directives.unknown, ["loud", "mio=loud"]);
+        let spaced = Directives::parse("mio = off, mio_echo =debug,= warn,mio_echo=error");
+        assert_eq!(spaced.level_of("mio::poll"), LevelFilter::Off);
+        assert_eq!(spaced.level_of("mio_echo"), LevelFilter::Error);
+        assert_eq!(spaced.level_of("mi"), LevelFilter::Info);
+        assert_eq!(spaced.max_level(), LevelFilter::Debug);
+        assert_eq!(spaced.unknown, ["= warn"]);
         let none = Directives::parse("");
         assert_eq!((none.level, none.modules.len()), (LevelFilter::Info, 0));
+    }
+
+    #[test]
+    fn directive_sets_the_level_of_its_module_alone() {
+        const MODULE: &[&str] = &["", "mio=", "mio_echo=", "mio_echo::echo=", "mio_echo = "];
+        const LEVEL: &[&str] = &["off", "warn", "info", "DEBUG", "trace", "loud", ""];
+        const END: &[&str] = &[",", " , ", ""];
+        const TARGETS: [&str; 4] = ["mio", "mio::poll", "mio_echo", "mio_echo::echo::accept"];
+
+        let groups = [MODULE, LEVEL, END, MODULE, LEVEL, END, MODULE, LEVEL];
+        near_valid(&groups, |text, _| {
+            let directives = Directives::parse(text);
+            for target in TARGETS {
+                assert_eq!(directives.level_of(target), expected_level(text, target));
+            }
+            Ok(())
+        });
+    }
+
+    /// The level of the module, else of its parent, and so on, else of all. The last directive counts.
+    fn expected_level(text: &str, module: &str) -> LevelFilter {
+        // No module can have this name.
+        const ALL: &str = ",";
+
+        let level = text.split(',').rev().find_map(|part| {
+            let (name, level) = part.split_once('=').unwrap_or((ALL, part));
+            let level = level.trim().parse().ok();
+            level.filter(|_| name.trim() == module)
+        });
+        let parent = module.rsplit_once("::").map_or(ALL, |(parent, _)| parent);
+        match level {
+            Some(level) => level,
+            None if module == ALL => LevelFilter::Info,
+            None => expected_level(text, parent),
+        }
     }
 }
