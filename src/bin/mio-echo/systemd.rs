@@ -52,6 +52,7 @@ fn missing_descriptor() -> Option<String> {
 
 #[cfg(target_os = "linux")]
 fn label(number: usize, name: Option<&str>) -> String {
+    let name = name.filter(|name| !name.is_empty());
     let name = name.map_or(String::new(), |name| format!(" ({name})"));
     format!("descriptor {number}{name}")
 }
