@@ -1,5 +1,6 @@
 //! The settings: what each means, its default and its range.
 
+use std::collections::HashSet;
 use std::error::Error;
 use std::fmt;
 use std::net::SocketAddr;
@@ -101,7 +102,8 @@ impl Config {
 
     /// Starts from the defaults.
     pub fn builder() -> ConfigBuilder {
-        ConfigBuilder::new()
+        let config = Config::default();
+        ConfigBuilder { config }
     }
 
     /// Adds [`Endpoint::DEFAULT`] if there is no endpoint.
@@ -117,6 +119,40 @@ impl Config {
         self.endpoints
             .iter()
             .map(|endpoint| endpoint.sockets(self.dual_stack))
+    }
+
+    fn check_ranges(&self) -> Result<(), ConfigError> {
+        in_range("backlog", self.backlog, Self::BACKLOG_RANGE, " connections")?;
+        let range = Self::MAX_CONNECTIONS_RANGE;
+        in_range("limit of connections", self.max_connections, range, "")?;
+        if let Some(limit) = self.max_per_source {
+            let range = 1..=self.max_connections;
+            in_range("limit of connections per source", limit, range, "")?;
+        }
+        let range = Self::DRAIN_TIMEOUT_RANGE;
+        in_range("drain timeout", self.drain_timeout, range, "")?;
+        in_range("idle timeout", self.idle_timeout, Self::TIMEOUT_RANGE, "")?;
+        in_range("write timeout", self.write_timeout, Self::TIMEOUT_RANGE, "")?;
+        in_range("busy poll", self.busy_poll, Self::BUSY_POLL_RANGE, "")?;
+        let mode = self.unix_mode.unwrap_or_default();
+        check(
+            Self::UNIX_MODE_RANGE.contains(&mode),
+            "mode of Unix sockets",
+            format!("{mode:#o}"),
+            format!("0 to {:#o}", Self::UNIX_MODE_RANGE.end()),
+        )?;
+        let range = Self::BUFFER_SIZE_RANGE;
+        in_range("buffer size", self.buffer_size, range, " bytes")?;
+        if let Some(bytes) = self.socket_buffer {
+            in_range("socket buffer", bytes, Self::SOCKET_BUFFER_RANGE, " bytes")?;
+        }
+        let min = Self::MIN_MAX_BUFFERED.max(self.buffer_size);
+        check(
+            self.max_buffered >= min,
+            "limit of buffered bytes",
+            self.max_buffered.to_string(),
+            format!("at least {min} bytes"),
+        )
     }
 }
 
@@ -136,7 +172,25 @@ const fn unix_path_max() -> usize {
 
 impl Default for Config {
     fn default() -> Self {
-        ConfigBuilder::new().config
+        Config {
+            endpoints: Vec::new(),
+            backlog: Config::DEFAULT_BACKLOG,
+            buffer_size: Config::DEFAULT_BUFFER_SIZE,
+            max_connections: Config::DEFAULT_MAX_CONNECTIONS,
+            max_per_source: None,
+            max_buffered: Config::DEFAULT_MAX_BUFFERED,
+            socket_buffer: None,
+            allow: Vec::new(),
+            drain_timeout: Config::DEFAULT_DRAIN_TIMEOUT,
+            dual_stack: false,
+            reuse_port: false,
+            unix_mode: None,
+            udp_answer_any_port: false,
+            idle_timeout: Duration::ZERO,
+            write_timeout: Config::DEFAULT_WRITE_TIMEOUT,
+            busy_poll: Duration::ZERO,
+            zero_copy: ZeroCopy::default(),
+        }
     }
 }
 
@@ -166,30 +220,6 @@ pub struct ConfigBuilder {
 }
 
 impl ConfigBuilder {
-    fn new() -> Self {
-        ConfigBuilder {
-            config: Config {
-                endpoints: Vec::new(),
-                backlog: Config::DEFAULT_BACKLOG,
-                buffer_size: Config::DEFAULT_BUFFER_SIZE,
-                max_connections: Config::DEFAULT_MAX_CONNECTIONS,
-                max_per_source: None,
-                max_buffered: Config::DEFAULT_MAX_BUFFERED,
-                socket_buffer: None,
-                allow: Vec::new(),
-                drain_timeout: Config::DEFAULT_DRAIN_TIMEOUT,
-                dual_stack: false,
-                reuse_port: false,
-                unix_mode: None,
-                udp_answer_any_port: false,
-                idle_timeout: Duration::ZERO,
-                write_timeout: Config::DEFAULT_WRITE_TIMEOUT,
-                busy_poll: Duration::ZERO,
-                zero_copy: ZeroCopy::default(),
-            },
-        }
-    }
-
     /// Adds an endpoint to serve. The default is [`Endpoint::DEFAULT`], or only the
     /// [inherited sockets](crate::BoundSocket) if there are any.
     pub fn endpoint(mut self, endpoint: Endpoint) -> Self {
@@ -361,71 +391,19 @@ impl ConfigBuilder {
     /// not possible, or a socket that two endpoints ask for.
     pub fn build(self) -> Result<Config, ConfigError> {
         let config = self.config;
-        check_ranges(&config)?;
-        check_memory(&config)?;
-        check_allow_list(&config)?;
-        check_paths(&config)?;
-        match repeated_endpoint(&config) {
-            Some(endpoint) => Err(ConfigError::RepeatedEndpoint(endpoint)),
+        config.check_ranges()?;
+        let sockets: Vec<Endpoint> = config.sockets().flatten().collect();
+        if !can_be_allowed(&config.allow, &sockets) {
+            return Err(ConfigError::AllowedFamily);
+        }
+        for endpoint in &config.endpoints {
+            check_path(endpoint)?;
+        }
+        match repeated(&sockets) {
+            Some(socket) => Err(ConfigError::RepeatedEndpoint(socket.clone())),
             None => Ok(config),
         }
     }
-}
-
-fn check_ranges(config: &Config) -> Result<(), ConfigError> {
-    let backlog = Config::BACKLOG_RANGE;
-    in_range("backlog", config.backlog, backlog, " connections")?;
-    let connections = Config::MAX_CONNECTIONS_RANGE;
-    in_range(
-        "limit of connections",
-        config.max_connections,
-        connections,
-        "",
-    )?;
-    if let Some(limit) = config.max_per_source {
-        let range = 1..=config.max_connections;
-        in_range("limit of connections per source", limit, range, "")?;
-    }
-    let timeouts = Config::TIMEOUT_RANGE;
-    in_range(
-        "drain timeout",
-        config.drain_timeout,
-        Config::DRAIN_TIMEOUT_RANGE,
-        "",
-    )?;
-    in_range("idle timeout", config.idle_timeout, timeouts.clone(), "")?;
-    in_range("write timeout", config.write_timeout, timeouts, "")?;
-    in_range("busy poll", config.busy_poll, Config::BUSY_POLL_RANGE, "")?;
-    match config.unix_mode {
-        Some(mode) if !Config::UNIX_MODE_RANGE.contains(&mode) => Err(ConfigError::OutOfRange {
-            name: "mode of Unix sockets",
-            value: format!("{mode:#o}"),
-            range: format!("0 to {:#o}", Config::UNIX_MODE_RANGE.end()),
-        }),
-        _ => Ok(()),
-    }
-}
-
-fn check_memory(config: &Config) -> Result<(), ConfigError> {
-    let buffer = Config::BUFFER_SIZE_RANGE;
-    in_range("buffer size", config.buffer_size, buffer, " bytes")?;
-    if let Some(bytes) = config.socket_buffer {
-        in_range(
-            "socket buffer",
-            bytes,
-            Config::SOCKET_BUFFER_RANGE,
-            " bytes",
-        )?;
-    }
-    let min = Config::MIN_MAX_BUFFERED.max(config.buffer_size);
-    if config.max_buffered >= min {
-        return Ok(());
-    }
-    Err(ConfigError::OutOfRange {
-        name: "limit of buffered bytes",
-        value: config.max_buffered.to_string(),
-        range: format!("at least {min} bytes"),
-    })
 }
 
 fn in_range<T: Copy + PartialOrd + fmt::Debug>(
@@ -434,67 +412,62 @@ fn in_range<T: Copy + PartialOrd + fmt::Debug>(
     range: RangeInclusive<T>,
     unit: &str,
 ) -> Result<(), ConfigError> {
-    if range.contains(&value) {
-        return Ok(());
-    }
     let (start, end) = (format!("{:?}", range.start()), range.end());
-    Err(ConfigError::OutOfRange {
+    check(
+        range.contains(&value),
         name,
-        value: format!("{value:?}"),
+        format!("{value:?}"),
         // A duration of zero is "0ns".
-        range: format!("{} to {end:?}{unit}", start.trim_end_matches("ns")),
-    })
+        format!("{} to {end:?}{unit}", start.trim_end_matches("ns")),
+    )
 }
 
-/// Whether peers of an endpoint can be in an allowed network.
-fn check_allow_list(config: &Config) -> Result<(), ConfigError> {
-    let mut sockets = config.sockets().flatten().peekable();
-    // Without endpoints, sockets may be inherited.
-    let has_effect = config.allow.is_empty() || sockets.peek().is_none();
-    if has_effect || sockets.any(|it| allows_family(config, &it)) {
+fn check(
+    is_valid: bool,
+    name: &'static str,
+    value: String,
+    range: String,
+) -> Result<(), ConfigError> {
+    if is_valid {
         Ok(())
     } else {
-        Err(ConfigError::AllowedFamily)
+        Err(ConfigError::OutOfRange { name, value, range })
     }
 }
 
-fn allows_family(config: &Config, endpoint: &Endpoint) -> bool {
+/// Whether a peer of one of the sockets can be in an allowed network.
+fn can_be_allowed(allow: &[Network], sockets: &[Endpoint]) -> bool {
     let is_allowed = |address: SocketAddr| {
-        let mut allowed = config.allow.iter();
-        allowed.any(|network| network.is_ipv4() == address.is_ipv4())
+        let mut allow = allow.iter();
+        allow.any(|network| network.is_ipv4() == address.is_ipv4())
     };
-    endpoint.address().is_some_and(is_allowed)
+    // Without endpoints, sockets may be inherited.
+    let is_open = allow.is_empty() || sockets.is_empty();
+    is_open || sockets.iter().filter_map(Endpoint::address).any(is_allowed)
 }
 
-fn check_paths(config: &Config) -> Result<(), ConfigError> {
-    for endpoint in &config.endpoints {
-        let (length, has_nul) = match endpoint {
-            Endpoint::Unix(path) => {
-                let bytes = path.as_os_str().as_encoded_bytes();
-                (bytes.len(), bytes.contains(&0))
-            }
-            Endpoint::Abstract(name) => (name.len(), false),
-            _ => continue,
-        };
-        if length > Config::UNIX_PATH_MAX {
-            return Err(ConfigError::LongPath(endpoint.clone()));
-        }
-        if has_nul {
-            return Err(ConfigError::NulInPath(endpoint.clone()));
-        }
+fn check_path(endpoint: &Endpoint) -> Result<(), ConfigError> {
+    let path = match endpoint {
+        Endpoint::Unix(path) => path.as_os_str().as_encoded_bytes(),
+        Endpoint::Abstract(name) => name.as_bytes(),
+        _ => return Ok(()),
+    };
+    if path.len() > Config::UNIX_PATH_MAX {
+        Err(ConfigError::LongPath(endpoint.clone()))
+    } else if matches!(endpoint, Endpoint::Unix(_)) && path.contains(&0) {
+        Err(ConfigError::NulInPath(endpoint.clone()))
+    } else {
+        Ok(())
     }
-    Ok(())
 }
 
 /// The first socket that is there twice. Port 0 is a different port each time.
-fn repeated_endpoint(config: &Config) -> Option<Endpoint> {
-    let sockets: Vec<Endpoint> = config.sockets().flatten().collect();
-    let is_repeated = |(index, socket): &(usize, &Endpoint)| {
-        let any_port = socket.address().is_some_and(|address| address.port() == 0);
-        !any_port && sockets[..*index].contains(socket)
-    };
-    let (_, socket) = sockets.iter().enumerate().find(is_repeated)?;
-    Some(socket.clone())
+fn repeated(sockets: &[Endpoint]) -> Option<&Endpoint> {
+    let mut seen = HashSet::new();
+    sockets.iter().find(|socket| {
+        let any_port = socket.address().is_some_and(|it| it.port() == 0);
+        !any_port && !seen.insert(*socket)
+    })
 }
 
 /// Settings that cannot work.

@@ -134,7 +134,8 @@
 //!
 //! - `server.rs`: the poll loop, and the handle that shuts it down from another thread.
 //! - `echo/`: the engine. It has no poll and no clock.
-//!   - `mod.rs`: `handle`, `run` and `timeout`. `slots.rs`: the sockets, and the run queue.
+//!   - `mod.rs`: `Echo`, with the sockets of the operating system. `engine.rs`: `handle`, `run` and
+//!     `timeout`. `slots.rs`: the sockets, and the run queue.
 //!   - `connection.rs`: the echo state machine of one connection. `splice.rs`: its zero-copy mode.
 //!   - `shared.rs`: the read buffer and the pool of pipes, which all connections share.
 //!   - `accept.rs`: accepts connections, pauses at limits, backs off from errors.
@@ -142,7 +143,8 @@
 //!   - `timers.rs`: the timer wheel. `timeouts.rs`: which connections it closes.
 //!   - `shutdown.rs`: drain, linger, abort.
 //! - `net/`: sockets and the operating system. It has no policy and no counters.
-//!   - `mod.rs`: the interface between the engine and the system, and what an event says.
+//!   - `mod.rs`: the interface between the engine and the system: the list of all system calls, and
+//!     what an event says.
 //!   - `endpoint.rs`, `bind.rs`: from text to bound sockets.
 //!   - `listener.rs`, `stream.rs`, `pipe.rs`, `udp/`: what the engine does with sockets.
 //!   - `unix_socket.rs`: the file of a Unix socket. `syn_filter.rs`: the socket filter of a restart.
@@ -156,15 +158,15 @@
 //!
 //! | step | code |
 //! |---|---|
-//! | socket, bind | `bind_tcp`, `bind_udp` and `bind_unix` in `net/bind.rs` |
+//! | socket, bind | `Bound::bind` in `net/bind.rs` |
 //! | listen | `Listener::listen` in `net/listener.rs` |
 //! | all three, done before by a supervisor | `BoundSocket::new` in `net/bind.rs` |
 //! | wait for many sockets at once | `Server::turn` in `server.rs` |
-//! | accept | `Listener::accept` in `net/listener.rs`; how often, and when not: `Echo::accept` in `echo/accept.rs`; from which addresses: `Admission::acquire` in `policy/admission.rs` |
+//! | accept | `Listener::accept` in `net/listener.rs`; how often, and when not: `Engine::accept` in `echo/accept.rs`; from which addresses: `Admission::acquire` in `policy/admission.rs` |
 //! | recv, send | `Connection::echo` and `Connection::flush` in `echo/connection.rs`; without a copy: `Connection::splice_echo` in `echo/splice.rs` |
 //! | recvfrom, sendto | `net/udp/fallback.rs`; many at once: `net/udp/linux.rs` |
 //! | shutdown | `Connection::flush` in `echo/connection.rs`, when this side ends the connection |
-//! | close | `Echo::close` in `echo/mod.rs`, where the connection is dropped |
+//! | close | `Engine::close` in `echo/engine.rs`, where the connection is dropped |
 //! | the client's connect, send, recv | `connect`, `talk_in_a_stream` and `talk_in_datagrams` in `examples/client.rs` |
 //!
 //! # Features

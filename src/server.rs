@@ -13,15 +13,17 @@ use mio::{Events, Poll, Registry, Token, Waker};
 
 use crate::config::Config;
 use crate::echo::Echo;
+use crate::echo::engine::Engine;
 use crate::net::bind::BoundSocket;
 use crate::net::endpoint::Endpoint;
+use crate::net::{OperatingSystem, Readiness, Selector, System};
 use crate::stats::Stats;
 
 /// The token of the waker, which a shutdown uses.
-const WAKER: Token = Token(0);
+pub(crate) const WAKER: Token = Token(0);
 
 /// The most events that one poll returns. More wait in the selector for the next one.
-const EVENTS_CAPACITY: usize = 256;
+pub(crate) const EVENTS_CAPACITY: usize = 256;
 
 /// An echo service with its own event loop.
 ///
@@ -55,12 +57,7 @@ const EVENTS_CAPACITY: usize = 256;
 ///   [`turn`](Server::turn).
 /// - With a [`mio::Poll`] of your own, use [`Echo`], which needs no second selector.
 pub struct Server {
-    poll: Poll,
-    events: Events,
-    echo: Echo,
-    user_events: Vec<Event>,
-    /// Whether the last poll filled the event buffer, so that there may be more.
-    more_events: bool,
+    event_loop: EventLoop<PollSelector, OperatingSystem>,
     shutdown: Arc<Shutdown>,
 }
 
@@ -95,12 +92,9 @@ impl Server {
         let waker = Waker::new(poll.registry(), WAKER)?;
         let first_token = Token(Self::USER_TOKENS.end);
         let echo = Echo::with_sockets(config, sockets, poll.registry(), first_token)?;
+        let events = Events::with_capacity(EVENTS_CAPACITY);
         Ok(Server {
-            poll,
-            events: Events::with_capacity(EVENTS_CAPACITY),
-            echo,
-            user_events: Vec::new(),
-            more_events: false,
+            event_loop: EventLoop::new(PollSelector { poll, events }, echo.0),
             shutdown: Arc::new(Shutdown {
                 requested: AtomicBool::new(false),
                 waker,
@@ -132,67 +126,40 @@ impl Server {
     /// Those of `epoll_wait(2)`, which no peer can cause. After an interruption by a signal the turn
     /// ends early, without an error.
     pub fn turn(&mut self, timeout: Option<Duration>) -> io::Result<&[Event]> {
-        let timeout = [timeout, self.timeout()].into_iter().flatten().min();
-        match timeout {
-            Some(timeout) => trace!("waiting for events, {timeout:?} at most"),
-            None => trace!("waiting for events"),
-        }
-        match self.poll.poll(&mut self.events, timeout) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            polled => polled?,
-        }
-        let now = Instant::now();
-        self.user_events.clear();
-        let mut count = 0;
-        for event in &self.events {
-            count += 1;
-            if self.echo.owns(event.token()) {
-                self.echo.handle(event);
-            } else if event.token() != WAKER {
-                self.user_events.push(event.clone());
-            } else if self.shutdown.requested.load(Ordering::Acquire) {
-                self.echo.shutdown(now);
-            }
-        }
-        self.more_events = count == EVENTS_CAPACITY;
-        self.echo.run(now);
-        Ok(&self.user_events)
+        let requested = || self.shutdown.requested.load(Ordering::Acquire);
+        self.event_loop.turn(timeout, requested)
     }
 
     /// How long another loop may wait before the next turn, if the file descriptor does not become
     /// readable; `None` is without limit.
     #[must_use]
     pub fn timeout(&self) -> Option<Duration> {
-        if self.more_events {
-            Some(Duration::ZERO)
-        } else {
-            self.echo.timeout(Instant::now())
-        }
+        self.event_loop.timeout()
     }
 
     /// The registry for event sources of your own, with [`USER_TOKENS`](Server::USER_TOKENS).
     #[must_use]
     pub fn registry(&self) -> &Registry {
-        self.poll.registry()
+        self.event_loop.selector.poll.registry()
     }
 
     /// See [`Echo::endpoints`].
     #[must_use]
     pub fn endpoints(&self) -> &[Endpoint] {
-        self.echo.endpoints()
+        self.event_loop.engine.endpoints()
     }
 
     /// See [`Echo::stats`].
     #[must_use]
     pub fn stats(&self) -> Stats {
-        self.echo.stats()
+        self.event_loop.engine.stats()
     }
 
     /// See [`Echo::shutdown`]. Makes the file descriptor readable, so that a host which waits for that
     /// gives the server its next [`turn`](Server::turn). From another thread, use a
     /// [`shutdown_handle`](Server::shutdown_handle).
     pub fn shutdown(&mut self) {
-        self.echo.shutdown(Instant::now());
+        self.event_loop.engine.shutdown(Instant::now());
         // A host that only waits for the descriptor has to call `turn` once more. No other call can
         // wake the selector if this one fails, and the shutdown has begun all the same.
         let _ = self.shutdown.waker.wake();
@@ -201,7 +168,7 @@ impl Server {
     /// See [`Echo::is_finished`].
     #[must_use]
     pub fn is_finished(&self) -> bool {
-        self.echo.is_finished()
+        self.event_loop.engine.is_finished()
     }
 
     /// A handle that shuts the server down from another thread.
@@ -216,8 +183,101 @@ impl Server {
 impl fmt::Debug for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Server")
-            .field("echo", &self.echo)
+            .field("endpoints", &self.endpoints())
+            .field("stats", &self.stats())
             .finish_non_exhaustive()
+    }
+}
+
+/// The loop itself, over any selector and system.
+pub(crate) struct EventLoop<P: Selector, S: System> {
+    pub(crate) selector: P,
+    pub(crate) engine: Engine<S>,
+    user_events: Vec<P::Event>,
+    /// Whether the last call filled the event buffer, so that there may be more.
+    more_events: bool,
+}
+
+impl<P: Selector, S: System> EventLoop<P, S>
+where
+    for<'a> &'a P::Event: Into<Readiness>,
+{
+    pub(crate) fn new(selector: P, engine: Engine<S>) -> Self {
+        EventLoop {
+            selector,
+            engine,
+            user_events: Vec::new(),
+            more_events: false,
+        }
+    }
+
+    /// See [`Server::turn`].
+    pub(crate) fn turn(
+        &mut self,
+        timeout: Option<Duration>,
+        shutdown_requested: impl Fn() -> bool,
+    ) -> io::Result<&[P::Event]> {
+        let timeout = [timeout, self.timeout()].into_iter().flatten().min();
+        match timeout {
+            Some(timeout) => trace!("waiting for events, {timeout:?} at most"),
+            None => trace!("waiting for events"),
+        }
+        match self.selector.select(timeout) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            selected => selected?,
+        }
+        let now = self.selector.now();
+        self.user_events.clear();
+        let mut count = 0;
+        for event in self.selector.events() {
+            count += 1;
+            let token = P::token(event);
+            if self.engine.owns(token) {
+                self.engine.handle(token, event);
+            } else if token != WAKER {
+                self.user_events.push(event.clone());
+            } else if shutdown_requested() {
+                self.engine.shutdown(now);
+            }
+        }
+        self.more_events = count == EVENTS_CAPACITY;
+        self.engine.run(now);
+        Ok(&self.user_events)
+    }
+
+    /// See [`Server::timeout`].
+    pub(crate) fn timeout(&self) -> Option<Duration> {
+        if self.more_events {
+            Some(Duration::ZERO)
+        } else {
+            self.engine.timeout(self.selector.now())
+        }
+    }
+}
+
+/// The system's selector.
+struct PollSelector {
+    poll: Poll,
+    events: Events,
+}
+
+impl Selector for PollSelector {
+    type Event = Event;
+
+    fn select(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        self.poll.poll(&mut self.events, timeout)
+    }
+
+    fn events(&self) -> impl Iterator<Item = &Event> {
+        self.events.iter()
+    }
+
+    fn token(event: &Event) -> Token {
+        event.token()
+    }
+
+    fn now(&self) -> Instant {
+        Instant::now()
     }
 }
 
@@ -225,7 +285,7 @@ impl fmt::Debug for Server {
 #[cfg(unix)]
 impl std::os::fd::AsFd for Server {
     fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        self.poll.registry().as_fd()
+        self.event_loop.selector.poll.registry().as_fd()
     }
 }
 
@@ -233,7 +293,7 @@ impl std::os::fd::AsFd for Server {
 #[cfg(unix)]
 impl std::os::fd::AsRawFd for Server {
     fn as_raw_fd(&self) -> std::os::fd::RawFd {
-        std::os::fd::AsRawFd::as_raw_fd(&self.poll)
+        std::os::fd::AsRawFd::as_raw_fd(&self.event_loop.selector.poll)
     }
 }
 

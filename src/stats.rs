@@ -42,12 +42,15 @@ pub struct Stats {
     pub receive_errors: u64,
     /// Datagrams that got no reply, by a rule.
     pub dropped: Dropped,
-    /// Bytes received from peers, without those discarded after the drain time.
+    /// Bytes received from peers, without those that arrive after the drain time. Those of streams are
+    /// counted once more: in `bytes_sent` or `bytes_discarded`, or they are pending.
     pub bytes_received: u64,
     /// Those of them that were not copied; see [`ZeroCopy`](crate::ZeroCopy).
     pub bytes_zero_copied: u64,
     /// Bytes sent back.
     pub bytes_sent: u64,
+    /// Bytes of streams that were received and not sent back, because the connection was closed before.
+    pub bytes_discarded: u64,
     /// Bytes of memory and pipes that are held for peers that do not take what is echoed: at most
     /// [`max_buffered`](crate::ConfigBuilder::max_buffered).
     pub buffered: usize,

@@ -5,11 +5,13 @@ use std::time::{Duration, Instant};
 
 use log::{debug, warn};
 
+use super::connection::Connection;
+use super::engine::{Engine, check_memory};
+use super::slots::{Slot, Source};
 use super::timers::Timeout;
-use super::{Connection, Echo, Slot, Source, check_memory};
-use crate::net;
-use crate::net::listener::Accepted;
-use crate::net::stream::{Peer, StreamSocket};
+use crate::net::listener::is_connection_error;
+use crate::net::stream::Peer;
+use crate::net::{self, Accept, Stream, System, nonblocking};
 use crate::policy::admission::{Admission, RejectReason};
 use crate::policy::log_throttle::LogThrottle;
 
@@ -76,7 +78,7 @@ enum AcceptGate {
     },
 }
 
-impl Echo {
+impl<S: System> Engine<S> {
     /// Accepts up to `budget` connections from one listener, unless accepting is paused.
     ///
     /// Pauses at the connection limit and when the system is out of descriptors or memory. When the
@@ -95,21 +97,23 @@ impl Echo {
             let Some(listener) = self.slots[key].listener_mut() else {
                 return;
             };
-            match listener.accept() {
-                Accepted::Connection(stream, peer) => {
+            match nonblocking(|| listener.accept()) {
+                Ok(Some((stream, peer))) => {
                     accepted += 1;
                     if let Err(error) = self.admit(stream, peer, now) {
                         self.count_accept_error(&error);
                         return self.back_off(&error, now);
                     }
                 }
-                Accepted::WouldBlock => return,
-                Accepted::ConnectionError(error) => {
+                // An event announces the next connection.
+                Ok(None) => return,
+                Err(error) if is_connection_error(&error) => {
                     self.count_accept_error(&error);
                     last_error = Some(error);
                 }
-                // Not counted: the connection stays in the backlog.
-                Accepted::OutOfResources(error) => return self.back_off(&error, now),
+                // `EMFILE`, `ENFILE`, `ENOBUFS`, `ENOMEM`: the connection stays in the backlog, and is
+                // not announced again. Also errors that are not known here: going on could spin.
+                Err(error) => return self.back_off(&error, now),
             }
         }
         match last_error {
@@ -121,12 +125,7 @@ impl Echo {
     }
 
     /// Opens or rejects an accepted connection.
-    pub(super) fn admit(
-        &mut self,
-        stream: StreamSocket,
-        peer: Peer,
-        now: Instant,
-    ) -> io::Result<()> {
+    pub(super) fn admit(&mut self, stream: S::Stream, peer: Peer, now: Instant) -> io::Result<()> {
         if let Some(address) = peer.address()
             && let Err(reason) = self.acceptor.admission.acquire(address)
         {
@@ -143,7 +142,7 @@ impl Echo {
 
     /// Registers an accepted connection and stores it in a slot. Fails if the slab or the selector has
     /// no memory or no room (`ENOMEM`, `ENOSPC`).
-    fn open(&mut self, mut stream: StreamSocket, peer: Peer, now: Instant) -> io::Result<()> {
+    fn open(&mut self, mut stream: S::Stream, peer: Peer, now: Instant) -> io::Result<()> {
         self.check_slot_memory()?;
         let key = self.slots.vacant_key();
         let token = self.token_of(key);
@@ -163,7 +162,7 @@ impl Echo {
         if self.slots.len() < self.slots.capacity() {
             return Ok(());
         }
-        check_memory(2 * self.slots.capacity())
+        check_memory::<S>(2 * self.slots.capacity())
     }
 
     pub(super) fn release_admission(&mut self, peer: Peer) {

@@ -178,6 +178,7 @@ impl<S: Stream> Connection<S> {
     /// Called before each drop.
     pub(crate) fn release(&mut self, shared: &mut Shared<S::Pipe>, stats: &mut Stats) {
         stats.buffered -= self.pending.held();
+        stats.bytes_discarded += self.pending.len() as u64;
         self.release_pipe(&mut shared.pipes);
     }
 
@@ -200,7 +201,11 @@ impl<S: Stream> Connection<S> {
         stats.bytes_received += count as u64;
         self.trace("read", count, buffer.len());
         let bytes = &buffer[..count];
-        let sent = nonblocking(|| self.stream.write(bytes))?.unwrap_or(0);
+        let sent = match nonblocking(|| self.stream.write(bytes)) {
+            Ok(Some(sent)) => sent,
+            Ok(None) => 0,
+            Err(error) => return Ok(discard_unsent(count, error, stats)),
+        };
         self.count_sent(sent, stats);
         self.trace("write", sent, count);
         let is_full = count == buffer.len();
@@ -209,13 +214,21 @@ impl<S: Stream> Connection<S> {
             self.resume = State::Splicing;
         }
         if sent < count {
-            // Only now does the connection own memory: its peer does not take what was echoed.
-            self.pending = Pending::copy_of(&bytes[sent..])?;
-            stats.buffered += self.pending.held();
-            self.state = State::WriteBlocked;
-            return Ok(self.after_short_write(sent));
+            return Ok(self.keep_pending(&bytes[sent..], sent, stats));
         }
         Ok(self.after_read(is_full))
+    }
+
+    /// Only now does the connection own memory: its peer does not take what was echoed.
+    #[cold]
+    fn keep_pending(&mut self, bytes: &[u8], sent: usize, stats: &mut Stats) -> Next {
+        self.pending = match Pending::copy_of(bytes) {
+            Ok(pending) => pending,
+            Err(error) => return discard_unsent(bytes.len(), error.into(), stats),
+        };
+        stats.buffered += self.pending.held();
+        self.state = State::WriteBlocked;
+        self.after_short_write(sent)
     }
 
     /// Reads and discards.
@@ -319,6 +332,13 @@ impl<S: Stream> Connection<S> {
             trace_call(self.peer, call, count, size);
         }
     }
+}
+
+/// After an error, closes a connection that has read `count` bytes and not sent them.
+#[cold]
+fn discard_unsent(count: usize, error: io::Error, stats: &mut Stats) -> Next {
+    stats.bytes_discarded += count as u64;
+    Next::Close(error.into())
 }
 
 /// Not inlined, so that the code of reading and writing stays small.

@@ -5,8 +5,10 @@ use std::time::{Duration, Instant};
 
 use log::info;
 
-use super::{Echo, Source};
+use super::engine::Engine;
+use super::slots::Source;
 use crate::net::syn_filter::HANDSHAKE_GRACE;
+use crate::net::{Accept, System};
 use crate::stats::CloseReason;
 
 /// The longest time for which a connection is read and discarded, so that the bytes on their way
@@ -27,27 +29,8 @@ pub(super) enum Phase {
     },
 }
 
-impl Echo {
-    /// Stops listening, and drains the connections.
-    ///
-    /// - Connections in the backlog are accepted first, as far as the limit allows; the others are
-    ///   reset. The files of Unix sockets are removed.
-    /// - Datagrams that have arrived get their replies, except with a drain time of 0; later ones are
-    ///   not received.
-    /// - Connections are echoed until their peers close them or the drain time is over. Then nothing
-    ///   more is echoed: pending bytes are sent, the peer reads the end of the stream, and has a
-    ///   second, or the drain time if that is shorter, to take them and to close. Connections that
-    ///   are left are aborted.
-    ///
-    /// With [`reuse_port`](crate::ConfigBuilder::reuse_port), on Linux, listeners stay open for half a
-    /// second, or the drain time if that is shorter. They complete pending handshakes and drop new
-    /// SYNs, so that clients retransmit them after a second and reach another process.
-    ///
-    /// At an [inherited socket](crate::BoundSocket) no connection is accepted and none is reset: they
-    /// wait for the next process.
-    ///
-    /// Calls after the first change nothing.
-    pub fn shutdown(&mut self, now: Instant) {
+impl<S: System> Engine<S> {
+    pub(crate) fn shutdown(&mut self, now: Instant) {
         if !self.is_serving() {
             return;
         }
@@ -99,9 +82,7 @@ impl Echo {
         listener.is_some_and(|it| reuse_port && !it.is_inherited() && it.drop_new_syns())
     }
 
-    /// Whether a shutdown is complete: no listener, no connection, no UDP socket is left.
-    #[must_use]
-    pub fn is_finished(&self) -> bool {
+    pub(crate) fn is_finished(&self) -> bool {
         !self.is_serving() && self.slots.is_empty()
     }
 

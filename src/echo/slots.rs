@@ -4,8 +4,7 @@ use std::mem;
 
 use super::connection::Connection;
 use super::udp::DatagramSocket;
-use crate::net::listener::Listener;
-use crate::net::stream::StreamSocket;
+use crate::net::System;
 
 /// Keys of the sockets that have something to do: each at most once, in the order of arrival.
 #[derive(Debug, Default)]
@@ -22,45 +21,43 @@ impl RunQueue {
     }
 }
 
-#[derive(Debug)]
-pub(super) struct Slot {
-    pub(super) source: Source,
+pub(super) struct Slot<S: System> {
+    pub(super) source: Source<S>,
     /// Whether the key is on the run queue.
     pub(super) queued: bool,
 }
 
 /// A socket of the engine. The few that are not connections are boxed, or their size would be that of
 /// every connection.
-#[derive(Debug)]
-pub(super) enum Source {
-    Connection(Connection<StreamSocket>),
-    Listener(Box<Listener>),
-    Udp(Box<DatagramSocket>),
+pub(crate) enum Source<S: System> {
+    Connection(Connection<S::Stream>),
+    Listener(Box<S::Listener>),
+    Udp(Box<DatagramSocket<S::Datagrams>>),
 }
 
-impl Slot {
-    pub(super) fn new(source: Source) -> Self {
+impl<S: System> Slot<S> {
+    pub(super) fn new(source: Source<S>) -> Self {
         Slot {
             source,
             queued: false,
         }
     }
 
-    pub(super) fn connection(&self) -> Option<&Connection<StreamSocket>> {
+    pub(super) fn connection(&self) -> Option<&Connection<S::Stream>> {
         match &self.source {
             Source::Connection(connection) => Some(connection),
             _ => None,
         }
     }
 
-    pub(super) fn listener_mut(&mut self) -> Option<&mut Listener> {
+    pub(super) fn listener_mut(&mut self) -> Option<&mut S::Listener> {
         match &mut self.source {
             Source::Listener(listener) => Some(listener),
             _ => None,
         }
     }
 
-    pub(super) fn udp_mut(&mut self) -> Option<&mut DatagramSocket> {
+    pub(super) fn udp_mut(&mut self) -> Option<&mut DatagramSocket<S::Datagrams>> {
         match &mut self.source {
             Source::Udp(socket) => Some(socket),
             _ => None,

@@ -4,15 +4,17 @@ use std::time::{Duration, Instant};
 
 use log::warn;
 
+use super::connection::Connection;
+use super::engine::Engine;
+use super::slots::Slot;
 use super::timers::Timeout;
-use super::{Connection, Echo, Slot};
-use crate::net::stream::StreamSocket;
+use crate::net::{Stream, System};
 use crate::stats::CloseReason;
 
 /// How many bytes a connection has echoed before its unacknowledged data is limited at the close.
 const UNACKNOWLEDGED_MIN: u64 = 64 * 1024;
 
-impl Echo {
+impl<S: System> Engine<S> {
     /// Updates the clock.
     pub(super) fn set_now(&mut self, now: Instant) {
         self.timers.set_now(now);
@@ -92,14 +94,14 @@ impl Echo {
     /// default it tries for minutes to deliver it: megabytes for each peer that never reads.
     ///
     /// The limit is not set on listeners: there it would also reset live peers that read slowly.
-    pub(super) fn limit_unacknowledged(&self, connection: &Connection<StreamSocket>) {
+    pub(super) fn limit_unacknowledged(&self, connection: &Connection<S::Stream>) {
         let limit = self.config.write_timeout;
         if limit > Duration::ZERO && connection.echoed() >= UNACKNOWLEDGED_MIN {
             connection.stream().set_user_timeout(limit);
         }
     }
 
-    fn connection(&self, key: usize) -> Option<&Connection<StreamSocket>> {
+    fn connection(&self, key: usize) -> Option<&Connection<S::Stream>> {
         self.slots.get(key).and_then(Slot::connection)
     }
 }

@@ -28,11 +28,12 @@ use std::time::{Duration, Instant};
 use log::{debug, trace, warn};
 use mio::{Interest, Registry, Token};
 
-use super::{Echo, Slot};
+use super::engine::Engine;
+use super::slots::Slot;
 use crate::net::bind::{Bound, ListenError};
 use crate::net::endpoint::Endpoint;
-use crate::net::nonblocking;
 use crate::net::udp::{self, BATCH, Datagram, DatagramIo, POLL_THRESHOLD, SLOT_SIZE, UdpIo};
+use crate::net::{System, nonblocking};
 use crate::policy::log_throttle::LogThrottle;
 use crate::policy::reply_filter::{DropReason, ReplyFilter};
 use crate::stats::{Dropped, Stats};
@@ -133,7 +134,7 @@ impl DatagramSocket {
 }
 
 impl<S: DatagramIo> DatagramSocket<S> {
-    fn over(socket: S, endpoint: Endpoint) -> Self {
+    pub(crate) fn over(socket: S, endpoint: Endpoint) -> Self {
         DatagramSocket {
             socket,
             endpoint,
@@ -290,7 +291,7 @@ fn group(datagrams: &mut [Datagram]) -> usize {
     count
 }
 
-impl Echo {
+impl<S: System> Engine<S> {
     /// A turn of a UDP socket.
     pub(super) fn udp_turn(&mut self, key: usize, now: Instant) {
         let token = self.token_of(key);
@@ -324,7 +325,7 @@ impl Echo {
         self.queue_udp(DatagramSocket::finish);
     }
 
-    fn queue_udp(&mut self, change: impl Fn(&mut DatagramSocket)) {
+    fn queue_udp(&mut self, change: impl Fn(&mut DatagramSocket<S::Datagrams>)) {
         for key in self.endpoint_keys() {
             if let Some(socket) = self.slots.get_mut(key).and_then(Slot::udp_mut) {
                 change(socket);

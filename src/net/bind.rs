@@ -6,10 +6,9 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::endpoint::Endpoint;
-use super::udp::packet_info;
 #[cfg(unix)]
 use super::unix_socket::SocketFile;
 
@@ -42,14 +41,32 @@ pub(crate) struct Bound {
 }
 
 impl Bound {
+    fn new(endpoint: Endpoint, socket: Socket, inherited: bool) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        // Before bind(2), after which datagrams can arrive. Other systems have no control messages.
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        if let Endpoint::Udp(address) = endpoint {
+            super::udp::packet_info::enable(&socket, address)?;
+        }
+        Ok(Bound {
+            endpoint,
+            #[cfg(unix)]
+            file: None,
+            inherited,
+            socket,
+        })
+    }
+
     /// Binds every endpoint. The endpoints of a group share a port.
     pub(crate) fn bind_all(
         groups: impl IntoIterator<Item = Vec<Endpoint>>,
         options: BindOptions,
     ) -> Result<Vec<Self>, ListenError> {
-        let groups = groups.into_iter().map(|group| bind_group(&group, options));
-        let groups = groups.collect::<Result<Vec<_>, _>>()?;
-        Ok(groups.into_iter().flatten().collect())
+        let mut bound = Vec::new();
+        for group in groups {
+            bound.extend(bind_group(&group, options)?);
+        }
+        Ok(bound)
     }
 
     /// The address of a UDP socket.
@@ -61,142 +78,86 @@ impl Bound {
     }
 
     /// `any_port` says that the system chooses the port, or has just chosen it.
-    fn bind(
-        endpoint: &Endpoint,
+    fn bind(endpoint: &Endpoint, any_port: bool, options: BindOptions) -> io::Result<Self> {
+        let domain = endpoint.address().map_or(Domain::UNIX, Domain::for_address);
+        let is_udp = matches!(endpoint, Endpoint::Udp(_));
+        let kind = if is_udp { Type::DGRAM } else { Type::STREAM };
+        let socket = Socket::new(domain, kind, None)?;
+        let mut bound = Bound::new(endpoint.clone(), socket, false)?;
+        match endpoint {
+            Endpoint::Tcp(address) | Endpoint::Udp(address) => {
+                bound.bind_ip(*address, any_port, options)?;
+            }
+            #[cfg(unix)]
+            Endpoint::Unix(path) => {
+                bound.file = Some(SocketFile::bind(&bound.socket, path, options.unix_mode)?);
+            }
+            Endpoint::Abstract(name) if cfg!(any(target_os = "linux", target_os = "android")) => {
+                bound.socket.bind(&SockAddr::unix(format!("\0{name}"))?)?;
+            }
+            Endpoint::TcpAndUdp(_) => unreachable!("split by Endpoint::sockets"),
+            _ => return Err(io::ErrorKind::Unsupported.into()),
+        }
+        Ok(bound)
+    }
+
+    fn bind_ip(
+        &mut self,
+        address: SocketAddr,
         any_port: bool,
         options: BindOptions,
-    ) -> Result<Self, ListenError> {
-        let bound = match endpoint {
-            Endpoint::Tcp(address) => bind_tcp(endpoint, *address, any_port, options),
-            Endpoint::Udp(address) => bind_udp(endpoint, *address, options),
-            Endpoint::Unix(_) | Endpoint::Abstract(_) => bind_unix(endpoint, options),
-            Endpoint::TcpAndUdp(_) => unreachable!("split by Endpoint::sockets"),
-        };
-        bound.map_err(|error| ListenError::new(endpoint, error))
-    }
-}
-
-fn bind_group(sockets: &[Endpoint], options: BindOptions) -> Result<Vec<Bound>, ListenError> {
-    let first = sockets.first().and_then(Endpoint::address);
-    let any_port = first.is_some_and(|address| address.port() == 0);
-    let tries = if any_port { MAX_PORTS_TRIED } else { 1 };
-    // Ports that are not free for all are held until one is: the system would choose them again.
-    let mut held = Vec::new();
-    loop {
-        let mut bound = Vec::new();
-        match bind_each(sockets, any_port, options, &mut bound) {
-            Err(error) if error.is_in_use() && held.len() + 1 < tries => held.push(bound),
-            result => return result.map(|()| bound),
+    ) -> io::Result<()> {
+        let socket = &self.socket;
+        if address.is_ipv6() {
+            // The default differs between systems, and is configurable on some.
+            socket.set_only_v6(true)?;
         }
+        if options.reuse_port {
+            #[cfg(all(unix, not(any(target_os = "solaris", target_os = "illumos"))))]
+            socket.set_reuse_port(true)?;
+            #[cfg(not(all(unix, not(any(target_os = "solaris", target_os = "illumos")))))]
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        if cfg!(not(windows)) && matches!(self.endpoint, Endpoint::Tcp(_)) {
+            // A restart does not have to wait for connections in TIME_WAIT. Not with a port that the
+            // system chooses: with SO_REUSEADDR another socket can have bound it too, and only
+            // listen(2) fails then. On Windows the option would let two programs use the same port.
+            socket.set_reuse_address(!any_port)?;
+        }
+        socket.bind(&address.into())?;
+        let real = socket.local_addr()?.as_socket().unwrap_or(address);
+        self.endpoint = self.endpoint.at(real);
+        Ok(())
     }
 }
 
 /// Binds all sockets at the port of the first.
-fn bind_each(
-    sockets: &[Endpoint],
-    any_port: bool,
-    options: BindOptions,
-    bound: &mut Vec<Bound>,
-) -> Result<(), ListenError> {
-    for socket in sockets {
-        let first = bound.first().and_then(|first| first.endpoint.address());
-        let endpoint = match (socket.address(), first) {
-            (Some(mut address), Some(first)) => {
+fn bind_group(sockets: &[Endpoint], options: BindOptions) -> Result<Vec<Bound>, ListenError> {
+    let first = sockets.first().and_then(Endpoint::address);
+    let any_port = first.is_some_and(|address| address.port() == 0);
+    // Ports that are not free for all are held until one is: the system would choose them again.
+    let mut held = Vec::new();
+    'port: loop {
+        let may_retry = any_port && held.len() + 1 < MAX_PORTS_TRIED;
+        let mut bound: Vec<Bound> = Vec::new();
+        for socket in sockets {
+            let mut endpoint = socket.clone();
+            let first = bound.first().and_then(|first| first.endpoint.address());
+            if let (Some(mut address), Some(first)) = (socket.address(), first) {
                 address.set_port(first.port());
-                socket.at(address)
+                endpoint = socket.at(address);
             }
-            _ => socket.clone(),
-        };
-        bound.push(Bound::bind(&endpoint, any_port, options)?);
-    }
-    Ok(())
-}
-
-fn bind_tcp(
-    endpoint: &Endpoint,
-    address: SocketAddr,
-    any_port: bool,
-    options: BindOptions,
-) -> io::Result<Bound> {
-    let socket = ip_socket(address, Type::STREAM, Protocol::TCP, options)?;
-    // A restart does not have to wait for connections in TIME_WAIT. Not with a port that the system
-    // chooses: with SO_REUSEADDR another socket can have bound it too, and only listen(2) fails then.
-    // On Windows the option would let two programs use the same port.
-    #[cfg(not(windows))]
-    socket.set_reuse_address(!any_port)?;
-    bind_ip(endpoint, socket, address)
-}
-
-fn bind_udp(endpoint: &Endpoint, address: SocketAddr, options: BindOptions) -> io::Result<Bound> {
-    let socket = ip_socket(address, Type::DGRAM, Protocol::UDP, options)?;
-    // Before bind(2), after which datagrams can arrive.
-    packet_info::enable(&socket, address)?;
-    bind_ip(endpoint, socket, address)
-}
-
-fn ip_socket(
-    address: SocketAddr,
-    kind: Type,
-    protocol: Protocol,
-    options: BindOptions,
-) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(address), kind, Some(protocol))?;
-    socket.set_nonblocking(true)?;
-    if address.is_ipv6() {
-        // The default differs between systems, and is configurable on some.
-        socket.set_only_v6(true)?;
-    }
-    if options.reuse_port {
-        reuse_port(&socket)?;
-    }
-    Ok(socket)
-}
-
-fn bind_ip(endpoint: &Endpoint, socket: Socket, address: SocketAddr) -> io::Result<Bound> {
-    socket.bind(&address.into())?;
-    let real = socket.local_addr()?.as_socket().unwrap_or(address);
-    Ok(Bound {
-        endpoint: endpoint.at(real),
-        #[cfg(unix)]
-        file: None,
-        inherited: false,
-        socket,
-    })
-}
-
-#[cfg(all(unix, not(any(target_os = "solaris", target_os = "illumos"))))]
-fn reuse_port(socket: &Socket) -> io::Result<()> {
-    socket.set_reuse_port(true)
-}
-
-#[cfg(not(all(unix, not(any(target_os = "solaris", target_os = "illumos")))))]
-fn reuse_port(_socket: &Socket) -> io::Result<()> {
-    Err(io::ErrorKind::Unsupported.into())
-}
-
-#[cfg(unix)]
-fn bind_unix(endpoint: &Endpoint, options: BindOptions) -> io::Result<Bound> {
-    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    socket.set_nonblocking(true)?;
-    let file = match endpoint {
-        Endpoint::Unix(path) => Some(SocketFile::bind(&socket, path, options.unix_mode)?),
-        Endpoint::Abstract(name) if cfg!(any(target_os = "linux", target_os = "android")) => {
-            socket.bind(&SockAddr::unix(format!("\0{name}"))?)?;
-            None
+            match Bound::bind(&endpoint, any_port, options) {
+                Ok(socket) => bound.push(socket),
+                Err(error) if may_retry && error.kind() == io::ErrorKind::AddrInUse => {
+                    held.push(bound);
+                    continue 'port;
+                }
+                Err(error) => return Err(ListenError::new(&endpoint, error)),
+            }
         }
-        _ => return Err(io::ErrorKind::Unsupported.into()),
-    };
-    Ok(Bound {
-        endpoint: endpoint.clone(),
-        file,
-        inherited: false,
-        socket,
-    })
-}
-
-#[cfg(not(unix))]
-fn bind_unix(_endpoint: &Endpoint, _options: BindOptions) -> io::Result<Bound> {
-    Err(io::ErrorKind::Unsupported.into())
+        return Ok(bound);
+    }
 }
 
 /// A socket that was bound by another program, such as a supervisor, or by the application; see
@@ -237,17 +198,7 @@ impl BoundSocket {
     pub fn new(socket: impl Into<Socket>) -> io::Result<Self> {
         let socket = socket.into();
         let endpoint = endpoint_of(&socket)?;
-        socket.set_nonblocking(true)?;
-        if let Endpoint::Udp(address) = endpoint {
-            packet_info::enable(&socket, address)?;
-        }
-        Ok(BoundSocket(Bound {
-            endpoint,
-            #[cfg(unix)]
-            file: None,
-            inherited: true,
-            socket,
-        }))
+        Ok(BoundSocket(Bound::new(endpoint, socket, true)?))
     }
 
     /// The endpoint at which the socket is bound.
@@ -263,69 +214,53 @@ impl From<BoundSocket> for Bound {
     }
 }
 
-const OTHER_KIND: &str =
-    "it is neither a TCP, UDP nor Unix stream socket: pass on a socket of one of these kinds";
-
 fn endpoint_of(socket: &Socket) -> io::Result<Endpoint> {
+    let unusable = |message: &str| Err(io::Error::new(io::ErrorKind::InvalidInput, message));
     let address = socket.local_addr()?;
     if socket.peer_addr().is_ok() {
-        return Err(unusable(
+        return unusable(
             "it is a connection: pass on the listening socket (in a systemd unit: Accept=no)",
-        ));
+        );
     }
-    match (socket.r#type()?, address.as_socket()) {
-        (Type::STREAM, Some(address)) => listening(socket, Endpoint::Tcp(address)),
-        (Type::STREAM, None) => listening(socket, unix_endpoint(&address)?),
+    let kind = socket.r#type()?;
+    let endpoint = match (kind, address.as_socket()) {
+        (Type::STREAM, Some(address)) => Some(Endpoint::Tcp(address)),
+        #[cfg(unix)]
+        (Type::STREAM, None) => unix_endpoint(&address),
         (Type::DGRAM, Some(address)) if address.port() == 0 => {
-            Err(unusable("it is not bound: bind it first"))
+            return unusable("it is not bound: bind it first");
         }
-        (Type::DGRAM, Some(address)) => Ok(Endpoint::Udp(address)),
-        (Type::DGRAM, None) if address.is_unix() => Err(unusable(
-            "it is a Unix datagram socket: pass on a stream socket (in a systemd unit: \
-             ListenStream=)",
-        )),
-        _ => Err(unusable(OTHER_KIND)),
+        (Type::DGRAM, Some(address)) => Some(Endpoint::Udp(address)),
+        (Type::DGRAM, None) if address.is_unix() => {
+            return unusable(
+                "it is a Unix datagram socket: pass on a stream socket (in a systemd unit: \
+                 ListenStream=)",
+            );
+        }
+        _ => None,
+    };
+    let Some(endpoint) = endpoint else {
+        return unusable(
+            "it is neither a TCP, UDP nor Unix stream socket: pass on a socket of one of these \
+             kinds",
+        );
+    };
+    // On other systems this is unknown, and accept(2) fails.
+    #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
+    if kind == Type::STREAM && !socket.is_listener()? {
+        return unusable("it does not listen: call listen(2) first");
     }
+    Ok(endpoint)
 }
 
+/// `None` for a Unix socket without a name, and for a socket of another family.
 #[cfg(unix)]
-fn unix_endpoint(address: &SockAddr) -> io::Result<Endpoint> {
+fn unix_endpoint(address: &SockAddr) -> Option<Endpoint> {
     if let Some(path) = address.as_pathname() {
-        return Ok(Endpoint::Unix(path.to_owned()));
+        return Some(Endpoint::Unix(path.to_owned()));
     }
-    let name = address.as_abstract_namespace();
-    let name = name.ok_or_else(|| unusable(OTHER_KIND))?;
-    let name = String::from_utf8_lossy(name).into_owned();
-    Ok(Endpoint::Abstract(name))
-}
-
-#[cfg(not(unix))]
-fn unix_endpoint(_address: &SockAddr) -> io::Result<Endpoint> {
-    Err(unusable(OTHER_KIND))
-}
-
-fn listening(socket: &Socket, endpoint: Endpoint) -> io::Result<Endpoint> {
-    if is_listening(socket)? {
-        Ok(endpoint)
-    } else {
-        Err(unusable("it does not listen: call listen(2) first"))
-    }
-}
-
-#[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
-fn is_listening(socket: &Socket) -> io::Result<bool> {
-    socket.is_listener()
-}
-
-/// Unknown here: accept(2) fails if it does not listen.
-#[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd")))]
-#[allow(clippy::unnecessary_wraps, reason = "the same on every system")]
-fn is_listening(_socket: &Socket) -> io::Result<bool> {
-    Ok(true)
-}
-
-fn unusable(message: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidInput, message)
+    let name = String::from_utf8_lossy(address.as_abstract_namespace()?);
+    Some(Endpoint::Abstract(name.into_owned()))
 }
 
 /// Why an endpoint cannot be used. As an [`io::Error`] it has the kind of the system's error.
@@ -341,10 +276,6 @@ impl ListenError {
             endpoint: endpoint.clone(),
             error,
         }
-    }
-
-    fn is_in_use(&self) -> bool {
-        self.error.kind() == io::ErrorKind::AddrInUse
     }
 
     /// What to do about it; empty if there is no advice.
@@ -405,7 +336,7 @@ mod tests {
     };
 
     fn bind(text: &str) -> Result<Bound, ListenError> {
-        Bound::bind(&text.parse().unwrap(), true, OPTIONS)
+        Ok(bind_group(&[text.parse().unwrap()], OPTIONS)?.remove(0))
     }
 
     #[test]

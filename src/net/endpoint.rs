@@ -1,9 +1,10 @@
 //! Endpoints: the addresses of the service, as text and as addresses of the system.
 
+use std::collections::HashSet;
 use std::error::Error;
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -64,16 +65,18 @@ impl Endpoint {
     /// Those of [`FromStr`] except [`EndpointErrorKind::HostName`], and
     /// [`EndpointErrorKind::Unresolved`] if the name has no address.
     pub fn resolve(text: &str) -> Result<Vec<Endpoint>, EndpointError> {
-        if let Some(unix) = unix(text)? {
-            return Ok(vec![unix]);
-        }
-        let parts = Parts::split(text)?;
-        if let Some(address) = parts.numeric()? {
-            return Ok(vec![(parts.transport)(address)]);
-        }
-        let unresolved = |error| EndpointError::unresolved(text, error);
-        let addresses = (parts.host, parts.port).to_socket_addrs();
-        let endpoints = distinct(addresses.map_err(unresolved)?.map(parts.transport));
+        let (transport, host, port) = match parse(text)? {
+            Parsed::Endpoint(endpoint) => return Ok(vec![endpoint]),
+            Parsed::Name(transport, host, port) => (transport, host, port),
+        };
+        let unresolved = |error: io::Error| {
+            let problem = format!(
+                "the host name does not resolve ({error}); check its spelling, or write an address"
+            );
+            EndpointError::new(text, EndpointErrorKind::Unresolved(error), problem)
+        };
+        let addresses = (host, port).to_socket_addrs().map_err(unresolved)?;
+        let endpoints = distinct(addresses.map(transport));
         if endpoints.is_empty() {
             return Err(unresolved(io::ErrorKind::NotFound.into()));
         }
@@ -130,12 +133,11 @@ impl fmt::Display for Endpoint {
             Endpoint::TcpAndUdp(address) => write!(f, "{address}"),
             Endpoint::Tcp(address) => write!(f, "tcp://{address}"),
             Endpoint::Udp(address) => write!(f, "udp://{address}"),
-            Endpoint::Unix(path) => {
-                let path = path.display().to_string();
-                // Without `./` it would be a name in the abstract namespace.
-                let here = if path.starts_with('@') { "./" } else { "" };
-                write!(f, "unix:{here}{path}")
+            // Without `./` it would be a name in the abstract namespace.
+            Endpoint::Unix(path) if path.to_string_lossy().starts_with('@') => {
+                write!(f, "unix:./{}", path.display())
             }
+            Endpoint::Unix(path) => write!(f, "unix:{}", path.display()),
             Endpoint::Abstract(name) => write!(f, "unix:@{name}"),
         }
     }
@@ -152,13 +154,9 @@ impl FromStr for Endpoint {
     type Err = EndpointError;
 
     fn from_str(text: &str) -> Result<Self, EndpointError> {
-        if let Some(unix) = unix(text)? {
-            return Ok(unix);
-        }
-        let parts = Parts::split(text)?;
-        match parts.numeric()? {
-            Some(address) => Ok((parts.transport)(address)),
-            None => Err(EndpointError::new(
+        match parse(text)? {
+            Parsed::Endpoint(endpoint) => Ok(endpoint),
+            Parsed::Name(..) => Err(EndpointError::new(
                 text,
                 EndpointErrorKind::HostName,
                 "a host name; write a numeric address, such as 127.0.0.1",
@@ -169,121 +167,79 @@ impl FromStr for Endpoint {
 
 /// Removes repetitions.
 fn distinct(all: impl Iterator<Item = Endpoint>) -> Vec<Endpoint> {
-    let mut endpoints = Vec::new();
-    for endpoint in all {
-        if !endpoints.contains(&endpoint) {
-            endpoints.push(endpoint);
-        }
-    }
-    endpoints
+    let mut seen = HashSet::new();
+    all.filter(|endpoint| seen.insert(endpoint.clone()))
+        .collect()
 }
 
-/// The endpoint of a text that begins with `unix:`; `None` for other transports.
-fn unix(text: &str) -> Result<Option<Endpoint>, EndpointError> {
-    let Some(path) = text.strip_prefix("unix:") else {
-        return Ok(None);
+type Transport = fn(SocketAddr) -> Endpoint;
+
+/// What a text says: an endpoint, or a host name and a port.
+enum Parsed<'a> {
+    Endpoint(Endpoint),
+    Name(Transport, &'a str, u16),
+}
+
+fn parse(text: &str) -> Result<Parsed<'_>, EndpointError> {
+    let error = |kind, problem| Err(EndpointError::new(text, kind, problem));
+    let syntax = |problem| error(EndpointErrorKind::Syntax, problem);
+    let address = |problem| error(EndpointErrorKind::Address, problem);
+    if let Some(path) = text.strip_prefix("unix:") {
+        return match path.strip_prefix('@') {
+            None if !path.is_empty() => Ok(Parsed::Endpoint(Endpoint::Unix(path.into()))),
+            Some(name) if !name.is_empty() => Ok(Parsed::Endpoint(Endpoint::Abstract(name.into()))),
+            _ => syntax("no path; write unix:PATH, such as unix:/run/echo.sock, or unix:@NAME"),
+        };
+    }
+    let (transport, authority): (Transport, _) = match text.split_once("://") {
+        None => (Endpoint::TcpAndUdp, text),
+        Some(("tcp", authority)) => (Endpoint::Tcp, authority),
+        Some(("udp", authority)) => (Endpoint::Udp, authority),
+        Some(_) => {
+            return syntax(
+                "unknown transport; write HOST:PORT, tcp://HOST:PORT, udp://HOST:PORT or unix:PATH",
+            );
+        }
     };
-    match path.strip_prefix('@') {
-        Some(name) if !name.is_empty() => Ok(Some(Endpoint::Abstract(name.to_owned()))),
-        None if !path.is_empty() => Ok(Some(Endpoint::Unix(path.into()))),
-        _ => Err(EndpointError::syntax(
-            text,
-            "no path; write unix:PATH, such as unix:/run/echo.sock, or unix:@NAME",
-        )),
+    match authority.parse() {
+        Ok(SocketAddr::V6(v6)) if v6.ip().to_ipv4_mapped().is_some() => {
+            return address("a mapped IPv4 address; write it as 127.0.0.1:7007");
+        }
+        Ok(numeric) => return Ok(Parsed::Endpoint(transport(numeric))),
+        Err(_) => {}
     }
+    let Some((host, port)) = authority.rsplit_once(':') else {
+        return syntax("no port; write HOST:PORT, such as 127.0.0.1:7007");
+    };
+    let inner = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'));
+    if inner.is_none() && host.contains([':', '[', ']']) {
+        return syntax("an IPv6 address is written in brackets, such as [::1]:7007");
+    }
+    if host.is_empty() {
+        return syntax("no host; write HOST:PORT, such as 127.0.0.1:7007");
+    }
+    // `u16::from_str` accepts a sign.
+    let Some(port) = port.parse().ok().filter(|_| !port.starts_with('+')) else {
+        return syntax("a port is a number from 0 to 65535");
+    };
+    let is_name = match inner {
+        Some(ip) => is_zoned(ip),
+        // No name ends in digits only (RFC 1123, section 2.1): do not ask a resolver.
+        None => host.contains(|it: char| !it.is_ascii_digit() && it != '.'),
+    };
+    if !is_name {
+        return address("not an IP address; write one such as 127.0.0.1 or [::1]");
+    }
+    Ok(Parsed::Name(transport, inner.unwrap_or(host), port))
 }
 
-/// The parts of an endpoint with a host and a port.
-struct Parts<'a> {
-    text: &'a str,
-    transport: fn(SocketAddr) -> Endpoint,
-    host: &'a str,
-    bracketed: bool,
-    port: u16,
-}
-
-impl<'a> Parts<'a> {
-    fn split(text: &'a str) -> Result<Self, EndpointError> {
-        let syntax = |problem| EndpointError::syntax(text, problem);
-        let (transport, authority): (fn(SocketAddr) -> Endpoint, _) = match text.split_once("://") {
-            Some(("tcp", authority)) => (Endpoint::Tcp, authority),
-            Some(("udp", authority)) => (Endpoint::Udp, authority),
-            Some(_) => {
-                return Err(syntax(
-                    "unknown transport; write HOST:PORT, tcp://HOST:PORT, udp://HOST:PORT or \
-                     unix:PATH",
-                ));
-            }
-            None => (Endpoint::TcpAndUdp, text),
-        };
-        let Some((host, port)) = authority.rsplit_once(':') else {
-            return Err(syntax("no port; write HOST:PORT, such as 127.0.0.1:7007"));
-        };
-        let inner = host
-            .strip_prefix('[')
-            .and_then(|host| host.strip_suffix(']'));
-        if inner.is_none() && (host.contains([':', '[']) || host.ends_with(']')) {
-            return Err(syntax(
-                "an IPv6 address is written in brackets, such as [::1]:7007",
-            ));
-        }
-        if host.is_empty() {
-            return Err(syntax("no host; write HOST:PORT, such as 127.0.0.1:7007"));
-        }
-        Ok(Parts {
-            text,
-            transport,
-            host: inner.unwrap_or(host),
-            bracketed: inner.is_some(),
-            port: parse_port(port).ok_or_else(|| syntax("a port is a number from 0 to 65535"))?,
-        })
-    }
-
-    /// The address, or `None` if the host is a name.
-    fn numeric(&self) -> Result<Option<SocketAddr>, EndpointError> {
-        if self.bracketed {
-            let ip = self.host.split('%').next().unwrap_or_default();
-            return match ip.parse::<Ipv6Addr>() {
-                Ok(ip) if ip.to_ipv4_mapped().is_some() => {
-                    Err(self.address_error("a mapped IPv4 address; write it as 127.0.0.1:7007"))
-                }
-                Ok(_) => Ok(self.ipv6()),
-                Err(_) => Err(self.address_error(NOT_AN_ADDRESS)),
-            };
-        }
-        match self.host.parse::<Ipv4Addr>() {
-            Ok(ip) => Ok(Some((ip, self.port).into())),
-            // No name ends in digits only (RFC 1123, section 2.1): do not ask a resolver.
-            Err(_)
-                if self
-                    .host
-                    .bytes()
-                    .all(|it| it.is_ascii_digit() || it == b'.') =>
-            {
-                Err(self.address_error(NOT_AN_ADDRESS))
-            }
-            Err(_) => Ok(None),
-        }
-    }
-
-    /// The IPv6 address, or `None` if its zone (RFC 4007, section 11) is the name of an interface, which
-    /// is left to the system's resolver. A number is parsed here.
-    fn ipv6(&self) -> Option<SocketAddr> {
-        let address = format!("[{}]:{}", self.host, self.port);
-        address.parse::<SocketAddrV6>().ok().map(SocketAddr::V6)
-    }
-
-    fn address_error(&self, problem: &str) -> EndpointError {
-        EndpointError::new(self.text, EndpointErrorKind::Address, problem)
-    }
-}
-
-const NOT_AN_ADDRESS: &str = "not an IP address; write one such as 127.0.0.1 or [::1]";
-
-/// Digits only: `u16::from_str` accepts a sign.
-fn parse_port(text: &str) -> Option<u16> {
-    let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
-    text.parse().ok().filter(|_| is_number)
+/// Whether it is an IPv6 address with a zone. That can be the name of an interface (RFC 4007, section
+/// 11), which the resolver knows.
+fn is_zoned(text: &str) -> bool {
+    let zoned = text.split_once('%');
+    zoned.is_some_and(|(ip, _)| ip.parse::<Ipv6Addr>().is_ok())
 }
 
 /// Why a text is not an [`Endpoint`]. The message says what to write instead.
@@ -309,23 +265,12 @@ pub enum EndpointErrorKind {
 }
 
 impl EndpointError {
-    fn new(text: &str, kind: EndpointErrorKind, problem: &str) -> Self {
+    fn new(text: &str, kind: EndpointErrorKind, problem: impl Into<String>) -> Self {
         EndpointError {
             text: text.to_owned(),
             kind,
-            problem: problem.to_owned(),
+            problem: problem.into(),
         }
-    }
-
-    fn syntax(text: &str, problem: &str) -> Self {
-        Self::new(text, EndpointErrorKind::Syntax, problem)
-    }
-
-    fn unresolved(text: &str, error: io::Error) -> Self {
-        let problem = format!(
-            "the host name does not resolve ({error}); check its spelling, or write an address"
-        );
-        Self::new(text, EndpointErrorKind::Unresolved(error), &problem)
     }
 
     /// The kind of the error.

@@ -10,9 +10,9 @@ use mio::net::TcpListener;
 use mio::net::UnixListener;
 use socket2::{SockRef, Socket};
 
+use super::Accept;
 use super::bind::{Bound, ListenError};
 use super::endpoint::Endpoint;
-use super::nonblocking;
 use super::stream::{Peer, StreamSocket};
 use super::syn_filter;
 #[cfg(unix)]
@@ -66,18 +66,6 @@ enum ListeningSocket {
     Unix(UnixListener, u64),
 }
 
-/// The result of accept(2).
-#[derive(Debug)]
-pub(crate) enum Accepted<T> {
-    Connection(T, Peer),
-    /// The queue is empty. An event announces the next connection.
-    WouldBlock,
-    /// The error of one pending connection, which is lost. There can be others behind it.
-    ConnectionError(io::Error),
-    /// No descriptors or memory. The connection stays in the queue and is not announced again.
-    OutOfResources(io::Error),
-}
-
 impl Listener {
     /// listen(2), except on an inherited socket, which listens already.
     pub(crate) fn listen(
@@ -117,19 +105,45 @@ impl Listener {
         })
     }
 
-    pub(crate) fn endpoint(&self) -> &Endpoint {
-        &self.endpoint
+    /// The socket, if it is a TCP socket.
+    pub(crate) fn tcp(&self) -> Option<SockRef<'_>> {
+        match &self.socket {
+            ListeningSocket::Tcp(socket) => Some(SockRef::from(socket)),
+            #[cfg(unix)]
+            ListeningSocket::Unix(..) => None,
+        }
+    }
+}
+
+impl Accept for Listener {
+    type Stream = StreamSocket;
+
+    fn accept(&mut self) -> io::Result<(StreamSocket, Peer)> {
+        let accepted = self.socket.accept();
+        match &accepted {
+            Ok((stream, Peer::Unix(_))) => {
+                // Never inherited. The size is best effort.
+                let _ = set_buffers(&SockRef::from(stream), self.socket_buffer);
+            }
+            Ok((stream, Peer::Tcp(_))) if self.sets_options => {
+                // Fails if the peer is gone already, which the first read reports.
+                let _ = set_options(&SockRef::from(stream));
+                let _ = set_buffers(&SockRef::from(stream), self.socket_buffer);
+            }
+            // The queue is empty. Connections that come from now on inherit the options.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.sets_options &= !OPTIONS_ARE_INHERITED;
+            }
+            _ => {}
+        }
+        accepted
     }
 
-    /// Removes the file of a Unix socket. Connections in the queue can still be accepted.
-    pub(crate) fn unlink_socket_file(&mut self) {
-        #[cfg(unix)]
-        drop(self.file.take());
+    fn is_inherited(&self) -> bool {
+        self.inherited
     }
 
-    /// Drops new SYNs, so that clients retransmit them and reach another process at the same port.
-    /// Returns whether the system does so.
-    pub(crate) fn drop_new_syns(&self) -> bool {
+    fn drop_new_syns(&self) -> bool {
         let Some(socket) = self.tcp() else {
             return false;
         };
@@ -139,46 +153,17 @@ impl Listener {
         })
     }
 
-    /// The socket, if it is a TCP socket.
-    pub(crate) fn tcp(&self) -> Option<SockRef<'_>> {
-        match &self.socket {
-            ListeningSocket::Tcp(socket) => Some(SockRef::from(socket)),
-            #[cfg(unix)]
-            ListeningSocket::Unix(..) => None,
-        }
+    fn unlink_socket_file(&mut self) {
+        #[cfg(unix)]
+        drop(self.file.take());
     }
 
-    /// Whether other processes have copies of the socket, and can accept what is in its queue.
-    pub(crate) fn is_inherited(&self) -> bool {
-        self.inherited
-    }
-
-    pub(crate) fn source_mut(&mut self) -> &mut dyn Source {
+    fn source_mut(&mut self) -> &mut dyn Source {
         match &mut self.socket {
             ListeningSocket::Tcp(socket) => socket,
             #[cfg(unix)]
             ListeningSocket::Unix(socket, _) => socket,
         }
-    }
-
-    /// accept(2), once.
-    pub(crate) fn accept(&mut self) -> Accepted<StreamSocket> {
-        let accepted = classify(nonblocking(|| self.socket.accept()));
-        match &accepted {
-            Accepted::Connection(stream, Peer::Unix(_)) => {
-                // Never inherited. The size is best effort.
-                let _ = set_buffers(&SockRef::from(stream), self.socket_buffer);
-            }
-            Accepted::Connection(stream, _) if self.sets_options => {
-                // Fails if the peer is gone already, which the first read reports.
-                let _ = set_options(&SockRef::from(stream));
-                let _ = set_buffers(&SockRef::from(stream), self.socket_buffer);
-            }
-            // Connections that come from now on inherit the options.
-            Accepted::WouldBlock => self.sets_options &= !OPTIONS_ARE_INHERITED,
-            _ => {}
-        }
-        accepted
     }
 }
 
@@ -221,21 +206,10 @@ fn canonical(peer: SocketAddr) -> SocketAddr {
     }
 }
 
-fn classify<T>(result: io::Result<Option<(T, Peer)>>) -> Accepted<T> {
-    match result {
-        Ok(Some((stream, peer))) => Accepted::Connection(stream, peer),
-        Ok(None) => Accepted::WouldBlock,
-        Err(error) if is_connection_error(&error) => Accepted::ConnectionError(error),
-        // EMFILE, ENFILE, ENOBUFS, ENOMEM. Also errors that are not known here: a pause is right for
-        // them too, and going on at once could spin.
-        Err(error) => Accepted::OutOfResources(error),
-    }
-}
-
-/// Whether accept(2) returned the error of a pending connection; see "Error handling" in its manual
-/// page.
+/// Whether accept(2) returned the error of a pending connection, which is lost; see "Error handling"
+/// in its manual page. There can be others behind it.
 #[cfg(unix)]
-fn is_connection_error(error: &io::Error) -> bool {
+pub(crate) fn is_connection_error(error: &io::Error) -> bool {
     use nix::errno::Errno;
 
     #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -260,7 +234,7 @@ fn is_connection_error(error: &io::Error) -> bool {
 }
 
 #[cfg(not(unix))]
-fn is_connection_error(error: &io::Error) -> bool {
+pub(crate) fn is_connection_error(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset
@@ -288,11 +262,9 @@ mod tests {
                 continue;
             }
             let mut listener = listener(text);
-            let address = listener.endpoint().address().unwrap();
+            let address = listener.endpoint.address().unwrap();
             let _client = std::net::TcpStream::connect(address).unwrap();
-            let Accepted::Connection(stream, _) = listener.accept() else {
-                panic!("no connection to accept");
-            };
+            let (stream, _) = listener.accept().unwrap();
             let socket = SockRef::from(&stream);
             assert!(
                 socket.tcp_nodelay().unwrap(),
@@ -307,7 +279,8 @@ mod tests {
                 socket.nonblocking().unwrap(),
                 "one peer could stop the loop"
             );
-            assert!(matches!(listener.accept(), Accepted::WouldBlock));
+            let error = listener.accept().unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
         }
     }
 
@@ -322,14 +295,15 @@ mod tests {
                 continue;
             }
             let mut listener = listener(text);
-            let address = listener.endpoint().address().unwrap();
+            let address = listener.endpoint.address().unwrap();
             let _early = std::net::TcpStream::connect(address).unwrap();
             assert!(listener.drop_new_syns());
             let late = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
             late.set_nonblocking(true).unwrap();
             late.connect(&address.into()).unwrap_err();
-            assert!(matches!(listener.accept(), Accepted::Connection(..)));
-            assert!(matches!(listener.accept(), Accepted::WouldBlock));
+            listener.accept().unwrap();
+            let error = listener.accept().unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
             assert!(late.peer_addr().is_err(), "the filter let it in");
             assert!(late.take_error().unwrap().is_none(), "it was reset");
         }
@@ -351,17 +325,14 @@ mod tests {
     fn accept_errors_are_classified() {
         use nix::errno::Errno;
 
-        let accept = |errno: Errno| classify::<()>(Err(io::Error::from_raw_os_error(errno as i32)));
+        let is_of_connection = |errno: Errno| is_connection_error(&errno.into());
         for errno in [
             Errno::ECONNABORTED,
             Errno::EPROTO,
             Errno::ENETDOWN,
             Errno::EHOSTUNREACH,
         ] {
-            assert!(
-                matches!(accept(errno), Accepted::ConnectionError(_)),
-                "{errno}"
-            );
+            assert!(is_of_connection(errno), "{errno}");
         }
         for errno in [
             Errno::EPERM,
@@ -371,10 +342,7 @@ mod tests {
             Errno::ENOMEM,
             Errno::EINVAL,
         ] {
-            assert!(
-                matches!(accept(errno), Accepted::OutOfResources(_)),
-                "{errno}"
-            );
+            assert!(!is_of_connection(errno), "{errno}");
         }
     }
 }

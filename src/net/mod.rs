@@ -1,8 +1,8 @@
 //! Sockets and the operating system: no policy, no counters, no `Config`.
 //!
-//! The traits in this file are the interface between the engine and the system. Each method is named
-//! after the system call that it makes, and returns the system's result: what an error means is decided
-//! by the engine, where it can be tested.
+//! The traits in this file are the interface between the engine and the system: the list of all system
+//! calls that the engine makes. A method returns the system's result. What an error means is decided by
+//! the engine, where it can be tested.
 
 pub(crate) mod bind;
 pub(crate) mod endpoint;
@@ -16,9 +16,69 @@ pub(crate) mod unix_socket;
 
 use std::fmt;
 use std::io::{self, Read, Write};
+use std::time::{Duration, Instant};
 
-use mio::Interest;
-use mio::event::Event;
+use mio::event::{Event, Source};
+use mio::{Interest, Token};
+
+use self::listener::Listener;
+use self::stream::{Peer, StreamSocket};
+use self::udp::{DatagramIo, UdpIo};
+
+/// The kinds of sockets that the engine works with.
+///
+/// `epoll_ctl(2)` is called through [`Source`], and close(2) by dropping a socket.
+pub(crate) trait System {
+    type Listener: Accept<Stream = Self::Stream>;
+    type Stream: Stream + Source;
+    type Datagrams: DatagramIo;
+}
+
+/// The operating system.
+pub(crate) enum OperatingSystem {}
+
+impl System for OperatingSystem {
+    type Listener = Listener;
+    type Stream = StreamSocket;
+    type Datagrams = UdpIo;
+}
+
+/// A selector and a clock, for the loop around the engine.
+pub(crate) trait Selector {
+    type Event: Clone;
+
+    /// `epoll_wait(2)`: waits for events, and at most for the timeout.
+    fn select(&mut self, timeout: Option<Duration>) -> io::Result<()>;
+
+    /// What the last call has returned.
+    fn events(&self) -> impl Iterator<Item = &Self::Event>;
+
+    fn token(event: &Self::Event) -> Token;
+
+    /// `clock_gettime(2)` of a clock that never goes back.
+    fn now(&self) -> Instant;
+}
+
+/// A listening socket.
+pub(crate) trait Accept {
+    type Stream;
+
+    /// accept(2), once; and setsockopt(2) for options that the new socket does not inherit.
+    fn accept(&mut self) -> io::Result<(Self::Stream, Peer)>;
+
+    /// Whether other processes have copies of the socket, and can accept what is in its queue.
+    fn is_inherited(&self) -> bool;
+
+    /// setsockopt(2) of `SO_ATTACH_FILTER`: drops new SYNs, so that clients retransmit them and reach
+    /// another process at the same port. Returns whether the system does so.
+    fn drop_new_syns(&self) -> bool;
+
+    /// unlink(2) of the file of a Unix socket. Connections in the queue can still be accepted.
+    fn unlink_socket_file(&mut self);
+
+    /// The source to register.
+    fn source_mut(&mut self) -> &mut dyn Source;
+}
 
 /// A connected stream socket: `read` is recv(2), `write` is send(2) with `MSG_NOSIGNAL`.
 pub(crate) trait Stream: Read + Write {
@@ -33,6 +93,13 @@ pub(crate) trait Stream: Read + Write {
 
     /// splice(2) from the pipe into the socket.
     fn splice_out(&mut self, pipe: &mut Self::Pipe) -> io::Result<usize>;
+
+    /// setsockopt(2) of `TCP_USER_TIMEOUT`, best effort: how long sent bytes stay unacknowledged before
+    /// the system gives the connection up, also after close(2).
+    fn set_user_timeout(&self, limit: Duration);
+
+    /// setsockopt(2) of `SO_LINGER` with a time of 0, and close(2): the peer reads `ECONNRESET`.
+    fn reset(self);
 }
 
 /// A pipe for splice(2).

@@ -39,27 +39,6 @@ impl From<mio::net::UnixStream> for StreamSocket {
     }
 }
 
-impl StreamSocket {
-    /// Closes the socket with a reset (`SO_LINGER` of zero; see socket(7)). The peer reads
-    /// `ECONNRESET`, and the system keeps nothing: an orderly close waits for the peer's end of the
-    /// stream, and then in `TIME_WAIT`.
-    pub(crate) fn reset(self) {
-        // If this fails, the close is an orderly one.
-        let _ = SockRef::from(&self.0).set_linger(Some(Duration::ZERO));
-    }
-
-    /// Limits how long sent bytes stay unacknowledged before the system gives the connection up, also
-    /// after close(2); see `TCP_USER_TIMEOUT` in tcp(7). Sockets other than TCP's do not have it, and
-    /// keep nothing after close(2).
-    pub(crate) fn set_user_timeout(&self, limit: Duration) {
-        // A value of 0 ms is the system's default of minutes.
-        #[cfg(any(target_os = "linux", target_os = "android"))]
-        let _ = SockRef::from(&self.0).set_tcp_user_timeout(Some(limit.max(MILLISECOND)));
-        #[cfg(not(any(target_os = "linux", target_os = "android")))]
-        let _ = limit;
-    }
-}
-
 #[cfg(unix)]
 impl std::os::fd::AsFd for StreamSocket {
     fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
@@ -96,6 +75,22 @@ impl Stream for StreamSocket {
 
     fn splice_out(&mut self, pipe: &mut SystemPipe) -> io::Result<usize> {
         pipe.drain(&self.0)
+    }
+
+    /// Sockets other than TCP's do not have the option, and keep nothing after close(2).
+    fn set_user_timeout(&self, limit: Duration) {
+        // A value of 0 ms is the system's default of minutes.
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        let _ = SockRef::from(&self.0).set_tcp_user_timeout(Some(limit.max(MILLISECOND)));
+        #[cfg(not(any(target_os = "linux", target_os = "android")))]
+        let _ = limit;
+    }
+
+    /// The system keeps nothing of the connection: an orderly close waits for the peer's end of the
+    /// stream, and then in `TIME_WAIT`.
+    fn reset(self) {
+        // If this fails, the close is an orderly one.
+        let _ = SockRef::from(&self.0).set_linger(Some(Duration::ZERO));
     }
 }
 

@@ -8,6 +8,8 @@ use std::path::{self, Path, PathBuf};
 
 use log::{info, warn};
 use nix::fcntl::{Flock, FlockArg};
+#[cfg(any(target_os = "linux", target_os = "android"))]
+use nix::sys::stat::{Mode, fchmod};
 use socket2::{SockAddr, Socket};
 
 /// The file that a socket is bound to. Removed on drop, which has to be before the socket closes: until
@@ -35,8 +37,14 @@ impl SocketFile {
     /// and the system is not Linux; and the errors of bind(2) and lstat(2).
     pub(crate) fn bind(socket: &Socket, path: &Path, mode: Option<u32>) -> io::Result<Self> {
         let (address, absolute) = (SockAddr::unix(path)?, path::absolute(path)?);
-        if let Some(mode) = mode {
-            set_mode(socket, mode)?;
+        match mode {
+            // On Linux the file gets the mode of the socket's own inode, less the umask (`unix_bind` in
+            // the kernel's `net/unix/af_unix.c`). POSIX leaves the effect of `fchmod` on a socket open.
+            #[cfg(any(target_os = "linux", target_os = "android"))]
+            Some(mode) => fchmod(socket, Mode::from_bits_truncate(mode))?,
+            #[cfg(not(any(target_os = "linux", target_os = "android")))]
+            Some(_) => return Err(io::ErrorKind::Unsupported.into()),
+            None => {}
         }
         match socket.bind(&address) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
@@ -54,21 +62,6 @@ impl SocketFile {
         }
         Ok(file)
     }
-}
-
-/// Sets the mode of the file that bind(2) will create. On Linux that is the mode of the socket's
-/// own inode, less the umask (`unix_bind` in the kernel's `net/unix/af_unix.c`).
-#[cfg(any(target_os = "linux", target_os = "android"))]
-fn set_mode(socket: &Socket, mode: u32) -> io::Result<()> {
-    use nix::sys::stat::{Mode, fchmod};
-
-    Ok(fchmod(socket, Mode::from_bits_truncate(mode))?)
-}
-
-/// POSIX leaves the effect of `fchmod` on a socket open.
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-fn set_mode(_socket: &Socket, _mode: u32) -> io::Result<()> {
-    Err(io::ErrorKind::Unsupported.into())
 }
 
 /// Checks that the new file has the whole mode. The library cannot clear the umask itself, because
@@ -92,16 +85,9 @@ fn check_mode(file: &Metadata, wanted: u32) -> io::Result<()> {
 impl Drop for SocketFile {
     fn drop(&mut self) {
         let is_ours = fs::symlink_metadata(&self.path).is_ok_and(|file| id(&file) == self.id);
-        let removed = if is_ours {
-            fs::remove_file(&self.path)
-        } else {
-            Ok(())
-        };
-        if let Err(error) = removed {
-            warn!(
-                "unix:{}: cannot remove the file: {error}",
-                self.path.display()
-            );
+        if is_ours && let Err(error) = fs::remove_file(&self.path) {
+            let path = self.path.display();
+            warn!("unix:{path}: cannot remove the file: {error}");
         }
     }
 }
@@ -115,11 +101,7 @@ fn id(file: &Metadata) -> Id {
 /// Between the check and the removal another process could do the same, and its new file would be
 /// removed. So the directory is locked meanwhile; see flock(2).
 fn take_over(socket: &Socket, address: &SockAddr, path: &Path) -> io::Result<()> {
-    let directory = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    let directory = File::open(directory)?;
+    let directory = File::open(Path::new(".").join(path.parent().unwrap_or(path)))?;
     let _lock = Flock::lock(directory, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| {
         let message = format!("another program has locked its directory ({errno}): try again");
         io::Error::new(io::ErrorKind::ResourceBusy, message)
@@ -143,10 +125,8 @@ fn clear(path: &Path) -> io::Result<()> {
     // listen yet, and does not disturb it. ECONNREFUSED means that no process has the socket.
     match UnixDatagram::unbound()?.connect(path) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            info!(
-                "unix:{}: takes over the file of a process that is gone",
-                path.display()
-            );
+            let name = path.display();
+            info!("unix:{name}: takes over the file of a process that is gone");
             fs::remove_file(path)
         }
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(error),

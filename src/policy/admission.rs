@@ -1,9 +1,8 @@
 //! Which TCP connections are admitted: the allow list and the limit per source.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use crate::policy::cidr::AllowList;
 
@@ -27,14 +26,19 @@ impl fmt::Display for RejectReason {
 #[derive(Debug)]
 pub(crate) struct Admission {
     allowed: AllowList,
-    per_source: Option<PerSourceLimit>,
+    /// At least 1. Without it nothing is counted.
+    max_per_source: Option<usize>,
+    /// The number of connections of each source that has any. The hash has a random key, so that no
+    /// peer can choose addresses that collide.
+    counts: HashMap<SourceKey, usize>,
 }
 
 impl Admission {
     pub(crate) fn new(allowed: AllowList, max_per_source: Option<usize>) -> Self {
         Admission {
             allowed,
-            per_source: max_per_source.map(PerSourceLimit::new),
+            max_per_source,
+            counts: HashMap::new(),
         }
     }
 
@@ -43,89 +47,50 @@ impl Admission {
         if !self.allowed.contains(peer.ip()) {
             return Err(RejectReason::NotAllowed);
         }
-        let per_source = self.per_source.as_mut();
-        if per_source.is_none_or(|limit| limit.acquire(peer)) {
-            Ok(())
-        } else {
-            Err(RejectReason::TooManyFromSource)
+        if let Some(max) = self.max_per_source {
+            let count = self.counts.entry(source_key(peer)).or_default();
+            if *count == max {
+                return Err(RejectReason::TooManyFromSource);
+            }
+            *count += 1;
         }
+        Ok(())
     }
 
+    /// Counts one connection less. The entry goes with the last one.
     pub(crate) fn release(&mut self, peer: SocketAddr) {
-        if let Some(limit) = &mut self.per_source {
-            limit.release(peer);
+        let key = source_key(peer);
+        if let Some(count) = self.counts.get_mut(&key) {
+            *count -= 1;
+            if *count == 0 {
+                self.counts.remove(&key);
+            }
         }
     }
 
     /// The number of sources with connections.
     #[cfg(test)]
     pub(crate) fn sources(&self) -> usize {
-        let limit = self.per_source.as_ref();
-        limit.map_or(0, |limit| limit.counts.len())
+        self.counts.len()
     }
 }
 
-/// Key of the per-source limit. A host can choose all addresses of one key by itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum SourceKey {
-    Ipv4(Ipv4Addr),
-    /// The first 64 bits of an IPv6 address: a host gives itself as many addresses behind them as it
-    /// likes (RFC 8981).
-    Ipv6Network([u16; 4]),
-    /// All hosts of all links share the first 64 bits. The zone distinguishes the links.
-    LinkLocal(Ipv6Addr, u32),
-}
+/// Key of the per-source limit: an IP address with a zone. A host can choose all addresses of one key
+/// by itself.
+type SourceKey = (IpAddr, u32);
 
-impl From<SocketAddr> for SourceKey {
-    fn from(address: SocketAddr) -> Self {
-        let zone = match address {
-            SocketAddr::V4(_) => 0,
-            SocketAddr::V6(address) => address.scope_id(),
-        };
-        match address.ip().to_canonical() {
-            IpAddr::V4(ip) => SourceKey::Ipv4(ip),
-            IpAddr::V6(ip) if ip.is_unicast_link_local() => SourceKey::LinkLocal(ip, zone),
-            IpAddr::V6(ip) => {
-                let [a, b, c, d, ..] = ip.segments();
-                SourceKey::Ipv6Network([a, b, c, d])
-            }
+fn source_key(peer: SocketAddr) -> SourceKey {
+    match (peer.ip().to_canonical(), peer) {
+        // All hosts of all links share the first 64 bits. The zone distinguishes the links.
+        (ip @ IpAddr::V6(v6), SocketAddr::V6(peer)) if v6.is_unicast_link_local() => {
+            (ip, peer.scope_id())
         }
-    }
-}
-
-/// The number of connections of each source that has any.
-#[derive(Debug)]
-struct PerSourceLimit {
-    max: usize,
-    /// The hash has a random key, so that no peer can choose addresses that collide.
-    counts: HashMap<SourceKey, usize>,
-}
-
-impl PerSourceLimit {
-    /// `max` is at least 1.
-    fn new(max: usize) -> Self {
-        PerSourceLimit {
-            max,
-            counts: HashMap::new(),
+        // The first 64 bits: a host gives itself as many addresses behind them as it likes (RFC 8981).
+        (IpAddr::V6(ip), _) => {
+            let [a, b, c, d, ..] = ip.segments();
+            (Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into(), 0)
         }
-    }
-
-    /// Counts one more connection, unless its source is at the limit.
-    fn acquire(&mut self, peer: SocketAddr) -> bool {
-        let count = self.counts.entry(peer.into()).or_default();
-        let has_room = *count < self.max;
-        *count += usize::from(has_room);
-        has_room
-    }
-
-    /// Counts one connection less. The entry goes with the last one.
-    fn release(&mut self, peer: SocketAddr) {
-        if let Entry::Occupied(mut entry) = self.counts.entry(peer.into()) {
-            *entry.get_mut() -= 1;
-            if *entry.get() == 0 {
-                entry.remove();
-            }
-        }
+        (ip, _) => (ip, 0),
     }
 }
 
@@ -174,7 +139,7 @@ mod tests {
 
     #[test]
     fn each_source_has_its_own_count_whatever_the_port() {
-        let mut limit = PerSourceLimit::new(2);
+        let mut admission = admission(&[], Some(2));
         for (address, has_room) in [
             ("192.0.2.1:1", true),
             ("192.0.2.1:2", true),
@@ -182,25 +147,26 @@ mod tests {
             ("192.0.2.2:1", true),
             ("192.0.2.1:4", false),
         ] {
-            assert_eq!(limit.acquire(peer(address)), has_room, "{address}");
+            let is_admitted = admission.acquire(peer(address)).is_ok();
+            assert_eq!(is_admitted, has_room, "{address}");
         }
         // A rejected connection has not been counted.
-        limit.release(peer("192.0.2.1:1"));
-        assert!(limit.acquire(peer("192.0.2.1:5")));
-        assert!(!limit.acquire(peer("192.0.2.1:6")));
+        admission.release(peer("192.0.2.1:1"));
+        assert!(admission.acquire(peer("192.0.2.1:5")).is_ok());
+        assert!(admission.acquire(peer("192.0.2.1:6")).is_err());
     }
 
     #[test]
     fn entry_goes_with_the_last_connection() {
-        let mut limit = PerSourceLimit::new(2);
+        let mut admission = admission(&[], Some(2));
         for number in 0..100 {
             let peer = peer(&format!("192.0.2.{number}:1"));
-            assert!(limit.acquire(peer) && limit.acquire(peer));
-            assert!(!limit.acquire(peer));
-            limit.release(peer);
-            assert_eq!(limit.counts.len(), 1);
-            limit.release(peer);
-            assert_eq!(limit.counts.len(), 0);
+            assert!(admission.acquire(peer).is_ok() && admission.acquire(peer).is_ok());
+            assert!(admission.acquire(peer).is_err());
+            admission.release(peer);
+            assert_eq!(admission.sources(), 1);
+            admission.release(peer);
+            assert_eq!(admission.sources(), 0);
         }
     }
 
@@ -217,9 +183,10 @@ mod tests {
             ("[fe80::1%1]:1", "[fe80::2%1]:1", false),
             ("[fe80::1%1]:1", "[fe80::1%2]:1", false),
         ] {
-            let mut limit = PerSourceLimit::new(1);
-            assert!(limit.acquire(peer(one)));
-            assert_eq!(limit.acquire(peer(other)), !is_same, "{one} and {other}");
+            let mut admission = admission(&[], Some(1));
+            assert!(admission.acquire(peer(one)).is_ok());
+            let is_admitted = admission.acquire(peer(other)).is_ok();
+            assert_eq!(is_admitted, !is_same, "{one} and {other}");
         }
     }
 }

@@ -45,10 +45,6 @@ impl Network {
     pub(crate) fn is_ipv4(&self) -> bool {
         self.0.addr().is_ipv4()
     }
-
-    pub(crate) fn net(self) -> IpNet {
-        self.0
-    }
 }
 
 /// The network of this single address.
@@ -72,43 +68,29 @@ impl FromStr for Network {
     type Err = NetworkError;
 
     fn from_str(text: &str) -> Result<Self, NetworkError> {
-        let (address, prefix) = match text.split_once('/') {
-            Some((address, prefix)) => (address, Some(prefix)),
-            None => (text, None),
-        };
+        let (address, _) = text.split_once('/').unwrap_or((text, ""));
         if address.contains('%') {
             return Err(NetworkError::Zone);
         }
         let address: IpAddr = address.parse().map_err(|_| NetworkError::Address)?;
-        match prefix {
-            Some(prefix) => network(address, prefix),
-            None => Ok(address.into()),
+        if !text.contains('/') {
+            return Ok(address.into());
         }
-    }
-}
-
-fn network(address: IpAddr, prefix: &str) -> Result<Network, NetworkError> {
-    let max = if address.is_ipv4() { 32 } else { 128 };
-    // `u8::from_str` accepts a sign.
-    let is_number = prefix.bytes().all(|byte| byte.is_ascii_digit());
-    let prefix = prefix.parse().ok().filter(|_| is_number);
-    let net = prefix.and_then(|prefix| IpNet::new(address, prefix).ok());
-    let net = net.ok_or(NetworkError::Prefix { max })?;
-    let network = Network(canonical(net.trunc()));
-    if net == net.trunc() {
-        Ok(network)
-    } else {
-        let address = address.to_canonical();
-        Err(NetworkError::HostBits { network, address })
+        let max = IpNet::from(address).max_prefix_len();
+        let net: IpNet = text.parse().map_err(|_| NetworkError::Prefix { max })?;
+        let network = Network(canonical(net.trunc()));
+        if net == net.trunc() {
+            Ok(network)
+        } else {
+            let address = address.to_canonical();
+            Err(NetworkError::HostBits { network, address })
+        }
     }
 }
 
 /// A network inside `::ffff:0:0/96` is an IPv4 network.
 fn canonical(net: IpNet) -> IpNet {
-    const MAPPED: u8 = 96;
-
-    let prefix = net.prefix_len().checked_sub(MAPPED);
-    match (net.addr().to_canonical(), prefix) {
+    match (net.addr().to_canonical(), net.prefix_len().checked_sub(96)) {
         (IpAddr::V4(address), Some(prefix)) => IpNet::new(address.into(), prefix).unwrap_or(net),
         _ => net,
     }
@@ -169,19 +151,19 @@ pub(crate) struct AllowList {
 
 impl AllowList {
     pub(crate) fn new(networks: &[Network]) -> Self {
-        let nets = networks.iter().copied().map(Network::net).collect();
+        let nets = networks.iter().map(|network| network.0).collect();
         let mut nets = IpNet::aggregate(&nets);
         nets.sort_unstable();
         AllowList { nets }
     }
 
     pub(crate) fn contains(&self, address: IpAddr) -> bool {
-        self.nets.is_empty() || self.is_listed(address.to_canonical())
-    }
-
-    fn is_listed(&self, address: IpAddr) -> bool {
+        if self.nets.is_empty() {
+            return true;
+        }
+        let address = address.to_canonical();
         let behind = self.nets.partition_point(|net| net.addr() <= address);
-        let last = behind.checked_sub(1).map(|index| self.nets[index]);
+        let last = self.nets[..behind].last();
         last.is_some_and(|net| net.contains(&address))
     }
 }
@@ -252,6 +234,7 @@ mod tests {
             ("10.0.0.0/", "a number from 0 to 32"),
             ("10.0.0.0/+8", "a number from 0 to 32"),
             ("10.0.0.0/33", "a number from 0 to 32"),
+            ("10.0.0.0/008", "a number from 0 to 32"),
             ("10.0.0.0/255.0.0.0", "a number from 0 to 32"),
             ("10.0.0.0/8/8", "a number from 0 to 32"),
             ("::/129", "a number from 0 to 128"),
@@ -343,7 +326,7 @@ mod tests {
                 })
                 .collect();
             let list = AllowList::new(&networks);
-            let ends = networks.iter().map(|it| it.net());
+            let ends = networks.iter().map(|it| it.0);
             for address in ends
                 .flat_map(|net| [net.network(), net.broadcast()])
                 .flat_map(around)

@@ -73,19 +73,11 @@ impl ReplyFilter {
         multicast: bool,
         ttl: Option<u8>,
     ) -> Option<DropReason> {
-        if !self.allowed.contains(source.ip()) {
-            return Some(DropReason::NotAllowed);
-        }
-        if multicast {
-            return Some(DropReason::Destination);
-        }
-        if !is_unicast(source.ip()) {
-            return Some(DropReason::SourceAddress);
-        }
-        if ttl.is_some_and(|ttl| ttl <= 1) {
-            return Some(DropReason::HopLimit);
-        }
         match source.port() {
+            _ if !self.allowed.contains(source.ip()) => Some(DropReason::NotAllowed),
+            _ if multicast => Some(DropReason::Destination),
+            _ if !is_unicast(source.ip()) => Some(DropReason::SourceAddress),
+            _ if ttl.is_some_and(|ttl| ttl <= 1) => Some(DropReason::HopLimit),
             0 => Some(DropReason::PortZero),
             _ if self.answer_any_port => None,
             1..FIRST_USER_PORT => Some(DropReason::ReservedPort),

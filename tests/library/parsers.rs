@@ -84,8 +84,9 @@ fn first_and_host_bits(text: &str) -> Option<(u128, u32)> {
         IpAddr::V4(ip) => (u128::from(ip.to_ipv6_mapped()), 32),
         IpAddr::V6(ip) => (u128::from(ip), 128),
     };
+    let is_number = |it: &&str| !it.starts_with('+') && it.len() <= width.to_string().len();
     let prefix = match prefix {
-        Some(digits) => digits.parse().ok().filter(|_| !digits.starts_with('+'))?,
+        Some(digits) => Some(digits).filter(is_number)?.parse().ok()?,
         None => width,
     };
     let host_bits = u32::checked_sub(width, prefix)?;

@@ -3,17 +3,13 @@
 
 use std::fmt::Display;
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream, UdpSocket};
-#[cfg(target_os = "linux")]
-use std::os::linux::net::SocketAddrExt;
-#[cfg(unix)]
-use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use mio_echo::Endpoint;
+use socket2::{SockAddr, Socket, Type};
 
 use crate::cli::CliError;
 
@@ -72,45 +68,30 @@ fn failure(endpoint: impl Display, problem: impl Display) -> CliError {
 fn echo(endpoint: &Endpoint) -> io::Result<()> {
     match endpoint {
         Endpoint::TcpAndUdp(address) => {
-            echo_stream(TcpStream::connect(address)?)?;
-            echo_datagram(*address)
+            echo_over(Type::STREAM, &(*address).into())?;
+            echo_over(Type::DGRAM, &(*address).into())
         }
-        Endpoint::Tcp(address) => echo_stream(TcpStream::connect(address)?),
-        Endpoint::Udp(address) => echo_datagram(*address),
-        #[cfg(unix)]
-        Endpoint::Unix(path) => echo_stream(UnixStream::connect(path)?),
-        #[cfg(target_os = "linux")]
-        Endpoint::Abstract(name) => {
-            let address = std::os::unix::net::SocketAddr::from_abstract_name(name)?;
-            echo_stream(UnixStream::connect_addr(&address)?)
-        }
+        Endpoint::Tcp(address) => echo_over(Type::STREAM, &(*address).into()),
+        Endpoint::Udp(address) => echo_over(Type::DGRAM, &(*address).into()),
+        Endpoint::Unix(path) => echo_over(Type::STREAM, &SockAddr::unix(path)?),
+        // A zero byte marks an abstract name; see unix(7).
+        Endpoint::Abstract(name) => echo_over(Type::STREAM, &SockAddr::unix(format!("\0{name}"))?),
         _ => Err(io::ErrorKind::Unsupported.into()),
     }
 }
 
-fn echo_stream(mut stream: impl Read + Write) -> io::Result<()> {
-    let mut echoed = [0; MESSAGE.len()];
-    stream.write_all(MESSAGE)?;
-    stream.read_exact(&mut echoed)?;
-    compare(&echoed)
-}
-
-fn echo_datagram(address: SocketAddr) -> io::Result<()> {
-    let any = match address {
-        SocketAddr::V4(_) => SocketAddr::from(([0; 4], 0)),
-        SocketAddr::V6(_) => SocketAddr::from(([0; 16], 0)),
-    };
-    let socket = UdpSocket::bind(any)?;
+fn echo_over(kind: Type, address: &SockAddr) -> io::Result<()> {
+    let mut socket = Socket::new(address.domain(), kind, None)?;
     socket.connect(address)?;
-    socket.send(MESSAGE)?;
-    // One byte more, so that a longer answer is not cut to the right length.
+    socket.write_all(MESSAGE)?;
+    // One byte more, so that a longer datagram is not cut to the right length.
     let mut echoed = [0; MESSAGE.len() + 1];
-    let count = socket.recv(&mut echoed)?;
-    compare(&echoed[..count])
-}
-
-fn compare(echoed: &[u8]) -> io::Result<()> {
-    if echoed == MESSAGE {
+    let mut count = MESSAGE.len();
+    match kind {
+        Type::DGRAM => count = socket.read(&mut echoed)?,
+        _ => socket.read_exact(&mut echoed[..count])?,
+    }
+    if echoed[..count] == *MESSAGE {
         Ok(())
     } else {
         Err(io::Error::other("other bytes came back"))

@@ -2,13 +2,12 @@
 
 use std::fmt;
 use std::io::{self, Write};
-use std::process::ExitCode;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use log::LevelFilter;
-use mio_echo::{ConfigError, EndpointError, EndpointErrorKind};
+use mio_echo::{EndpointError, EndpointErrorKind};
 
 use crate::options::ServiceOptions;
 
@@ -87,20 +86,18 @@ impl Cli {
 /// Fails if an option of the service or an endpoint precedes a subcommand. `conflicts_with` and
 /// `args_conflicts_with_subcommands` cannot say this without refusing the global options too.
 fn check_order(matches: &ArgMatches) -> Result<(), clap::Error> {
-    let Some(subcommand) = matches.subcommand_name() else {
-        return Ok(());
-    };
     let is_given = |id: &str| matches.value_source(id) == Some(ValueSource::CommandLine);
+    let is_misplaced = |it: &&Arg| !it.is_global_set() && is_given(it.get_id().as_str());
     let mut command = Cli::command();
     command.build();
-    let is_misplaced = |it: &&Arg| !it.is_global_set() && is_given(it.get_id().as_str());
     let misplaced = command.get_arguments().find(is_misplaced);
-    let Some(message) =
-        misplaced.map(|it| format!("'{it}' is for the service, not for '{subcommand}'"))
-    else {
-        return Ok(());
-    };
-    Err(command.error(ErrorKind::ArgumentConflict, message))
+    match (misplaced.map(Arg::to_string), matches.subcommand_name()) {
+        (Some(argument), Some(subcommand)) => {
+            let message = format!("'{argument}' is for the service, not for '{subcommand}'");
+            Err(command.error(ErrorKind::ArgumentConflict, message))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The subcommand that the text names or resembles.
@@ -124,17 +121,14 @@ pub(crate) fn similar_subcommand(text: &str) -> Option<String> {
 fn one_line(error: &clap::Error) -> String {
     let text = error.render().to_string();
     let lines = text.lines().map(str::trim);
-    let mut parts: Vec<&str> = lines
+    let parts: Vec<&str> = lines
         .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"))
         .filter(|line| !line.is_empty())
-        .map(|line| {
-            line.trim_start_matches("error: ")
-                .trim_start_matches("tip: ")
-        })
+        .map(|line| line.trim_start_matches("error: "))
+        .map(|line| line.trim_start_matches("tip: "))
         .collect();
-    let hint = hint();
-    parts.push(&hint);
-    parts.join("; ").replace(":;", ":")
+    let message = parts.join("; ").replace(":;", ":");
+    format!("{message}; {}", hint())
 }
 
 /// Names the help of the subcommand, or the subcommand that an endpoint resembles.
@@ -154,46 +148,27 @@ fn hint() -> String {
 /// Why the program fails: one line, and the exit status.
 #[derive(Debug)]
 pub(crate) struct CliError {
-    message: String,
-    status: u8,
+    pub(crate) message: String,
+    pub(crate) status: u8,
 }
 
 impl CliError {
     /// An error of the system or of a peer: status 1.
     pub(crate) fn failure(error: impl fmt::Display) -> Self {
-        CliError::new(1, &error)
+        let message = error.to_string();
+        CliError { message, status: 1 }
     }
 
     /// An error in the arguments: status 2.
     pub(crate) fn usage(error: impl fmt::Display) -> Self {
-        CliError::new(2, &error)
-    }
-
-    fn new(status: u8, error: &dyn fmt::Display) -> Self {
         let message = error.to_string();
-        CliError { message, status }
-    }
-
-    pub(crate) fn status(&self) -> ExitCode {
-        self.status.into()
-    }
-}
-
-impl fmt::Display for CliError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
+        CliError { message, status: 2 }
     }
 }
 
 impl From<io::Error> for CliError {
     fn from(error: io::Error) -> Self {
         CliError::failure(error)
-    }
-}
-
-impl From<ConfigError> for CliError {
-    fn from(error: ConfigError) -> Self {
-        CliError::usage(error)
     }
 }
 

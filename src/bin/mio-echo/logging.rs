@@ -1,8 +1,8 @@
 //! The log: which lines, and in which form they are written to standard error.
 
+use std::collections::BTreeMap;
 use std::env;
 use std::io::{self, IsTerminal};
-use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use log::{LevelFilter, Log, Metadata, Record, warn};
@@ -12,17 +12,16 @@ use crate::cli::LogOptions;
 
 /// Starts the log.
 pub(crate) fn start(options: &LogOptions) {
-    let mut directives = Directives::parse(&match options.log_level {
+    let text = match options.log_level {
         Some(level) => level.to_string(),
         None => env::var("RUST_LOG").unwrap_or_default(),
-    });
-    let shift = i16::from(options.verbose) - i16::from(options.quiet);
-    directives.level = shifted(directives.level, shift);
-    log::set_max_level(directives.max_level());
-    let unknown = mem::take(&mut directives.unknown);
+    };
+    let (mut levels, unknown) = Levels::parse(&text);
+    levels.shift(i16::from(options.verbose) - i16::from(options.quiet));
+    log::set_max_level(levels.max());
     let output = SimpleLogger::new().with_colors(io::stderr().is_terminal());
     // Fails only if there is a logger already.
-    let _ = log::set_boxed_logger(Box::new(Logger { output, directives }));
+    let _ = log::set_boxed_logger(Box::new(Logger { output, levels }));
     for text in unknown {
         warn!("RUST_LOG: '{text}' ignored; write LEVEL or MODULE=LEVEL, such as mio_echo=debug");
     }
@@ -47,7 +46,7 @@ pub(crate) fn escape_controls(text: &str) -> String {
 struct Logger {
     output: SimpleLogger,
     /// Which lines are written. To `SimpleLogger`, `mio_echo` would be a module within `mio`.
-    directives: Directives,
+    levels: Levels,
 }
 
 impl Logger {
@@ -62,7 +61,7 @@ impl Logger {
 
 impl Log for Logger {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.level() <= self.directives.level_of(metadata.target())
+        metadata.level() <= self.levels.of(metadata.target())
     }
 
     fn log(&self, record: &Record<'_>) {
@@ -76,52 +75,46 @@ impl Log for Logger {
     }
 }
 
-/// The value of `RUST_LOG`: `LEVEL` and `MODULE=LEVEL`, separated by commas, as in other programs.
-struct Directives {
-    level: LevelFilter,
-    modules: Vec<(String, LevelFilter)>,
-    unknown: Vec<String>,
-}
+/// The levels of modules by their names. The empty name stands for all modules without their own level.
+struct Levels(BTreeMap<String, LevelFilter>);
 
-impl Directives {
-    fn parse(text: &str) -> Self {
-        let mut directives = Directives {
-            level: LevelFilter::Info,
-            modules: Vec::new(),
-            unknown: Vec::new(),
-        };
+impl Levels {
+    /// Parses the value of `RUST_LOG`: `LEVEL` and `MODULE=LEVEL`, separated by commas, as in other
+    /// programs. Of several directives for a module the last one counts. Also returns the malformed ones.
+    fn parse(text: &str) -> (Self, Vec<&str>) {
+        let mut levels = BTreeMap::from([(String::new(), LevelFilter::Info)]);
+        let mut unknown = Vec::new();
         let parts = text.split(',').map(str::trim);
         for part in parts.filter(|part| !part.is_empty()) {
-            let (module, level) = match part.split_once('=') {
-                Some((module, level)) => (Some(module.trim_end()), level.trim_start()),
-                None => (None, part),
-            };
-            match (module, level.parse()) {
-                (None, Ok(level)) => directives.level = level,
-                (Some(module), Ok(level)) if !module.is_empty() => {
-                    directives.modules.push((module.to_owned(), level));
-                }
-                _ => directives.unknown.push(part.to_owned()),
+            let directive = part.split_once('=').filter(|it| !it.0.is_empty());
+            let (module, level) = directive.unwrap_or(("", part));
+            match level.trim_start().parse() {
+                Ok(level) => drop(levels.insert(module.trim_end().to_owned(), level)),
+                Err(_) => unknown.push(part),
             }
         }
-        directives
+        (Levels(levels), unknown)
     }
 
-    /// The level of a module: that of the nearest enclosing module with a directive. The last directive for
-    /// a module counts.
-    fn level_of(&self, target: &str) -> LevelFilter {
-        let is_within = |module: &str| {
-            let rest = target.strip_prefix(module);
-            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+    /// Makes the modules without their own level `by` steps more verbose.
+    fn shift(&mut self, by: i16) {
+        let level = shifted(self.of(""), by);
+        self.0.insert(String::new(), level);
+    }
+
+    /// The level of a module: that of the nearest enclosing module with its own.
+    fn of(&self, target: &str) -> LevelFilter {
+        let encloses = |module: &str| {
+            let inner = target.strip_prefix(module);
+            inner.is_some_and(|it| it.is_empty() || module.is_empty() || it.starts_with("::"))
         };
-        let enclosing = self.modules.iter().filter(|(module, _)| is_within(module));
-        let nearest = enclosing.max_by_key(|(module, _)| module.len());
-        nearest.map_or(self.level, |(_, level)| *level)
+        let mut from_longest = self.0.iter().rev();
+        let nearest = from_longest.find(|(module, _)| encloses(module));
+        nearest.map_or(LevelFilter::Off, |(_, level)| *level)
     }
 
-    fn max_level(&self) -> LevelFilter {
-        let levels = self.modules.iter().map(|(_, level)| *level);
-        levels.fold(self.level, Ord::max)
+    fn max(&self) -> LevelFilter {
+        self.0.values().copied().max().unwrap_or(LevelFilter::Off)
     }
 }
 
@@ -148,24 +141,23 @@ mod tests {
 
     #[test]
     fn directives_are_levels_with_or_without_module() {
-        let directives = Directives::parse("warn, mio_echo::echo=trace,mio=off,loud,mio=loud");
-        assert_eq!(directives.level, LevelFilter::Warn);
-        assert_eq!(
-            directives.modules,
-            [
-                ("mio_echo::echo".to_owned(), LevelFilter::Trace),
-                ("mio".to_owned(), LevelFilter::Off)
-            ]
-        );
-        assert_eq!(directives.unknown, ["loud", "mio=loud"]);
-        let spaced = Directives::parse("mio = off, mio_echo =debug,= warn,mio_echo=error");
-        assert_eq!(spaced.level_of("mio::poll"), LevelFilter::Off);
-        assert_eq!(spaced.level_of("mio_echo"), LevelFilter::Error);
-        assert_eq!(spaced.level_of("mi"), LevelFilter::Info);
-        assert_eq!(spaced.max_level(), LevelFilter::Debug);
-        assert_eq!(spaced.unknown, ["= warn"]);
-        let none = Directives::parse("");
-        assert_eq!((none.level, none.modules.len()), (LevelFilter::Info, 0));
+        let (levels, unknown) = Levels::parse("warn, mio_echo::echo=trace,mio=off,loud,mio=loud");
+        assert_eq!(levels.of("mio_echo"), LevelFilter::Warn);
+        assert_eq!(levels.of("mio_echo::echo::accept"), LevelFilter::Trace);
+        assert_eq!(levels.of("mio"), LevelFilter::Off);
+        assert_eq!(unknown, ["loud", "mio=loud"]);
+        let (mut levels, unknown) =
+            Levels::parse("mio = off, mio_echo =debug,= warn,mio_echo=error");
+        assert_eq!(levels.of("mio::poll"), LevelFilter::Off);
+        assert_eq!(levels.of("mio_echo"), LevelFilter::Error);
+        assert_eq!(levels.of("mi"), LevelFilter::Info);
+        assert_eq!(levels.max(), LevelFilter::Info);
+        assert_eq!(unknown, ["= warn"]);
+        levels.shift(2);
+        assert_eq!(levels.of("mi"), LevelFilter::Trace);
+        assert_eq!(levels.of("mio::poll"), LevelFilter::Off);
+        assert_eq!(levels.max(), LevelFilter::Trace);
+        assert_eq!(Levels::parse("").0.max(), LevelFilter::Info);
     }
 
     #[test]
@@ -177,9 +169,9 @@ mod tests {
 
         let groups = [MODULE, LEVEL, END, MODULE, LEVEL, END, MODULE, LEVEL];
         near_valid(&groups, |text, _| {
-            let directives = Directives::parse(text);
+            let (levels, _) = Levels::parse(text);
             for target in TARGETS {
-                assert_eq!(directives.level_of(target), expected_level(text, target));
+                assert_eq!(levels.of(target), expected_level(text, target));
             }
             Ok(())
         });

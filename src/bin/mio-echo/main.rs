@@ -55,8 +55,8 @@ fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            print_error(&error);
-            error.status()
+            print_error(&error.message);
+            error.status.into()
         }
     }
 }
@@ -84,40 +84,28 @@ fn serve(options: &ServiceOptions, log: &LogOptions) -> Result<(), CliError> {
     let sockets = systemd::sockets()?;
     // Before anything slow: until SIGUSR1 is caught, it ends the program.
     let mut signals = Signals::new()?;
-    signals.catch_summary()?;
     logging::start(log);
-    let sockets = sockets.into_iter().map(|(label, socket)| {
+    for (label, socket) in &sockets {
         info!("{label} is {}", socket.endpoint());
-        socket
-    });
-    let sockets: Vec<BoundSocket> = sockets.collect();
+    }
+    let sockets: Vec<BoundSocket> = sockets.into_iter().map(|(_, socket)| socket).collect();
     let config = options.config(raise_nofile_limit(), &sockets)?;
-    let metrics = options.metrics()?;
+    let metrics = options.metrics.as_deref().map(Endpoint::resolve);
+    let metrics = metrics.transpose()?;
     // Before the log says that the service listens: a reader of that line may stop it at once.
     signals.catch_stops()?;
     let server = bind(config, sockets, options.unix_mode)?;
     signals.register(server.registry(), SIGNALS_TOKEN)?;
     warn_if_public(server.endpoints(), &options.allow);
-    let metrics = metrics.map(|(endpoint, addresses)| {
-        let metrics = Metrics::listen(&addresses, server.registry());
-        metrics.map_err(|error| cannot_listen(endpoint, &error))
-    });
+    let metrics = metrics.map(|endpoints| Metrics::listen(&endpoints, server.registry()));
     let service = Service {
         signals,
         summary: Summary::new(options.stats_interval, Instant::now()),
         metrics: metrics.transpose()?,
         notifier: Notifier::from_environment(Instant::now()),
         server,
-        events: Vec::new(),
     };
     Ok(service.run()?)
-}
-
-fn cannot_listen(endpoint: &str, error: &io::Error) -> CliError {
-    let advice = "choose an address and a free port of this host";
-    CliError::failure(format!(
-        "--metrics: cannot listen on {endpoint}: {error}; {advice}"
-    ))
 }
 
 /// Binds and listens. With `--unix-mode`, the umask is cleared meanwhile: bind(2) removes its bits from
@@ -134,15 +122,18 @@ fn bind(config: Config, sockets: Vec<BoundSocket>, unix_mode: Option<u32>) -> io
 
 /// Warns of endpoints that other hosts can reach, unless an allow list limits their clients.
 pub(crate) fn warn_if_public(endpoints: &[Endpoint], allowed: &[Network]) {
-    let public = endpoints.iter().filter(|it| it.is_public());
-    let public: Vec<String> = public.map(Endpoint::to_string).collect();
-    let allowed: Vec<String> = allowed.iter().map(Network::to_string).collect();
-    let (public, allowed) = (public.join(", "), allowed.join(", "));
+    let public: Vec<_> = endpoints.iter().filter(|it| it.is_public()).collect();
+    let (public, allowed) = (list(&public), list(allowed));
     match (&*public, &*allowed) {
         ("", _) => {}
         (_, "") => warn!("open to all hosts that can reach it: {public}"),
         _ => info!("open to other hosts, limited to {allowed}: {public}"),
     }
+}
+
+pub(crate) fn list(items: &[impl ToString]) -> String {
+    let items: Vec<_> = items.iter().map(ToString::to_string).collect();
+    items.join(", ")
 }
 
 /// Raises the soft limit on open files to the hard one (see getrlimit(2)). Returns the new limit, or

@@ -1,14 +1,15 @@
 //! The options of the service and the configuration that they make.
 
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::UdpSocket;
 use std::time::Duration;
 
 use bytesize::ByteSize;
 use clap::Args;
 use log::warn;
 use mio_echo::{
-    BoundSocket, Config, Endpoint, EndpointError, EndpointErrorKind, Network, ZeroCopy,
+    BoundSocket, Config, ConfigBuilder, Endpoint, EndpointError, EndpointErrorKind, Network,
+    ZeroCopy,
 };
 
 use crate::cli::{CliError, similar_subcommand};
@@ -31,7 +32,7 @@ pub(crate) struct ServiceOptions {
 
     /// Size of the read buffer, and limit on pending bytes of one connection; such as 64KiB
     #[arg(long, value_name = "SIZE", value_parser = size, default_value = "64KiB")]
-    buffer_size: ByteSize,
+    buffer_size: usize,
 
     /// Limit on open connections; more wait in the backlog [default: the limit on open files, less a
     /// reserve]
@@ -49,12 +50,12 @@ pub(crate) struct ServiceOptions {
     ///
     /// When it is reached, the connection whose last byte moved longest ago is closed.
     #[arg(long, value_name = "SIZE", value_parser = size, default_value = "256MiB")]
-    max_buffered: ByteSize,
+    max_buffered: usize,
 
     /// Size of the send and the receive buffer of each socket (SO_SNDBUF, SO_RCVBUF); such as 64KiB
     /// [default: tuned by the system, up to some megabytes for a peer that does not read]
     #[arg(long, value_name = "SIZE", value_parser = size)]
-    socket_buffer: Option<ByteSize>,
+    socket_buffer: Option<usize>,
 
     /// Allow list of client networks, such as 10.0.0.0/8, or addresses [default: every client]
     ///
@@ -115,7 +116,7 @@ pub(crate) struct ServiceOptions {
     /// Serve GET /metrics, for Prometheus, and GET /healthz over HTTP at tcp://HOST:PORT
     /// [default: off]
     #[arg(long, value_name = "ENDPOINT", value_parser = tcp_endpoint)]
-    metrics: Option<String>,
+    pub(crate) metrics: Option<String>,
 
     /// Log a summary of the counters at this interval; such as 1m [default: on SIGUSR1 only]
     #[arg(long, value_name = "TIME", value_parser = stats_interval)]
@@ -132,8 +133,8 @@ impl ServiceOptions {
     ) -> Result<Config, CliError> {
         let mut builder = Config::builder()
             .backlog(self.backlog)
-            .buffer_size(bytes(self.buffer_size))
-            .max_buffered(bytes(self.max_buffered))
+            .buffer_size(self.buffer_size)
+            .max_buffered(self.max_buffered)
             .drain_timeout(self.drain_timeout)
             .idle_timeout(self.idle_timeout)
             .write_timeout(self.write_timeout)
@@ -146,33 +147,29 @@ impl ServiceOptions {
             builder = builder.unix_mode(mode);
         }
         if let Some(size) = self.socket_buffer {
-            builder = builder.socket_buffer(bytes(size));
+            builder = builder.socket_buffer(size);
         }
         if let Some(connections) = self.max_per_source {
             builder = builder.max_per_source(connections);
         }
-        for &network in &self.allow {
-            builder = builder.allow(network);
-        }
+        let networks = self.allow.iter().copied();
+        builder = networks.fold(builder, ConfigBuilder::allow);
         let endpoints = self.endpoints(sockets)?;
-        let most = open_files.map(|files| {
-            let sockets = sockets.len() + SOCKETS_PER_ENDPOINT * endpoints.len();
-            max_connections(files, sockets)
-        });
+        let sockets = sockets.len() + SOCKETS_PER_ENDPOINT * endpoints.len();
+        builder = endpoints.into_iter().fold(builder, ConfigBuilder::endpoint);
+        let most = open_files.map(|files| max_connections(files, sockets));
         let most = most.transpose()?;
-        for endpoint in endpoints {
-            builder = builder.endpoint(endpoint);
-        }
         if let Some(connections) = self.max_connections.or(most) {
             builder = builder.max_connections(connections);
         }
-        let config = builder.build()?;
-        match (self.max_connections, most) {
-            (Some(asked), Some(most)) if asked > most => warn!(
+        let config = builder.build().map_err(CliError::usage)?;
+        if let (Some(asked), Some(most)) = (self.max_connections, most)
+            && asked > most
+        {
+            warn!(
                 "the limit on open files has room for {most} connections, not for {asked}: raise it \
                  (see ulimit -Hn), or connections will wait in the backlog"
-            ),
-            _ => {}
+            );
         }
         Ok(config)
     }
@@ -189,16 +186,6 @@ impl ServiceOptions {
         }
         Ok(endpoints)
     }
-
-    /// The endpoint of `--metrics` and its addresses.
-    pub(crate) fn metrics(&self) -> Result<Option<(&str, Vec<SocketAddr>)>, CliError> {
-        let Some(text) = self.metrics.as_deref() else {
-            return Ok(None);
-        };
-        let endpoints = Endpoint::resolve(text)?;
-        let addresses = endpoints.iter().filter_map(Endpoint::address);
-        Ok(Some((text, addresses.collect())))
-    }
 }
 
 /// Adds a hint to the error if the endpoint names or resembles a subcommand.
@@ -214,31 +201,24 @@ fn with_hint(error: EndpointError, text: &str) -> CliError {
 /// Resolves an endpoint. Of the addresses of a name, those that this host does not have are left out
 /// with a warning: `localhost` can include `::1` on a host without IPv6.
 fn resolve(text: &str) -> Result<Vec<Endpoint>, EndpointError> {
-    let endpoints = Endpoint::resolve(text)?;
-    let errors: Vec<_> = endpoints.iter().map(address_error).collect();
+    let mut endpoints = Endpoint::resolve(text)?;
     // If this host has none of them, binding reports why.
-    if errors.iter().all(Option::is_some) {
-        return Ok(endpoints);
+    if endpoints.iter().any(|it| check_address(it).is_ok()) {
+        endpoints.retain(|endpoint| {
+            let warn = |error: &_| warn!("{text}: {endpoint} is left out: {error}");
+            check_address(endpoint).inspect_err(warn).is_ok()
+        });
     }
-    let is_present = |(endpoint, error): (Endpoint, Option<io::Error>)| match error {
-        None => Some(endpoint),
-        Some(error) => {
-            warn!("{text}: {endpoint} is left out: {error}");
-            None
-        }
-    };
-    Ok(endpoints
-        .into_iter()
-        .zip(errors)
-        .filter_map(is_present)
-        .collect())
+    Ok(endpoints)
 }
 
-/// Why the address of the endpoint cannot be bound at any port.
-fn address_error(endpoint: &Endpoint) -> Option<io::Error> {
-    let mut address = endpoint.address()?;
+/// Fails if the address of the endpoint cannot be bound at any port.
+fn check_address(endpoint: &Endpoint) -> io::Result<()> {
+    let Some(mut address) = endpoint.address() else {
+        return Ok(());
+    };
     address.set_port(0);
-    UdpSocket::bind(address).err()
+    UdpSocket::bind(address).map(drop)
 }
 
 /// Descriptors of the program itself: standard streams (3), signals (2), the selector and its copies
@@ -265,14 +245,12 @@ fn max_connections(open_files: usize, sockets: usize) -> Result<usize, CliError>
     }
 }
 
-fn size(text: &str) -> Result<ByteSize, &'static str> {
-    text.parse()
-        .map_err(|_| "write a number of bytes, or one with a unit, such as 64KiB")
-}
-
-/// A size beyond `usize` is out of every range.
-fn bytes(size: ByteSize) -> usize {
-    usize::try_from(size.as_u64()).unwrap_or(usize::MAX)
+fn size(text: &str) -> Result<usize, &'static str> {
+    let size: ByteSize = text
+        .parse()
+        .map_err(|_| "write a number of bytes, or one with a unit, such as 64KiB")?;
+    // A size beyond `usize` is out of every range.
+    Ok(usize::try_from(size.as_u64()).unwrap_or(usize::MAX))
 }
 
 fn mode(text: &str) -> Result<u32, &'static str> {
@@ -294,37 +272,29 @@ pub(crate) fn time(text: &str) -> Result<Duration, &'static str> {
 }
 
 /// Parses each part of a time such as 1m30s alone: the sum of humantime 2.4 can panic at its limit.
-fn sum(text: &str) -> Option<Duration> {
+fn sum(mut text: &str) -> Option<Duration> {
     let mut sum = Duration::ZERO;
-    let mut rest = text.trim();
     loop {
-        let unit = rest.find(char::is_alphabetic).unwrap_or(rest.len());
-        let length = rest[unit..].find(|it: char| !it.is_alphabetic());
-        let (part, others) = rest.split_at(length.map_or(rest.len(), |length| unit + length));
+        let unit = text.trim_start_matches(|it: char| !it.is_alphabetic());
+        let rest = unit.trim_start_matches(char::is_alphabetic);
+        let part = &text[..text.len() - rest.len()];
         sum = sum.checked_add(humantime::parse_duration(part).ok()?)?;
-        rest = others.trim_start();
-        if rest.is_empty() {
+        text = rest.trim_start();
+        if text.is_empty() {
             return Some(sum);
         }
     }
 }
 
 fn tcp_endpoint(text: &str) -> Result<String, &'static str> {
-    if text.starts_with("tcp://") {
-        Ok(text.to_owned())
-    } else {
-        Err("write tcp://HOST:PORT, such as tcp://127.0.0.1:9007")
-    }
+    let endpoint = text.starts_with("tcp://").then(|| text.to_owned());
+    endpoint.ok_or("write tcp://HOST:PORT, such as tcp://127.0.0.1:9007")
 }
 
 fn stats_interval(text: &str) -> Result<Duration, &'static str> {
     let range = Duration::from_millis(100)..=Duration::from_secs(24 * 60 * 60);
-    let time = time(text)?;
-    if range.contains(&time) {
-        Ok(time)
-    } else {
-        Err("choose 100ms to 1day")
-    }
+    let time = Some(time(text)?).filter(|time| range.contains(time));
+    time.ok_or("choose 100ms to 1day")
 }
 
 #[cfg(test)]
@@ -415,7 +385,7 @@ mod tests {
         }
         assert_eq!(max_connections(usize::MAX, 1).unwrap(), 1_000_000_000);
         for open_files in [0, 1, 12] {
-            let error = max_connections(open_files, 1).unwrap_err().to_string();
+            let error = max_connections(open_files, 1).unwrap_err().message;
             assert!(error.contains("one connection needs 13"), "{error}");
         }
     }
@@ -436,10 +406,10 @@ mod tests {
 
         near_valid(&[NUMBERS, &UNITS], |text, _| {
             if let (Ok(size), Some(exact)) = (size(text), sum_of_parts(text, &UNITS, &FACTORS)) {
-                let exact = exact.min(u64::MAX.into());
+                let exact = exact.min(usize::MAX as u128);
                 // Fractions are floats, rounded down: a byte less at most, below 2^50.
                 let error = u128::from(text.contains('.')) * (1 + (exact >> 50));
-                assert!(exact.abs_diff(size.as_u64().into()) <= error, "{exact}");
+                assert!(exact.abs_diff(size as u128) <= error, "{exact}");
             }
             Ok(())
         });

@@ -5,7 +5,6 @@ use std::time::Instant;
 
 use log::info;
 use mio::Token;
-use mio::event::Event;
 use mio_echo::Server;
 
 use crate::metrics::Metrics;
@@ -15,8 +14,8 @@ use crate::systemd::Notifier;
 
 pub(crate) const SIGNALS_TOKEN: Token = Token(Server::USER_TOKENS.start);
 
-/// The first of the tokens of the metrics.
-pub(crate) const METRICS_TOKENS: Token = Token(SIGNALS_TOKEN.0 + 1);
+/// The token of all sockets of the metrics.
+pub(crate) const METRICS_TOKEN: Token = Token(SIGNALS_TOKEN.0 + 1);
 
 /// A server, and the other parts of the loop. Each part has a turn after the echo's.
 pub(crate) struct Service {
@@ -25,7 +24,6 @@ pub(crate) struct Service {
     pub(crate) summary: Summary,
     pub(crate) metrics: Option<Metrics>,
     pub(crate) notifier: Option<Notifier>,
-    pub(crate) events: Vec<Event>,
 }
 
 impl Service {
@@ -34,36 +32,42 @@ impl Service {
         self.notify();
         while !self.server.is_finished() {
             self.turn()?;
+            self.notify();
         }
         self.summary.log("stopped after", &self.server.stats());
         Ok(())
     }
 
     fn turn(&mut self) -> io::Result<()> {
-        let metrics_due = self.metrics.as_ref().and_then(Metrics::due);
-        let notifier_due = self.notifier.as_ref().and_then(Notifier::due);
-        let due = min(self.summary.due(), metrics_due);
-        let timeout = min(due, notifier_due);
-        let timeout = timeout.map(|due| due.saturating_duration_since(Instant::now()));
-        self.events.clear();
-        self.events.extend_from_slice(self.server.turn(timeout)?);
+        let due = self.due();
+        let timeout = due.map(|due| due.saturating_duration_since(Instant::now()));
+        let events = self.server.turn(timeout)?;
         // Most turns have work for the echo only, and should cost nothing more.
-        if due.is_some() || !self.events.is_empty() {
-            self.run_parts(Instant::now());
+        if due.is_none() && events.is_empty() {
+            return Ok(());
         }
-        self.notify();
+        let now = Instant::now();
+        let has_event = |token| events.iter().any(|it| it.token() == token);
+        let (has_signal, has_metrics_event) = (has_event(SIGNALS_TOKEN), has_event(METRICS_TOKEN));
+        if has_signal {
+            self.take_signals(now);
+        }
+        let stats = self.server.stats();
+        self.summary.run(now, &stats);
+        if let Some(metrics) = &mut self.metrics
+            && (has_metrics_event || metrics.due.is_some_and(|due| due <= now))
+        {
+            metrics.run(now, &stats);
+        }
         Ok(())
     }
 
-    fn run_parts(&mut self, now: Instant) {
-        if self.events.iter().any(|it| it.token() == SIGNALS_TOKEN) {
-            self.take_signals(now);
-        }
-        self.summary.run(now, || self.server.stats());
-        if let Some(metrics) = &mut self.metrics {
-            self.events.iter().for_each(|event| metrics.handle(event));
-            metrics.run(now, || self.server.stats());
-        }
+    /// When a part has something to do, if no event comes before.
+    fn due(&self) -> Option<Instant> {
+        let metrics = self.metrics.as_ref().and_then(|it| it.due);
+        let notifier = self.notifier.as_ref().and_then(Notifier::due);
+        let dues = [self.summary.due, metrics, notifier];
+        dues.into_iter().flatten().min()
     }
 
     fn notify(&mut self) {
@@ -80,14 +84,10 @@ impl Service {
                 Signal::Stop(name) => {
                     info!("{name}");
                     self.notifier.iter_mut().for_each(|it| it.stopping(now));
-                    self.metrics.iter_mut().for_each(Metrics::drain);
+                    self.metrics.iter_mut().for_each(|it| it.is_draining = true);
                     self.server.shutdown();
                 }
             }
         }
     }
-}
-
-fn min(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
-    one.into_iter().chain(other).min()
 }

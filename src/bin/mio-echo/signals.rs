@@ -1,8 +1,16 @@
 //! Signals as an event source of the loop.
 
 use std::io;
+#[cfg(unix)]
+use std::sync::{Arc, atomic::AtomicBool};
 
 use mio::{Registry, Token};
+#[cfg(unix)]
+use signal_hook::{
+    consts::{SIGINT, SIGTERM, SIGUSR1},
+    flag,
+    low_level::signal_name,
+};
 
 /// A caught signal, by what it asks for.
 #[cfg_attr(not(unix), allow(dead_code, reason = "no signal is caught"))]
@@ -18,24 +26,14 @@ pub(crate) struct Signals(signal_hook_mio::v1_0::Signals);
 
 #[cfg(unix)]
 impl Signals {
-    /// Catches no signal yet.
-    pub(crate) fn new() -> io::Result<Self> {
-        let none: [i32; 0] = [];
-        Ok(Signals(signal_hook_mio::v1_0::Signals::new(none)?))
-    }
-
     /// Catches SIGUSR1 from now on. Its default action ends the program.
-    pub(crate) fn catch_summary(&self) -> io::Result<()> {
-        self.0.add_signal(signal_hook::consts::SIGUSR1)
+    pub(crate) fn new() -> io::Result<Self> {
+        signal_hook_mio::v1_0::Signals::new([SIGUSR1]).map(Signals)
     }
 
     /// Catches the first SIGINT or SIGTERM. A second one has its default action in the signal handler:
     /// it ends the program, even if the loop is stuck.
     pub(crate) fn catch_stops(&self) -> io::Result<()> {
-        use signal_hook::consts::{SIGINT, SIGTERM};
-        use signal_hook::flag;
-        use std::sync::{Arc, atomic::AtomicBool};
-
         let is_second = Arc::new(AtomicBool::new(false));
         for signal in [SIGINT, SIGTERM] {
             self.0.add_signal(signal)?;
@@ -52,8 +50,6 @@ impl Signals {
 
     /// The signals since the last call.
     pub(crate) fn pending(&mut self) -> impl Iterator<Item = Signal> {
-        use signal_hook::{consts::SIGUSR1, low_level::signal_name};
-
         self.0.pending().map(|signal| match signal {
             SIGUSR1 => Signal::Summary,
             _ => Signal::Stop(signal_name(signal).unwrap_or("signal")),
@@ -70,10 +66,6 @@ pub(crate) struct Signals;
 impl Signals {
     pub(crate) fn new() -> io::Result<Self> {
         Ok(Signals)
-    }
-
-    pub(crate) fn catch_summary(&self) -> io::Result<()> {
-        Ok(())
     }
 
     pub(crate) fn catch_stops(&self) -> io::Result<()> {

@@ -3,11 +3,14 @@
 //! The crate `sd-notify` is not used, because its calls can block, and the loop must not.
 
 use std::env;
+use std::ffi::OsStr;
 use std::io::{self, ErrorKind};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use log::{debug, warn};
 use mio_echo::BoundSocket;
+use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::cli::CliError;
 
@@ -17,20 +20,18 @@ use crate::cli::CliError;
 /// be mistaken for whatever is opened with its number.
 #[cfg(target_os = "linux")]
 pub(crate) fn sockets() -> Result<Vec<(String, BoundSocket)>, CliError> {
-    let unusable = |label: String, error: io::Error| {
-        CliError::failure(format!("cannot serve at {label}: {error}"))
+    let unusable = |number, error: io::Error| {
+        CliError::failure(format!("cannot serve at {}: {error}", label(number)))
     };
-    if let Some(label) = missing_descriptor() {
-        return Err(unusable(label, nix::errno::Errno::EBADF.into()));
+    if let Some(number) = missing_descriptor() {
+        return Err(unusable(number, nix::errno::Errno::EBADF.into()));
     }
     let malformed = |_| CliError::failure("LISTEN_PID and LISTEN_FDS are no numbers: unset them");
     let descriptors = sd_listen_fds::get().map_err(malformed)?;
-    let sockets = (3..).zip(descriptors).map(|(number, (name, descriptor))| {
-        let label = label(number, name.as_deref());
-        match BoundSocket::new(descriptor.into_std()) {
-            Ok(socket) => Ok((label, socket)),
-            Err(error) => Err(unusable(label, error)),
-        }
+    let sockets = (3..).zip(descriptors).map(|(number, (_, descriptor))| {
+        let socket = BoundSocket::new(descriptor.into_std());
+        let socket = socket.map_err(|error| unusable(number, error))?;
+        Ok((label(number), socket))
     });
     sockets.collect()
 }
@@ -38,23 +39,24 @@ pub(crate) fn sockets() -> Result<Vec<(String, BoundSocket)>, CliError> {
 /// The first announced descriptor that is not open. It must not become an `OwnedFd`, and there can be
 /// too many of them: `LISTEN_FDS` can be any number. Without /proc nothing is checked.
 #[cfg(target_os = "linux")]
-fn missing_descriptor() -> Option<String> {
+fn missing_descriptor() -> Option<usize> {
     let number = |name| env::var(name).ok()?.parse::<u32>().ok();
     let is_own = number("LISTEN_PID") == Some(std::process::id());
     let count = number("LISTEN_FDS").filter(|_| is_own)?;
     let open = std::path::Path::new("/proc/self/fd");
     let is_missing = |it: &usize| open.join(it.to_string()).symlink_metadata().is_err();
-    let number = (3..).take(count as usize).find(is_missing)?;
-    let names = env::var("LISTEN_FDNAMES").unwrap_or_default();
-    let label = label(number, names.split(':').nth(number - 3));
-    open.exists().then_some(label)
+    let mut numbers = (3..).take(count as usize);
+    numbers.find(is_missing).filter(|_| open.exists())
 }
 
+/// The number of a descriptor, with its name in `LISTEN_FDNAMES`.
 #[cfg(target_os = "linux")]
-fn label(number: usize, name: Option<&str>) -> String {
-    let name = name.filter(|name| !name.is_empty());
-    let name = name.map_or(String::new(), |name| format!(" ({name})"));
-    format!("descriptor {number}{name}")
+fn label(number: usize) -> String {
+    let names = env::var("LISTEN_FDNAMES").unwrap_or_default();
+    match names.split(':').nth(number - 3) {
+        Some(name) if !name.is_empty() => format!("descriptor {number} ({name})"),
+        _ => format!("descriptor {number}"),
+    }
 }
 
 /// There is no socket activation on other systems.
@@ -69,11 +71,11 @@ const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 /// Pause after a message that could not be sent.
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
-/// After this many failures in a row the socket is dead, or the pauses grow to `STATUS_INTERVAL`.
+/// After this many failures in a row the socket is dead, unless the last one is temporary.
 const MAX_FAILURES: u32 = 5;
 
-/// The shortest accepted watchdog timeout.
-const MIN_WATCHDOG: Duration = Duration::from_millis(10);
+/// The shortest accepted watchdog timeout, in microseconds.
+const MIN_WATCHDOG_USEC: u64 = 10_000;
 
 /// Sends one message without blocking.
 type Send = Box<dyn FnMut(&str) -> io::Result<()>>;
@@ -90,8 +92,9 @@ pub(crate) struct Notifier {
     status_at: Instant,
     /// Failures since the last message that was sent.
     failures: u32,
+    /// No message that is due is sent before.
     retry_at: Instant,
-    /// Nothing is sent any more, and the loop need not wake up for it.
+    /// Nothing can be sent any more.
     pub(crate) is_dead: bool,
 }
 
@@ -126,10 +129,8 @@ impl Notifier {
     /// messages stop, and the service manager restarts the service.
     pub(crate) fn run(&mut self, active: usize, now: Instant) {
         self.active = active;
-        if self.retry_at <= now {
-            self.send_status(now);
-            self.ping_watchdog(now);
-        }
+        self.send_status(now);
+        self.ping_watchdog(now);
     }
 
     pub(crate) fn stopping(&mut self, now: Instant) {
@@ -138,7 +139,7 @@ impl Notifier {
 
     fn send_status(&mut self, now: Instant) {
         let active = self.active;
-        if self.reported == Some(active) || now < self.status_at {
+        if self.reported == Some(active) || now < self.status_at.max(self.retry_at) {
             return;
         }
         let ready = self.reported.map_or("READY=1\n", |_| "");
@@ -150,7 +151,7 @@ impl Notifier {
 
     fn ping_watchdog(&mut self, now: Instant) {
         if let Some((interval, at)) = self.watchdog
-            && at <= now
+            && at.max(self.retry_at) <= now
             && self.send("WATCHDOG=1", now)
         {
             self.watchdog = Some((interval, now + interval));
@@ -159,32 +160,20 @@ impl Notifier {
 
     /// Returns whether the message was sent. The service goes on without its service manager.
     fn send(&mut self, message: &str, now: Instant) -> bool {
-        if self.is_dead {
-            return false;
-        }
-        match (self.send)(message) {
-            Ok(()) => self.failures = 0,
-            Err(error) => self.count_failure(message, &error, now),
-        }
-        self.failures == 0
-    }
-
-    fn count_failure(&mut self, message: &str, error: &io::Error, now: Instant) {
-        debug!("cannot notify systemd of {message:?}: {error}");
-        self.failures = self.failures.saturating_add(1);
-        let is_slow = self.failures >= MAX_FAILURES;
-        let pause = if is_slow {
-            STATUS_INTERVAL
-        } else {
-            RETRY_INTERVAL
+        let Err(error) = (self.send)(message) else {
+            self.failures = 0;
+            return true;
         };
+        debug!("cannot notify systemd of {message:?}: {error}");
         // The first failure leaves half of the watchdog timeout: it has to be enough for some retries.
         let longest = self.watchdog.map(|(interval, _)| interval / 4);
-        self.retry_at = now + longest.map_or(pause, |longest| pause.min(longest));
-        if is_slow && !is_temporary(error) {
+        self.retry_at = now + longest.unwrap_or(RETRY_INTERVAL).min(RETRY_INTERVAL);
+        self.failures = self.failures.saturating_add(1);
+        self.is_dead = self.failures >= MAX_FAILURES && !is_temporary(&error);
+        if self.is_dead {
             warn!("NOTIFY_SOCKET is dead, no more notifications are sent: {error}");
-            self.is_dead = true;
         }
+        false
     }
 }
 
@@ -198,54 +187,43 @@ fn is_temporary(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::OutOfMemory)
 }
 
-#[cfg(unix)]
 fn notify_socket() -> Option<Send> {
     let name = env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty())?;
     let open = || {
-        let socket = std::os::unix::net::UnixDatagram::unbound()?;
+        let socket = Socket::new(Domain::UNIX, Type::DGRAM, None)?;
         socket.set_nonblocking(true)?;
-        let address = unix_address(&name)?;
+        let address = SockAddr::unix(socket_path(&name))?;
         // Not connected: the service manager may have opened another socket there since.
-        let send = move |message: &str| socket.send_to_addr(message.as_bytes(), &address).map(drop);
+        let send = move |message: &str| socket.send_to(message.as_bytes(), &address).map(drop);
         Ok(Box::new(send) as Send)
     };
     let warn = |error: &_| warn!("NOTIFY_SOCKET {} cannot be used: {error}", name.display());
     io::Result::inspect_err(open(), warn).ok()
 }
 
-/// A path, or on Linux `@` and an abstract name.
-#[cfg(unix)]
-fn unix_address(name: &std::ffi::OsStr) -> io::Result<std::os::unix::net::SocketAddr> {
-    use std::os::unix::net::SocketAddr;
-
-    #[cfg(target_os = "linux")]
-    if let Some(name) = name.as_encoded_bytes().strip_prefix(b"@") {
-        use std::os::linux::net::SocketAddrExt;
-        return SocketAddr::from_abstract_name(name);
+/// A path, or after `@` a name in the abstract namespace of Linux, which the system marks with a zero
+/// byte; see unix(7).
+fn socket_path(name: &OsStr) -> PathBuf {
+    match name.to_str().and_then(|name| name.strip_prefix('@')) {
+        Some(name) => format!("\0{name}").into(),
+        None => name.into(),
     }
-    SocketAddr::from_pathname(name)
-}
-
-#[cfg(not(unix))]
-fn notify_socket() -> Option<Send> {
-    None
 }
 
 /// `WATCHDOG_USEC`, unless `WATCHDOG_PID` names another process.
 fn watchdog_timeout() -> Option<Duration> {
-    let micros = env::var_os("WATCHDOG_USEC")?;
+    let text = env::var_os("WATCHDOG_USEC")?;
     let pid = env::var_os("WATCHDOG_PID");
     if pid.is_some_and(|pid| pid != *std::process::id().to_string()) {
         return None;
     }
-    let parsed = micros.to_str().and_then(|text| text.parse().ok());
-    let timeout = parsed.map(Duration::from_micros);
-    let accepted = timeout.filter(|timeout| *timeout >= MIN_WATCHDOG);
-    if accepted.is_none() {
-        let (text, min) = (micros.display(), MIN_WATCHDOG.as_micros());
-        warn!("WATCHDOG_USEC={text} ignored: write a number of {min} or more");
+    let micros = text.to_str().and_then(|text| text.parse().ok());
+    let micros = micros.filter(|micros| *micros >= MIN_WATCHDOG_USEC);
+    if micros.is_none() {
+        let text = text.display();
+        warn!("WATCHDOG_USEC={text} ignored: write a number of {MIN_WATCHDOG_USEC} or more");
     }
-    accepted
+    micros.map(Duration::from_micros)
 }
 
 #[cfg(test)]

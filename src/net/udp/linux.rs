@@ -1,6 +1,5 @@
 //! Many datagrams with one system call: recvmmsg(2) and sendmmsg(2).
 
-use std::array;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{SocketAddr, SocketAddrV6};
 use std::os::fd::AsRawFd;
@@ -37,6 +36,39 @@ impl UdpIo {
             expected: POLL_THRESHOLD,
         }
     }
+
+    fn receive_from<A: Address>(
+        &self,
+        buffers: &mut [u8],
+        datagrams: &mut Vec<Datagram>,
+    ) -> io::Result<usize> {
+        let mut headers = MultiHeaders::<A>::preallocate(self.expected, Some(receive_space()));
+        let slots = buffers.chunks_exact_mut(SLOT_SIZE).take(self.expected);
+        let mut slices: Vec<_> = slots.map(|slot| [IoSliceMut::new(slot)]).collect();
+        let flags = MsgFlags::MSG_DONTWAIT;
+        let fd = self.socket.as_raw_fd();
+        let mut count = 0;
+        for (slot, message) in recvmmsg(fd, &mut headers, &mut slices, flags, None)?.enumerate() {
+            datagrams.extend(datagram(slot, &message));
+            count += 1;
+        }
+        Ok(count)
+    }
+
+    fn send_to<A: Address>(&self, buffers: &[u8], datagrams: &[Datagram]) -> io::Result<usize> {
+        let Some(first) = datagrams.first() else {
+            return Ok(0);
+        };
+        let slices = datagrams.iter().map(|it| [IoSlice::new(it.bytes(buffers))]);
+        let slices: Vec<_> = slices.collect();
+        let peers: Vec<_> = datagrams.iter().map(|it| A::of_address(it.peer)).collect();
+        // The same control messages for all of them.
+        let control = Control::new(first.info, first.peer.ip());
+        let mut headers = MultiHeaders::preallocate(datagrams.len(), control.space());
+        let (fd, flags) = (self.socket.as_raw_fd(), MsgFlags::MSG_DONTWAIT);
+        let sent = sendmmsg(fd, &mut headers, &slices, peers, control.messages(), flags)?;
+        Ok(sent.count())
+    }
 }
 
 impl DatagramIo for UdpIo {
@@ -60,45 +92,6 @@ impl DatagramIo for UdpIo {
 
     fn source_mut(&mut self) -> &mut dyn Source {
         &mut self.socket
-    }
-}
-
-impl UdpIo {
-    fn receive_from<A: Address>(
-        &self,
-        buffers: &mut [u8],
-        datagrams: &mut Vec<Datagram>,
-    ) -> io::Result<usize> {
-        let mut headers = MultiHeaders::<A>::preallocate(self.expected, Some(receive_space()));
-        let mut slots = buffers.chunks_exact_mut(SLOT_SIZE);
-        let mut slices: [_; BATCH] =
-            array::from_fn(|_| [IoSliceMut::new(slots.next().unwrap_or_default())]);
-        let flags = MsgFlags::MSG_DONTWAIT;
-        let fd = self.socket.as_raw_fd();
-        let mut count = 0;
-        for (slot, message) in recvmmsg(fd, &mut headers, &mut slices, flags, None)?.enumerate() {
-            datagrams.extend(datagram(slot, &message));
-            count += 1;
-        }
-        Ok(count)
-    }
-
-    fn send_to<A: Address>(&self, buffers: &[u8], datagrams: &[Datagram]) -> io::Result<usize> {
-        let bytes = |index: usize| datagrams.get(index).map(|it| it.bytes(buffers));
-        let slices: [_; BATCH] =
-            array::from_fn(|index| [IoSlice::new(bytes(index).unwrap_or_default())]);
-        let peers: [_; BATCH] = array::from_fn(|index| A::of_address(datagrams.get(index)?.peer));
-        // The same control messages for all of them.
-        let control = datagrams
-            .first()
-            .map(|first| Control::new(first.info, first.peer.ip()));
-        let space = control.as_ref().and_then(Control::space);
-        let messages = control.as_ref().map(Control::messages).unwrap_or_default();
-        // As many headers as there are datagrams: the rest of the arrays is not sent.
-        let mut headers = MultiHeaders::preallocate(datagrams.len(), space);
-        let flags = MsgFlags::MSG_DONTWAIT;
-        let fd = self.socket.as_raw_fd();
-        Ok(sendmmsg(fd, &mut headers, &slices, peers, messages, flags)?.count())
     }
 }
 

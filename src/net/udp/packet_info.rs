@@ -26,16 +26,6 @@ pub(crate) struct PacketInfo {
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) use linux::{Control, enable, receive_space};
 
-/// No control messages here. The system chooses the source and the TTL of replies.
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-#[allow(clippy::unnecessary_wraps, reason = "the same on every system")]
-pub(crate) fn enable(
-    _socket: &socket2::Socket,
-    _address: std::net::SocketAddr,
-) -> std::io::Result<()> {
-    Ok(())
-}
-
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod linux {
     use std::io;
@@ -102,33 +92,29 @@ mod linux {
                 ControlMessageOwned::Ipv4Ttl(ttl) | ControlMessageOwned::Ipv6HopLimit(ttl) => {
                     self.ttl = ttl.try_into().ok();
                 }
-                ControlMessageOwned::Ipv4PacketInfo(info) => self.add_ipv4(info, peer),
+                ControlMessageOwned::Ipv4PacketInfo(info) => {
+                    let destination = Ipv4Addr::from(info.ipi_addr.s_addr.to_ne_bytes());
+                    // The address of this host; the same one, unless the datagram was a broadcast.
+                    let own = match Ipv4Addr::from(info.ipi_spec_dst.s_addr.to_ne_bytes()) {
+                        // The datagram arrived before the message was enabled, and this is not known.
+                        // The system sends nothing from a broadcast address.
+                        Ipv4Addr::UNSPECIFIED => destination,
+                        own => own,
+                    };
+                    self.multicast = own != destination
+                        || destination.is_multicast()
+                        || destination.is_broadcast();
+                    // An int here, and an unsigned int with IPv6.
+                    self.set_local(own.into(), info.ipi_ifindex.try_into().unwrap_or(0), peer);
+                }
                 // A datagram over IPv4 has this one too, with a mapped address.
                 ControlMessageOwned::Ipv6PacketInfo(info) if peer.is_ipv6() => {
-                    self.add_ipv6(info, peer);
+                    let destination = Ipv6Addr::from(info.ipi6_addr.s6_addr);
+                    self.multicast = destination.is_multicast();
+                    self.set_local(destination.into(), info.ipi6_ifindex, peer);
                 }
                 _ => {}
             }
-        }
-
-        fn add_ipv4(&mut self, info: in_pktinfo, peer: IpAddr) {
-            let destination = Ipv4Addr::from(info.ipi_addr.s_addr.to_ne_bytes());
-            // The address of this host; the same one, unless the datagram was a broadcast.
-            let own = match Ipv4Addr::from(info.ipi_spec_dst.s_addr.to_ne_bytes()) {
-                // The datagram arrived before the message was enabled, and this is not known. The
-                // system sends nothing from a broadcast address.
-                Ipv4Addr::UNSPECIFIED => destination,
-                own => own,
-            };
-            self.multicast = own != destination || is_multicast_or_broadcast(destination);
-            // An int here, and an unsigned int with IPv6.
-            self.set_local(own.into(), info.ipi_ifindex.try_into().unwrap_or(0), peer);
-        }
-
-        fn add_ipv6(&mut self, info: in6_pktinfo, peer: IpAddr) {
-            let destination = Ipv6Addr::from(info.ipi6_addr.s6_addr);
-            self.multicast = destination.is_multicast();
-            self.set_local(destination.into(), info.ipi6_ifindex, peer);
         }
 
         fn set_local(&mut self, ip: IpAddr, interface: u32, peer: IpAddr) {
@@ -137,10 +123,6 @@ mod linux {
                 self.interface = interface;
             }
         }
-    }
-
-    fn is_multicast_or_broadcast(address: Ipv4Addr) -> bool {
-        address.is_multicast() || address.is_broadcast()
     }
 
     fn is_link_local(address: IpAddr) -> bool {

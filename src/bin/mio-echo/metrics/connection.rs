@@ -39,26 +39,25 @@ impl Stream for TcpStream {
 /// What follows a turn.
 #[derive(Debug)]
 pub(super) enum Next {
-    /// Another turn when it is [due](Connection::due).
-    Wait,
+    /// Another turn after an event, or else at this time.
+    Wait(Instant),
     /// [`respond`](Connection::respond) to the request.
     Respond(Request),
     Close,
 }
 
 pub(super) struct Connection<S> {
-    stream: S,
+    pub(super) stream: S,
     phase: Phase,
-    opened: Instant,
     /// The end of the phase.
     deadline: Instant,
-    /// No call has returned `WouldBlock` since the last event.
-    is_ready: bool,
 }
 
 enum Phase {
-    ReadingRequest { head: Vec<u8> },
-    SendingResponse { response: Vec<u8>, sent: usize },
+    /// With the part of the head that was read.
+    ReadingRequest(Vec<u8>),
+    /// With the part of the response that is not sent.
+    SendingResponse(Vec<u8>),
     Lingering,
 }
 
@@ -66,91 +65,63 @@ impl<S: Stream> Connection<S> {
     pub(super) fn new(stream: S, now: Instant) -> Self {
         Connection {
             stream,
-            phase: Phase::ReadingRequest { head: Vec::new() },
-            opened: now,
+            phase: Phase::ReadingRequest(Vec::new()),
             deadline: now + REQUEST_TIMEOUT,
-            is_ready: true,
         }
     }
 
-    pub(super) fn stream_mut(&mut self) -> &mut S {
-        &mut self.stream
-    }
-
-    pub(super) fn opened(&self) -> Instant {
-        self.opened
-    }
-
-    pub(super) fn is_reading_request(&self) -> bool {
-        matches!(self.phase, Phase::ReadingRequest { .. })
-    }
-
-    /// When the next turn is due if no event comes before; `None` is at once.
-    pub(super) fn due(&self) -> Option<Instant> {
-        (!self.is_ready).then_some(self.deadline)
-    }
-
-    /// After any event: the next call tells what it was.
-    pub(super) fn wake(&mut self) {
-        self.is_ready = true;
+    /// The order in which clients are replaced: first those that are still sending their request, and
+    /// of these, or of the others, the one whose phase ends first.
+    pub(super) fn rank(&self) -> (bool, Instant) {
+        let is_reading = matches!(self.phase, Phase::ReadingRequest(_));
+        (!is_reading, self.deadline)
     }
 
     pub(super) fn respond(&mut self, response: Vec<u8>, now: Instant) {
-        let phase = Phase::SendingResponse { response, sent: 0 };
-        self.enter(phase, now + REQUEST_TIMEOUT);
+        self.phase = Phase::SendingResponse(response);
+        self.deadline = now + REQUEST_TIMEOUT;
     }
 
-    /// Makes at most one read or write.
+    /// Makes at most one read or write. Its result tells whether there is something to do, not an event
+    /// or the time: if the process was stopped, a request may have arrived before its deadline, and its
+    /// event may still be in the selector.
     pub(super) fn turn(&mut self, now: Instant) -> io::Result<Next> {
-        let is_late = self.deadline <= now;
-        if !is_late && !self.is_ready {
-            return Ok(Next::Wait);
-        }
-        // Late or not: if the process was stopped, a request may have arrived in time, and its event
-        // may still be in the selector.
         let next = match self.step(now) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                self.is_ready = false;
-                Next::Wait
-            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Next::Wait(self.deadline),
             next => next?,
         };
         // A step into the next phase has set a new deadline.
         match (next, &self.phase) {
-            (Next::Wait, Phase::ReadingRequest { .. }) if self.deadline <= now => {
+            (Next::Wait(_), Phase::ReadingRequest(_)) if self.deadline <= now => {
                 Ok(Next::Respond(Request::error(Status::TIMEOUT)))
             }
-            (Next::Wait, _) if self.deadline <= now => Ok(Next::Close),
+            (Next::Wait(_), _) if self.deadline <= now => Ok(Next::Close),
             (next, _) => Ok(next),
         }
     }
 
     fn step(&mut self, now: Instant) -> io::Result<Next> {
         match &mut self.phase {
-            Phase::ReadingRequest { head } => read_request(&mut self.stream, head),
-            Phase::SendingResponse { response, sent } => {
-                *sent += self.stream.write(&response[*sent..])?;
-                if *sent == response.len() {
+            Phase::ReadingRequest(head) => read_request(&mut self.stream, head, now),
+            Phase::SendingResponse(response) => {
+                let count = self.stream.write(response)?;
+                response.drain(..count);
+                if response.is_empty() {
                     self.stream.shutdown_write()?;
-                    self.enter(Phase::Lingering, now + LINGER_TIMEOUT);
+                    self.phase = Phase::Lingering;
+                    self.deadline = now + LINGER_TIMEOUT;
                 }
-                Ok(Next::Wait)
+                Ok(Next::Wait(now))
             }
             Phase::Lingering => match self.stream.read(&mut [0; MAX_HEAD])? {
                 0 => Ok(Next::Close),
-                _ => Ok(Next::Wait),
+                _ => Ok(Next::Wait(now)),
             },
         }
     }
-
-    fn enter(&mut self, phase: Phase, deadline: Instant) {
-        self.phase = phase;
-        self.deadline = deadline;
-        self.is_ready = true;
-    }
 }
 
-fn read_request(stream: &mut impl Read, head: &mut Vec<u8>) -> io::Result<Next> {
+fn read_request(stream: &mut impl Read, head: &mut Vec<u8>, now: Instant) -> io::Result<Next> {
     let mut buffer = [0; MAX_HEAD];
     let room = &mut buffer[head.len()..];
     let count = stream.read(room)?;
@@ -160,7 +131,7 @@ fn read_request(stream: &mut impl Read, head: &mut Vec<u8>) -> io::Result<Next> 
         None if count == 0 && head.is_empty() => Next::Close,
         None if count == 0 => Next::Respond(Request::error(Status::BAD_REQUEST)),
         None if head.len() == MAX_HEAD => Next::Respond(Request::error(Status::TOO_LARGE)),
-        None => Next::Wait,
+        None => Next::Wait(now),
     })
 }
 

@@ -45,14 +45,11 @@ impl Request {
 
 fn resource(request: &httparse::Request<'_, '_>) -> Result<Resource, Status> {
     let hosts = request.headers.iter();
-    let mut hosts = hosts.filter(|it| it.name.eq_ignore_ascii_case("host"));
+    let hosts = hosts.filter(|it| it.name.eq_ignore_ascii_case("host"));
+    let mut bytes = hosts.clone().flat_map(|it| it.value);
     // HTTP/1.1 requires one valid `Host` field (RFC 9112, section 3.2), HTTP/1.0 none.
-    let is_valid = match (hosts.next(), hosts.next()) {
-        (None, _) => request.version == Some(0),
-        (Some(host), None) => is_host(host.value),
-        _ => false,
-    };
-    if !is_valid {
+    let is_valid_count = matches!((hosts.count(), request.version), (1, _) | (0, Some(0)));
+    if !is_valid_count || !bytes.all(|it| is_of_host(*it)) {
         return Err(Status::BAD_REQUEST);
     }
     let resource = match path(request.path.unwrap_or_default()) {
@@ -66,21 +63,18 @@ fn resource(request: &httparse::Request<'_, '_>) -> Result<Resource, Status> {
     }
 }
 
-/// Whether a host with a port can have these characters (RFC 3986, section 3.2).
-fn is_host(value: &[u8]) -> bool {
-    let is_allowed = |it: &u8| it.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:[]".contains(it);
-    value.iter().all(is_allowed)
+/// Whether a host with a port can have this character (RFC 3986, section 3.2).
+fn is_of_host(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:[]".contains(&byte)
 }
 
 /// The path of a request target, which can also be a whole URI (RFC 9112, section 3.2.2).
 fn path(target: &str) -> &str {
-    const SCHEME: &str = "http://";
-
     let target = target.split('?').next().unwrap_or(target);
-    match target.split_at_checked(SCHEME.len()) {
+    match target.split_once("://") {
         // Without a host the URI is invalid (RFC 9110, section 4.2.1).
-        Some((scheme, rest)) if scheme.eq_ignore_ascii_case(SCHEME) && !rest.starts_with('/') => {
-            rest.find('/').map_or("", |start| &rest[start..])
+        Some((scheme, uri)) if scheme.eq_ignore_ascii_case("http") && !uri.starts_with('/') => {
+            uri.trim_start_matches(|it| it != '/')
         }
         _ => target,
     }

@@ -5,13 +5,13 @@
 //! limited: the [head](connection::MAX_HEAD) of one request, one response, and a few seconds.
 
 use std::io;
+use std::mem::replace;
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::time::{Duration, Instant, SystemTime};
 
 use log::{debug, info, warn};
-use mio::event::Event;
 use mio::net::{TcpListener, TcpStream};
-use mio::{Interest, Registry, Token};
+use mio::{Interest, Registry};
 use mio_echo::{Endpoint, Stats};
 use slab::Slab;
 
@@ -20,9 +20,10 @@ mod http;
 mod prometheus;
 
 use self::connection::{Connection, Next};
-use self::http::{Request, Resource, Status, response};
-use crate::service::METRICS_TOKENS;
-use crate::warn_if_public;
+use self::http::{Resource, Status, response};
+use crate::cli::CliError;
+use crate::service::METRICS_TOKEN;
+use crate::{list, warn_if_public};
 
 /// A client more replaces the one that has been sending its request longest. So clients that connect
 /// and send nothing do not keep a scrape waiting.
@@ -31,165 +32,123 @@ const MAX_CLIENTS: usize = 16;
 /// Pause after an error of accept(2), such as no descriptors.
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
-/// The listener and its clients.
+/// The listener and its clients, all with [`METRICS_TOKEN`].
 pub(crate) struct Metrics {
     registry: Registry,
     listener: TcpListener,
-    /// Whether accept(2) has not yet said that it would block.
-    is_listener_ready: bool,
-    /// No accept before, after an error.
-    retry_at: Option<Instant>,
-    has_warned: bool,
     clients: Slab<Connection<TcpStream>>,
-    is_draining: bool,
-    last_run: Instant,
+    has_warned: bool,
+    /// Whether /healthz responds that the service is shutting down.
+    pub(crate) is_draining: bool,
+    /// When to [run](Metrics::run), if no event comes before.
+    pub(crate) due: Option<Instant>,
 }
 
 impl Metrics {
-    /// Listens at the first of the addresses that can be bound.
-    pub(crate) fn listen(addresses: &[SocketAddr], registry: &Registry) -> io::Result<Self> {
-        let listener = StdListener::bind(addresses)?;
+    /// Listens at the first of the endpoints that can be bound.
+    pub(crate) fn listen(endpoints: &[Endpoint], registry: &Registry) -> Result<Self, CliError> {
+        let addresses: Vec<_> = endpoints.iter().filter_map(Endpoint::address).collect();
+        let listener = StdListener::bind(&*addresses).map_err(|error| {
+            CliError::failure(format!(
+                "--metrics: cannot listen on {}: {error}; choose an address and a free port of this \
+                 host",
+                list(endpoints)
+            ))
+        })?;
         listener.set_nonblocking(true)?;
         let mut listener = TcpListener::from_std(listener);
-        registry.register(&mut listener, METRICS_TOKENS, Interest::READABLE)?;
+        registry.register(&mut listener, METRICS_TOKEN, Interest::READABLE)?;
         let address = listener.local_addr()?;
         info!("metrics on http://{address}/metrics");
         warn_if_public(&[Endpoint::Tcp(address)], &[]);
         Ok(Metrics {
             registry: registry.try_clone()?,
             listener,
-            is_listener_ready: false,
-            retry_at: None,
-            has_warned: false,
             clients: Slab::new(),
+            has_warned: false,
             is_draining: false,
-            last_run: Instant::now(),
+            due: None,
         })
     }
 
-    /// From now on /healthz responds that the service is shutting down.
-    pub(crate) fn drain(&mut self) {
-        self.is_draining = true;
-    }
-
-    /// When `run` has something to do, if no event comes before.
-    pub(crate) fn due(&self) -> Option<Instant> {
-        let client = |(_, it): (_, &Connection<_>)| it.due().unwrap_or(self.last_run);
-        let clients = self.clients.iter().map(client);
-        clients.chain(self.accept_at()).min()
-    }
-
-    /// Takes an event. Ignores the events of other sources.
-    pub(crate) fn handle(&mut self, event: &Event) {
-        match event.token().0.checked_sub(METRICS_TOKENS.0) {
-            Some(0) => self.is_listener_ready = true,
-            Some(index) => {
-                if let Some(client) = self.clients.get_mut(index - 1) {
-                    client.wake();
-                }
-            }
-            None => {}
-        }
-    }
-
-    /// Makes a turn for each client that has something to do, and accepts a new one.
-    pub(crate) fn run(&mut self, now: Instant, read_counters: impl Fn() -> Stats) {
-        self.last_run = now;
+    /// Makes a turn for each client, and accepts a new one. An event does not say which of them it is
+    /// for: there are few, and a call that would block costs little.
+    pub(crate) fn run(&mut self, now: Instant, counters: &Stats) {
         // Before accepting, so that a client whose request has arrived is not replaced unread. No key
         // is larger, because the slab uses free ones first.
-        for key in 0..MAX_CLIENTS {
-            self.turn(key, now, &read_counters);
-        }
-        if self.accept_at().is_some_and(|at| at <= now)
-            && let Err(error) = self.accept(now)
-        {
-            self.back_off(&error, now);
-        }
+        let turns = (0..MAX_CLIENTS).filter_map(|key| self.turn(key, now, counters));
+        let turn_due = turns.min();
+        self.due = self.accept(now).into_iter().chain(turn_due).min();
     }
 
-    fn accept_at(&self) -> Option<Instant> {
-        let at = self.retry_at.unwrap_or(self.last_run);
-        self.is_listener_ready.then_some(at)
-    }
-
-    fn accept(&mut self, now: Instant) -> io::Result<()> {
-        match self.listener.accept() {
-            Ok((stream, peer)) => self.open(stream, peer, now)?,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                self.is_listener_ready = false;
+    /// Accepts a client. Returns when to accept again, if no event comes before.
+    fn accept(&mut self, now: Instant) -> Option<Instant> {
+        let accepted = self.listener.accept();
+        match accepted.and_then(|(stream, peer)| self.open(stream, peer, now)) {
+            Ok(()) => Some(now),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+            // Retries later, after any error: the waiting clients are not announced again.
+            Err(error) => {
+                if !replace(&mut self.has_warned, true) {
+                    warn!(
+                        "cannot accept ({error}): clients of the metrics wait until resources are free"
+                    );
+                }
+                Some(now + RETRY_INTERVAL)
             }
-            Err(error) => return Err(error),
         }
-        self.retry_at = None;
-        Ok(())
     }
 
     fn open(&mut self, mut stream: TcpStream, peer: SocketAddr, now: Instant) -> io::Result<()> {
         self.make_room();
-        let key = self.clients.vacant_key();
-        let token = Token(METRICS_TOKENS.0 + 1 + key);
         let interest = Interest::READABLE | Interest::WRITABLE;
-        self.registry.register(&mut stream, token, interest)?;
+        self.registry
+            .register(&mut stream, METRICS_TOKEN, interest)?;
+        let key = self.clients.insert(Connection::new(stream, now));
         debug!("client {key} opened: {peer}");
-        self.clients.insert(Connection::new(stream, now));
         Ok(())
     }
 
-    /// Closes the oldest of the clients that are still sending their request, or else the oldest.
     fn make_room(&mut self) {
         if self.clients.len() < MAX_CLIENTS {
             return;
         }
-        let order = |(_, it): &(usize, &Connection<_>)| (!it.is_reading_request(), it.opened());
-        if let Some((key, _)) = self.clients.iter().min_by_key(order) {
+        if let Some((key, _)) = self.clients.iter().min_by_key(|(_, it)| it.rank()) {
             self.close(key, "replaced by a new client");
         }
     }
 
-    /// Retries later, after any error: the waiting clients are not announced again.
-    fn back_off(&mut self, error: &io::Error, now: Instant) {
-        self.retry_at = Some(now + RETRY_INTERVAL);
-        if !self.has_warned {
-            self.has_warned = true;
-            warn!("cannot accept ({error}): clients of the metrics wait until resources are free");
-        }
-    }
-
-    fn turn(&mut self, key: usize, now: Instant, read_counters: &impl Fn() -> Stats) {
-        let Some(client) = self.clients.get_mut(key) else {
-            return;
-        };
-        match client.turn(now) {
-            Ok(Next::Wait) => {}
+    /// Returns when the client's next turn is due, if no event comes before.
+    fn turn(&mut self, key: usize, now: Instant, counters: &Stats) -> Option<Instant> {
+        match self.clients.get_mut(key)?.turn(now) {
+            Ok(Next::Wait(until)) => return Some(until),
             Ok(Next::Respond(request)) => {
-                let (status, body) = content(request, read_counters, self.is_draining);
+                let (status, body) = self.content(request.resource, counters);
                 debug!("client {key}: response {}", status.0);
                 let bytes = response(status, &body, request.is_head, SystemTime::now());
-                client.respond(bytes, now);
+                self.clients[key].respond(bytes, now);
+                return Some(now);
             }
             Ok(Next::Close) => self.close(key, "done"),
             Err(error) => self.close(key, &error.to_string()),
         }
+        None
+    }
+
+    fn content(&self, resource: Result<Resource, Status>, counters: &Stats) -> (Status, String) {
+        let status = match resource {
+            Ok(Resource::Metrics) => return (Status::OK, prometheus::text(counters)),
+            Ok(Resource::Health) if self.is_draining => Status::SHUTTING_DOWN,
+            Ok(Resource::Health) => Status::OK,
+            Err(status) => status,
+        };
+        (status, format!("{}\n", status.1))
     }
 
     fn close(&mut self, key: usize, reason: &str) {
         debug!("client {key} closed: {reason}");
         let mut client = self.clients.remove(key);
         // If this fails, closing the socket removes it from the selector.
-        let _ = self.registry.deregister(client.stream_mut());
+        let _ = self.registry.deregister(&mut client.stream);
     }
-}
-
-fn content(
-    request: Request,
-    read_counters: &impl Fn() -> Stats,
-    is_draining: bool,
-) -> (Status, String) {
-    let status = match request.resource {
-        Ok(Resource::Metrics) => return (Status::OK, prometheus::text(&read_counters())),
-        Ok(Resource::Health) if is_draining => Status::SHUTTING_DOWN,
-        Ok(Resource::Health) => Status::OK,
-        Err(status) => status,
-    };
-    (status, format!("{}\n", status.1))
 }

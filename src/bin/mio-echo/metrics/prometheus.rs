@@ -7,12 +7,7 @@ use mio_echo::Stats;
 
 /// All counters and gauges.
 pub(super) fn text(stats: &Stats) -> String {
-    let Stats {
-        closed,
-        dropped,
-        rejected,
-        ..
-    } = stats;
+    let (closed, dropped, rejected) = (&stats.closed, &stats.dropped, &stats.rejected);
     format!(
         include_str!("prometheus.txt"),
         active = stats.active,
@@ -30,6 +25,7 @@ pub(super) fn text(stats: &Stats) -> String {
         accept_pauses = stats.accept_pauses,
         bytes_received = stats.bytes_received,
         bytes_sent = stats.bytes_sent,
+        bytes_discarded = stats.bytes_discarded,
         buffered = stats.buffered,
         bytes_zero_copied = stats.bytes_zero_copied,
         datagrams_received = stats.datagrams_received,

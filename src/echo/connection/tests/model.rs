@@ -6,6 +6,7 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::io::{self, ErrorKind, Read, Write};
+use std::time::Duration;
 
 use super::{MemoryPipe, NO_PIPES, PIPE_SIZE, connect, shared};
 use crate::echo::connection::{Connection, Next, Shared, State};
@@ -122,6 +123,14 @@ impl Stream for Socket {
         let count = self.write(&pipe.0)?;
         pipe.0.drain(..count);
         Ok(count)
+    }
+
+    fn set_user_timeout(&self, _limit: Duration) {
+        panic!("the engine does this")
+    }
+
+    fn reset(self) {
+        panic!("the engine does this")
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
+use std::time::Duration;
 
 use super::{MemoryPipe, NO_PIPES, READ_UNTIL_WOULD_BLOCK, READABLE, WRITABLE, connect, shared};
 use crate::echo::connection::{Connection, Next, Shared};
@@ -86,6 +87,14 @@ impl Stream for Script {
             }
             other => panic!("a splice out instead of {other:?}"),
         }
+    }
+
+    fn set_user_timeout(&self, _limit: Duration) {
+        panic!("the engine does this")
+    }
+
+    fn reset(self) {
+        panic!("the engine does this")
     }
 }
 
@@ -299,6 +308,29 @@ fn error_of_any_call_closes_the_connection_with_that_error() {
     let mut test = Scripted::new([R(Ok("abc")), W("abc", Ok(1)), W("bc", Err(timed_out))]);
     test.turn();
     assert!(matches!(test.turn(), Next::Close(CloseReason::Error(_))));
+}
+
+#[test]
+fn received_bytes_are_sent_or_discarded() {
+    let reset = ErrorKind::ConnectionReset;
+    let blocked = ErrorKind::WouldBlock;
+    for (calls, discarded) in [
+        (vec![R(Err(reset))], 0),
+        (vec![R(Ok("abc")), W("abc", Err(reset))], 3),
+        (vec![R(Ok("abc")), W("abc", Ok(1)), W("bc", Err(reset))], 2),
+        (
+            vec![R(Ok("abc")), W("abc", Err(blocked)), W("abc", Err(reset))],
+            3,
+        ),
+        (vec![R(Ok("abc")), W("abc", Ok(3)), R(Err(reset))], 0),
+    ] {
+        let mut test = Scripted::new(calls);
+        while !matches!(test.turn(), Next::Close(_)) {}
+        test.connection.release(&mut test.shared, &mut test.stats);
+        let stats = test.stats;
+        assert_eq!(stats.bytes_discarded, discarded);
+        assert_eq!(stats.bytes_received, stats.bytes_sent + discarded);
+    }
 }
 
 #[test]

@@ -70,11 +70,19 @@ fn connection(script: Script) -> (Connection<Script>, Instant) {
 fn settle(connection: &mut Connection<Script>, now: Instant) -> Next {
     for _ in 0..100 {
         match connection.turn(now).unwrap() {
-            Next::Wait if connection.due().is_none() => {}
+            Next::Wait(until) if until == now => {}
             next => return next,
         }
     }
     panic!("it spins");
+}
+
+/// Until when the connection waits for an event.
+fn wait(connection: &mut Connection<Script>, now: Instant) -> Instant {
+    match settle(connection, now) {
+        Next::Wait(until) => until,
+        other => panic!("{other:?}"),
+    }
 }
 
 fn status(next: &Next) -> Option<Status> {
@@ -88,9 +96,12 @@ fn status(next: &Next) -> Option<Status> {
 fn turn_makes_one_read() {
     let (mut connection, now) = connection(Script::reads(&[&ASK[..10], &ASK[10..20], &ASK[20..]]));
     for left in [2, 1] {
-        assert!(matches!(connection.turn(now).unwrap(), Next::Wait));
+        let next = connection.turn(now).unwrap();
+        assert!(
+            matches!(next, Next::Wait(until) if until == now),
+            "{next:?}"
+        );
         assert_eq!(connection.stream.reads.len(), left);
-        assert_eq!(connection.due(), None, "there may be more to read");
     }
     let Next::Respond(request) = connection.turn(now).unwrap() else {
         panic!("no request");
@@ -112,12 +123,9 @@ fn request_timeout_is_not_extended_by_more_bytes() {
     let (mut connection, start) = connection(Script::reads(&[&ASK[..1]]));
     for seconds in 0..5 {
         let now = start + Duration::from_secs(seconds);
-        connection.wake();
         connection.stream.reads.push_back(vec![b'x']);
-        assert!(matches!(settle(&mut connection, now), Next::Wait));
-        assert_eq!(connection.due(), Some(start + REQUEST_TIMEOUT));
+        assert_eq!(wait(&mut connection, now), start + REQUEST_TIMEOUT);
     }
-    connection.wake();
     let next = settle(&mut connection, start + REQUEST_TIMEOUT);
     assert_eq!(status(&next), Some(Status::TIMEOUT));
 }
@@ -136,23 +144,16 @@ fn slow_client_gets_whole_response() {
     let response: Vec<u8> = (0..=255).collect();
     connection.respond(response.clone(), now);
     for _ in 0..3 {
-        assert!(matches!(settle(&mut connection, now), Next::Wait));
-        assert_eq!(
-            connection.due(),
-            Some(now + REQUEST_TIMEOUT),
-            "it would spin"
-        );
+        assert_eq!(wait(&mut connection, now), now + REQUEST_TIMEOUT);
         assert!(!connection.stream.is_shut_down);
         connection.stream.room.extend([1, 84]);
-        connection.wake();
     }
     // The last byte.
     connection.stream.room.push_back(84);
     let later = now + REQUEST_TIMEOUT / 2;
-    assert!(matches!(settle(&mut connection, later), Next::Wait));
+    assert_eq!(wait(&mut connection, later), later + LINGER_TIMEOUT);
     assert_eq!(connection.stream.written, response);
     assert!(connection.stream.is_shut_down);
-    assert_eq!(connection.due(), Some(later + LINGER_TIMEOUT));
 }
 
 #[test]
@@ -160,8 +161,7 @@ fn client_that_does_not_read_is_closed() {
     let (mut connection, now) = connection(Script::reads(&[]));
     connection.respond(vec![0; 100], now);
     connection.stream.room.push_back(10);
-    assert!(matches!(settle(&mut connection, now), Next::Wait));
-    connection.wake();
+    assert_eq!(wait(&mut connection, now), now + REQUEST_TIMEOUT);
     connection.stream.room.push_back(10);
     let next = settle(&mut connection, now + REQUEST_TIMEOUT);
     assert!(matches!(next, Next::Close));
@@ -175,11 +175,9 @@ fn input_after_response_is_discarded_until_linger_timeout() {
         let (mut connection, now) = connection(Script::reads(&[&endless]));
         connection.respond(vec![0; 10], now);
         connection.stream.room.push_back(10);
-        assert!(matches!(settle(&mut connection, now), Next::Wait));
+        assert_eq!(wait(&mut connection, now), now + LINGER_TIMEOUT);
         assert!(connection.stream.reads.is_empty());
-        assert_eq!(connection.due(), Some(now + LINGER_TIMEOUT));
 
-        connection.wake();
         connection.stream.reads.push_back(last.to_vec());
         assert!(matches!(settle(&mut connection, now + at), Next::Close));
     }

@@ -9,14 +9,19 @@ use mio::unix::SourceFd;
 use socket2::{Domain, Socket, Type};
 
 use crate::config::ConfigBuilder;
+use crate::echo::Echo;
+use crate::echo::udp::DatagramSocket;
+use crate::net::OperatingSystem;
+use crate::net::bind::Bound;
 use crate::net::stream::{Peer, StreamSocket};
 use crate::net::syn_filter::HANDSHAKE_GRACE;
 use crate::policy::log_lines::logged;
 
 const RETRY: Duration = Duration::from_millis(100);
 
-fn echo(poll: &Poll, config: ConfigBuilder) -> Echo {
-    Echo::new(config.build().unwrap(), poll.registry(), Token(0)).unwrap()
+fn echo(poll: &Poll, config: ConfigBuilder) -> Engine<OperatingSystem> {
+    let config = config.build().unwrap();
+    Echo::new(config, poll.registry(), Token(0)).unwrap().0
 }
 
 fn tcp() -> ConfigBuilder {
@@ -28,7 +33,7 @@ fn udp() -> ConfigBuilder {
 }
 
 /// Replaces the UDP socket and queues a turn of it. Returns the former one.
-fn replace(echo: &mut Echo, socket: Socket) -> Source {
+fn replace(echo: &mut Engine<OperatingSystem>, socket: Socket) -> Source<OperatingSystem> {
     socket.set_nonblocking(true).unwrap();
     let endpoint = echo.endpoints[0].clone();
     let address = endpoint.address().unwrap();
@@ -194,7 +199,9 @@ fn shutdown_with_reuse_port_completes_pending_handshakes() {
         assert!(start.elapsed() < Duration::from_secs(30), "not accepted");
         poll.poll(&mut events, Some(Duration::from_millis(10)))
             .unwrap();
-        events.iter().for_each(|event| echo.handle(event));
+        events
+            .iter()
+            .for_each(|event| echo.handle(event.token(), event));
         echo.run(start);
     }
     client.read_exact(&mut [0; 5]).unwrap();
