@@ -133,6 +133,10 @@ impl fmt::Display for Endpoint {
             Endpoint::TcpAndUdp(address) => write!(f, "{address}"),
             Endpoint::Tcp(address) => write!(f, "tcp://{address}"),
             Endpoint::Udp(address) => write!(f, "udp://{address}"),
+            // Without `./` it would be a name in the abstract namespace.
+            Endpoint::Unix(path) if path.to_string_lossy().starts_with('@') => {
+                write!(f, "unix:./{}", path.display())
+            }
             Endpoint::Unix(path) => write!(f, "unix:{}", path.display()),
             Endpoint::Abstract(name) => write!(f, "unix:@{name}"),
         }
@@ -177,14 +181,9 @@ enum Parsed<'a> {
 }
 
 fn parse(text: &str) -> Result<Parsed<'_>, EndpointError> {
-    let syntax = |problem| Err(EndpointError::new(text, EndpointErrorKind::Syntax, problem));
-    let address = |problem| {
-        Err(EndpointError::new(
-            text,
-            EndpointErrorKind::Address,
-            problem,
-        ))
-    };
+    let error = |kind, problem| Err(EndpointError::new(text, kind, problem));
+    let syntax = |problem| error(EndpointErrorKind::Syntax, problem);
+    let address = |problem| error(EndpointErrorKind::Address, problem);
     if let Some(path) = text.strip_prefix("unix:") {
         return match path.strip_prefix('@') {
             None if !path.is_empty() => Ok(Parsed::Endpoint(Endpoint::Unix(path.into()))),
@@ -226,8 +225,7 @@ fn parse(text: &str) -> Result<Parsed<'_>, EndpointError> {
         return syntax("a port is a number from 0 to 65535");
     };
     let is_name = match inner {
-        // The zone can be the name of an interface (RFC 4007, section 11), which the resolver knows.
-        Some(ip) => ip.contains('%'),
+        Some(ip) => is_zoned(ip),
         // No name ends in digits only (RFC 1123, section 2.1): do not ask a resolver.
         None => host.contains(|it: char| !it.is_ascii_digit() && it != '.'),
     };
@@ -235,6 +233,13 @@ fn parse(text: &str) -> Result<Parsed<'_>, EndpointError> {
         return address("not an IP address; write one such as 127.0.0.1 or [::1]");
     }
     Ok(Parsed::Name(transport, inner.unwrap_or(host), port))
+}
+
+/// Whether it is an IPv6 address with a zone. That can be the name of an interface (RFC 4007, section
+/// 11), which the resolver knows.
+fn is_zoned(text: &str) -> bool {
+    let zoned = text.split_once('%');
+    zoned.is_some_and(|(ip, _)| ip.parse::<Ipv6Addr>().is_ok())
 }
 
 /// Why a text is not an [`Endpoint`]. The message says what to write instead.
@@ -313,6 +318,8 @@ mod tests {
             assert_eq!(endpoint.to_string(), text);
             assert_eq!(Endpoint::resolve(text).unwrap(), [endpoint]);
         }
+        // A path, which is no name in the abstract namespace.
+        assert_eq!(Endpoint::Unix("@echo".into()).to_string(), "unix:./@echo");
     }
 
     #[test]
@@ -378,16 +385,9 @@ mod tests {
             ("1.2.3:7007", "Address", "not an IP address"),
             ("[::g]:7007", "Address", "not an IP address"),
             ("[127.0.0.1]:7007", "Address", "not an IP address"),
-            (
-                "[::ffff:127.0.0.1]:7007",
-                "Address",
-                "a mapped IPv4 address",
-            ),
-            (
-                "[::ffff:127.0.0.1%1]:7007",
-                "Address",
-                "a mapped IPv4 address",
-            ),
+            ("[::ffff:127.0.0.1]:7007", "Address", "a mapped IPv4"),
+            ("[::ffff:127.0.0.1%1]:7007", "Address", "a mapped IPv4"),
+            ("[echo%1]:7007", "Address", "not an IP address"),
             ("[]:7007", "Address", "not an IP address"),
             ("::1:7007", "Syntax", "in brackets"),
             ("[::1:7007", "Syntax", "in brackets"),

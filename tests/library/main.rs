@@ -2,6 +2,8 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../../src/bin/mio-echo/near_valid.rs"]
+mod near_valid;
 
 mod accept;
 mod admission;
@@ -17,6 +19,7 @@ mod examples;
 mod fairness;
 mod half_close;
 mod nesting;
+mod parsers;
 mod reset;
 mod shutdown;
 mod timeouts;

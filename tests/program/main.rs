@@ -4,6 +4,9 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[cfg(target_os = "linux")]
+#[path = "../../src/bin/mio-echo/near_valid.rs"]
+mod near_valid;
 
 mod arguments;
 mod check;

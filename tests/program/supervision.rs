@@ -5,10 +5,12 @@ use std::net::{TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener, UnixStream};
+use std::process::Command;
 
-use crate::common::service::{Service, program};
+use crate::common::service::{PROGRAM, Service, error_line, program};
 use crate::common::systemd::{activated, notifying};
 use crate::common::{Directory, LIMIT, connect, echo, is_served};
+use crate::near_valid::near_valid;
 use nix::sys::signal::Signal;
 
 fn listener() -> (TcpListener, std::net::SocketAddr) {
@@ -122,6 +124,30 @@ fn malformed_variables_get_one_line() {
     let (status, lines) = Service::launch(command).end();
     assert_eq!(status.code(), Some(1), "{lines:#?}");
     assert!(lines[0].starts_with("mio-echo: LISTEN_PID and LISTEN_FDS"));
+}
+
+#[test]
+fn descriptors_are_counted_and_named_by_the_variables() {
+    const COUNT: &[&str] = &["0", "1", "02", "-1", "4294967295", "4294967296", ""];
+    const NAME: &[&str] = &["", "web", "echo.socket"];
+
+    near_valid(&[COUNT, &["/"], NAME, &[":", ""], NAME], |text, _| {
+        let text = text.replace(char::is_control, "");
+        let (count, names) = text.split_once('/').unwrap_or((&text, ""));
+        let script = "export LISTEN_PID=$$; exec \"$0\" unix:/nonexistent/socket";
+        let mut command = Command::new("sh");
+        command.args(["-c", script, PROGRAM]).env_remove("RUST_LOG");
+        command.envs([("LISTEN_FDS", count), ("LISTEN_FDNAMES", names)]);
+        let (line, _) = error_line(command);
+        let expected = match (count.parse::<u32>(), names.split(':').next().unwrap()) {
+            (Ok(0), _) => "cannot listen on unix:/nonexistent/socket",
+            (Ok(_), "") => "cannot serve at descriptor 3: Bad file",
+            (Ok(_), name) => &format!("cannot serve at descriptor 3 ({name}): Bad file"),
+            (Err(_), _) => "LISTEN_PID and LISTEN_FDS are no numbers",
+        };
+        assert!(line.contains(expected), "{line}");
+        Ok(())
+    });
 }
 
 /// The socket of the service manager.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use mio_echo::Endpoint;
 
 use crate::cli::CliError;
+use crate::options;
 
 /// The endpoint, once for each address of its host.
 pub(crate) fn endpoints(text: &str) -> Result<Vec<Endpoint>, CliError> {
@@ -28,7 +29,7 @@ pub(crate) fn time(text: &str) -> Result<Duration, &'static str> {
     let seconds = text.parse().ok();
     let plain = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
     plain
-        .or_else(|| humantime::parse_duration(text).ok())
+        .or_else(|| options::time(text).ok())
         .filter(|time| *time <= MAX_TIME)
         .ok_or("write a number of seconds, or one with a unit, such as 0.2 or 200ms")
 }

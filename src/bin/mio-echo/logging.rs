@@ -1,5 +1,6 @@
 //! The log: which lines, and in which form they are written to standard error.
 
+use std::collections::BTreeMap;
 use std::env;
 use std::io::{self, IsTerminal};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -11,21 +12,17 @@ use crate::cli::LogOptions;
 
 /// Starts the log.
 pub(crate) fn start(options: &LogOptions) {
-    let directives = Directives::parse(&match options.log_level {
+    let text = match options.log_level {
         Some(level) => level.to_string(),
         None => env::var("RUST_LOG").unwrap_or_default(),
-    });
-    let shift = i16::from(options.verbose) - i16::from(options.quiet);
-    let mut logger = SimpleLogger::new()
-        .with_level(shifted(directives.level, shift))
-        .with_colors(io::stderr().is_terminal());
-    for (module, level) in directives.modules {
-        logger = logger.with_module_level(&module, level);
-    }
-    log::set_max_level(logger.max_level());
+    };
+    let (mut levels, unknown) = Levels::parse(&text);
+    levels.shift(i16::from(options.verbose) - i16::from(options.quiet));
+    log::set_max_level(levels.max());
+    let output = SimpleLogger::new().with_colors(io::stderr().is_terminal());
     // Fails only if there is a logger already.
-    let _ = log::set_boxed_logger(Box::new(Logger(logger)));
-    for text in directives.unknown {
+    let _ = log::set_boxed_logger(Box::new(Logger { output, levels }));
+    for text in unknown {
         warn!("RUST_LOG: '{text}' ignored; write LEVEL or MODULE=LEVEL, such as mio_echo=debug");
     }
 }
@@ -46,20 +43,25 @@ pub(crate) fn escape_controls(text: &str) -> String {
 /// A logger that cannot end the program. `SimpleLogger` prints with `eprintln!`, which panics if standard
 /// error cannot be written to, because the disk is full or the reader of a pipe has gone. Then the line
 /// is lost, and the service goes on.
-struct Logger(SimpleLogger);
+struct Logger {
+    output: SimpleLogger,
+    /// Which lines are written. To `SimpleLogger`, `mio_echo` would be a module within `mio`.
+    levels: Levels,
+}
 
 impl Logger {
     fn write(&self, record: &Record<'_>) {
         let text = escape_controls(&record.args().to_string());
         let mut escaped = Record::builder();
         escaped.metadata(record.metadata().clone());
-        self.0.log(&escaped.args(format_args!("{text}")).build());
+        self.output
+            .log(&escaped.args(format_args!("{text}")).build());
     }
 }
 
 impl Log for Logger {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        self.0.enabled(metadata)
+        metadata.level() <= self.levels.of(metadata.target())
     }
 
     fn log(&self, record: &Record<'_>) {
@@ -69,34 +71,50 @@ impl Log for Logger {
     }
 
     fn flush(&self) {
-        self.0.flush();
+        self.output.flush();
     }
 }
 
-/// The value of `RUST_LOG`: `LEVEL` and `MODULE=LEVEL`, separated by commas, as in other programs.
-struct Directives {
-    level: LevelFilter,
-    modules: Vec<(String, LevelFilter)>,
-    unknown: Vec<String>,
-}
+/// The levels of modules by their names. The empty name stands for all modules without their own level.
+struct Levels(BTreeMap<String, LevelFilter>);
 
-impl Directives {
-    fn parse(text: &str) -> Self {
-        let mut directives = Directives {
-            level: LevelFilter::Info,
-            modules: Vec::new(),
-            unknown: Vec::new(),
-        };
+impl Levels {
+    /// Parses the value of `RUST_LOG`: `LEVEL` and `MODULE=LEVEL`, separated by commas, as in other
+    /// programs. Of several directives for a module the last one counts. Also returns the malformed ones.
+    fn parse(text: &str) -> (Self, Vec<&str>) {
+        let mut levels = BTreeMap::from([(String::new(), LevelFilter::Info)]);
+        let mut unknown = Vec::new();
         let parts = text.split(',').map(str::trim);
         for part in parts.filter(|part| !part.is_empty()) {
-            let (module, level) = part.split_once('=').unwrap_or(("", part));
-            match level.parse() {
-                Ok(level) if module.is_empty() => directives.level = level,
-                Ok(level) => directives.modules.push((module.to_owned(), level)),
-                Err(_) => directives.unknown.push(part.to_owned()),
+            let directive = part.split_once('=').filter(|it| !it.0.is_empty());
+            let (module, level) = directive.unwrap_or(("", part));
+            match level.trim_start().parse() {
+                Ok(level) => drop(levels.insert(module.trim_end().to_owned(), level)),
+                Err(_) => unknown.push(part),
             }
         }
-        directives
+        (Levels(levels), unknown)
+    }
+
+    /// Makes the modules without their own level `by` steps more verbose.
+    fn shift(&mut self, by: i16) {
+        let level = shifted(self.of(""), by);
+        self.0.insert(String::new(), level);
+    }
+
+    /// The level of a module: that of the nearest enclosing module with its own.
+    fn of(&self, target: &str) -> LevelFilter {
+        let encloses = |module: &str| {
+            let inner = target.strip_prefix(module);
+            inner.is_some_and(|it| it.is_empty() || module.is_empty() || it.starts_with("::"))
+        };
+        let mut from_longest = self.0.iter().rev();
+        let nearest = from_longest.find(|(module, _)| encloses(module));
+        nearest.map_or(LevelFilter::Off, |(_, level)| *level)
+    }
+
+    fn max(&self) -> LevelFilter {
+        self.0.values().copied().max().unwrap_or(LevelFilter::Off)
     }
 }
 
@@ -110,6 +128,8 @@ fn shifted(level: LevelFilter, by: i16) -> LevelFilter {
 mod tests {
     use super::*;
 
+    use crate::near_valid::near_valid;
+
     #[test]
     fn level_is_shifted_within_its_range() {
         assert_eq!(shifted(LevelFilter::Info, 0), LevelFilter::Info);
@@ -121,17 +141,57 @@ mod tests {
 
     #[test]
     fn directives_are_levels_with_or_without_module() {
-        let directives = Directives::parse("warn, mio_echo::echo=trace,mio=off,loud,mio=loud");
-        assert_eq!(directives.level, LevelFilter::Warn);
-        assert_eq!(
-            directives.modules,
-            [
-                ("mio_echo::echo".to_owned(), LevelFilter::Trace),
-                ("mio".to_owned(), LevelFilter::Off)
-            ]
-        );
-        assert_eq!(directives.unknown, ["loud", "mio=loud"]);
-        let none = Directives::parse("");
-        assert_eq!((none.level, none.modules.len()), (LevelFilter::Info, 0));
+        let (levels, unknown) = Levels::parse("warn, mio_echo::echo=trace,mio=off,loud,mio=loud");
+        assert_eq!(levels.of("mio_echo"), LevelFilter::Warn);
+        assert_eq!(levels.of("mio_echo::echo::accept"), LevelFilter::Trace);
+        assert_eq!(levels.of("mio"), LevelFilter::Off);
+        assert_eq!(unknown, ["loud", "mio=loud"]);
+        let (mut levels, unknown) =
+            Levels::parse("mio = off, mio_echo =debug,= warn,mio_echo=error");
+        assert_eq!(levels.of("mio::poll"), LevelFilter::Off);
+        assert_eq!(levels.of("mio_echo"), LevelFilter::Error);
+        assert_eq!(levels.of("mi"), LevelFilter::Info);
+        assert_eq!(levels.max(), LevelFilter::Info);
+        assert_eq!(unknown, ["= warn"]);
+        levels.shift(2);
+        assert_eq!(levels.of("mi"), LevelFilter::Trace);
+        assert_eq!(levels.of("mio::poll"), LevelFilter::Off);
+        assert_eq!(levels.max(), LevelFilter::Trace);
+        assert_eq!(Levels::parse("").0.max(), LevelFilter::Info);
+    }
+
+    #[test]
+    fn directive_sets_the_level_of_its_module_alone() {
+        const MODULE: &[&str] = &["", "mio=", "mio_echo=", "mio_echo::echo=", "mio_echo = "];
+        const LEVEL: &[&str] = &["off", "warn", "info", "DEBUG", "trace", "loud", ""];
+        const END: &[&str] = &[",", " , ", ""];
+        const TARGETS: [&str; 4] = ["mio", "mio::poll", "mio_echo", "mio_echo::echo::accept"];
+
+        let groups = [MODULE, LEVEL, END, MODULE, LEVEL, END, MODULE, LEVEL];
+        near_valid(&groups, |text, _| {
+            let (levels, _) = Levels::parse(text);
+            for target in TARGETS {
+                assert_eq!(levels.of(target), expected_level(text, target));
+            }
+            Ok(())
+        });
+    }
+
+    /// The level of the module, else of its parent, and so on, else of all. The last directive counts.
+    fn expected_level(text: &str, module: &str) -> LevelFilter {
+        // No module can have this name.
+        const ALL: &str = ",";
+
+        let level = text.split(',').rev().find_map(|part| {
+            let (name, level) = part.split_once('=').unwrap_or((ALL, part));
+            let level = level.trim().parse().ok();
+            level.filter(|_| name.trim() == module)
+        });
+        let parent = module.rsplit_once("::").map_or(ALL, |(parent, _)| parent);
+        match level {
+            Some(level) => level,
+            None if module == ALL => LevelFilter::Info,
+            None => expected_level(text, parent),
+        }
     }
 }

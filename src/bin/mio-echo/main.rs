@@ -16,6 +16,8 @@ mod cli;
 mod load;
 mod logging;
 mod metrics;
+#[cfg(test)]
+mod near_valid;
 mod options;
 #[cfg(feature = "tools")]
 mod payload;

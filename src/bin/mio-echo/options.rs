@@ -267,8 +267,23 @@ fn zero_copy(text: &str) -> Result<ZeroCopy, &'static str> {
     }
 }
 
-fn time(text: &str) -> Result<Duration, &'static str> {
-    humantime::parse_duration(text).map_err(|_| "write a number and a unit, such as 5s or 1m30s")
+pub(crate) fn time(text: &str) -> Result<Duration, &'static str> {
+    sum(text).ok_or("write a number and a unit, such as 5s or 1m30s")
+}
+
+/// Parses each part of a time such as 1m30s alone: the sum of humantime 2.4 can panic at its limit.
+fn sum(mut text: &str) -> Option<Duration> {
+    let mut sum = Duration::ZERO;
+    loop {
+        let unit = text.trim_start_matches(|it: char| !it.is_alphabetic());
+        let rest = unit.trim_start_matches(char::is_alphabetic);
+        let part = &text[..text.len() - rest.len()];
+        sum = sum.checked_add(humantime::parse_duration(part).ok()?)?;
+        text = rest.trim_start();
+        if text.is_empty() {
+            return Some(sum);
+        }
+    }
 }
 
 fn tcp_endpoint(text: &str) -> Result<String, &'static str> {
@@ -289,6 +304,7 @@ mod tests {
     use clap::Parser;
 
     use crate::cli::Cli;
+    use crate::near_valid::near_valid;
 
     #[test]
     fn defaults_are_those_of_the_library_but_idle_timeout_and_max_buffered() {
@@ -372,5 +388,69 @@ mod tests {
             let error = max_connections(open_files, 1).unwrap_err().message;
             assert!(error.contains("one connection needs 13"), "{error}");
         }
+    }
+
+    #[test]
+    fn time_that_overflows_is_an_error() {
+        assert_eq!(time("1m 30s"), Ok(Duration::from_secs(90)));
+        assert!(time("18446744073709551615s").is_ok());
+        assert!(time("18446744073709551615s1000ms").is_err());
+    }
+
+    const NUMBERS: &[&str] = &["0", "1", "64", "1.5", "0.25", "18446744073709551615"];
+
+    #[test]
+    fn size_is_the_number_times_its_unit() {
+        const UNITS: [&str; 7] = ["", "B", "kB", "KiB", " MiB", "g", "EiB"];
+        const FACTORS: [u128; 7] = [1, 1, 1000, 1 << 10, 1 << 20, 1_000_000_000, 1 << 60];
+
+        near_valid(&[NUMBERS, &UNITS], |text, _| {
+            if let (Ok(size), Some(exact)) = (size(text), sum_of_parts(text, &UNITS, &FACTORS)) {
+                let exact = exact.min(usize::MAX as u128);
+                // Fractions are floats, rounded down: a byte less at most, below 2^50.
+                let error = u128::from(text.contains('.')) * (1 + (exact >> 50));
+                assert!(exact.abs_diff(size as u128) <= error, "{exact}");
+            }
+            Ok(())
+        });
+    }
+
+    #[test]
+    fn time_is_the_sum_of_its_parts() {
+        const S: u128 = 1_000_000_000;
+        const UNITS: [&str; 8] = ["s", "ms", "us", "ns", " min", "h ", "days", ""];
+        const NANOS: [u128; 8] = [S, 1_000_000, 1000, 1, 60 * S, 3600 * S, 86_400 * S, 0];
+
+        let groups = [NUMBERS, &UNITS, NUMBERS, &UNITS, &["", "1000ms", "0.5s"]];
+        near_valid(&groups, |text, _| {
+            if let Ok(time) = time(text) {
+                let exact = sum_of_parts(text, &UNITS, &NANOS);
+                assert_eq!(exact.unwrap_or(time.as_nanos()), time.as_nanos());
+                let printed = humantime::format_duration(time).to_string();
+                assert_eq!(super::time(&printed), Ok(time));
+            }
+            Ok(())
+        });
+    }
+
+    /// The sum of numbers times their units. `None` if a unit is not among these.
+    fn sum_of_parts(text: &str, units: &[&str], factors: &[u128]) -> Option<u128> {
+        let text = text.replace(char::is_whitespace, "");
+        let (mut sum, mut rest) = (0_u128, text.trim_start_matches('+'));
+        while !rest.is_empty() {
+            let is_of_unit = |it: char| !it.is_ascii_digit() && it != '.';
+            let (number, others) = rest.split_at(rest.find(is_of_unit).unwrap_or(rest.len()));
+            let end = others.find(|it: char| it.is_ascii_digit());
+            let (unit, others) = others.split_at(end.unwrap_or(others.len()));
+            let is_unit = |it: &&str| it.trim().eq_ignore_ascii_case(unit);
+            let factor = factors[units.iter().position(is_unit)?];
+            let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+            let whole = format!("0{whole}").parse().unwrap_or(u128::MAX);
+            let fraction: u128 = format!("{fraction:0<18.18}").parse().ok()?;
+            let fraction = fraction * factor / 10_u128.pow(18);
+            sum = sum.saturating_add(whole.saturating_mul(factor).saturating_add(fraction));
+            rest = others;
+        }
+        Some(sum)
     }
 }

@@ -46,8 +46,10 @@ impl Request {
 fn resource(request: &httparse::Request<'_, '_>) -> Result<Resource, Status> {
     let hosts = request.headers.iter();
     let hosts = hosts.filter(|it| it.name.eq_ignore_ascii_case("host"));
-    // HTTP/1.1 requires one `Host` field (RFC 9112, section 3.2), HTTP/1.0 none.
-    if !matches!((hosts.count(), request.version), (1, _) | (0, Some(0))) {
+    let mut bytes = hosts.clone().flat_map(|it| it.value);
+    // HTTP/1.1 requires one valid `Host` field (RFC 9112, section 3.2), HTTP/1.0 none.
+    let is_valid_count = matches!((hosts.count(), request.version), (1, _) | (0, Some(0)));
+    if !is_valid_count || !bytes.all(|it| is_of_host(*it)) {
         return Err(Status::BAD_REQUEST);
     }
     let resource = match path(request.path.unwrap_or_default()) {
@@ -61,13 +63,21 @@ fn resource(request: &httparse::Request<'_, '_>) -> Result<Resource, Status> {
     }
 }
 
+/// Whether a host with a port can have this character (RFC 3986, section 3.2).
+fn is_of_host(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:[]".contains(&byte)
+}
+
 /// The path of a request target, which can also be a whole URI (RFC 9112, section 3.2.2).
 fn path(target: &str) -> &str {
-    let path = match target.strip_prefix("http://") {
-        Some(rest) => rest.find('/').map_or("", |start| &rest[start..]),
-        None => target,
-    };
-    path.split('?').next().unwrap_or(path)
+    let target = target.split('?').next().unwrap_or(target);
+    match target.split_once("://") {
+        // Without a host the URI is invalid (RFC 9110, section 4.2.1).
+        Some((scheme, uri)) if scheme.eq_ignore_ascii_case("http") && !uri.starts_with('/') => {
+            uri.trim_start_matches(|it| it != '/')
+        }
+        _ => target,
+    }
 }
 
 /// A status code with its reason phrase, and the body of the response.
@@ -122,7 +132,10 @@ mod tests {
             ("GET /metrics?name[]=up&x=http://a/b HTTP/1.1", "Metrics"),
             ("GET http://localhost:9007/metrics HTTP/1.1", "Metrics"),
             ("HEAD /healthz HTTP/1.1", "Health"),
+            ("GET HTTP://localhost/metrics?a HTTP/1.1", "Metrics"),
             ("GET http://localhost HTTP/1.1", "404 Not Found"),
+            ("GET http://localhost?/metrics HTTP/1.1", "404 Not Found"),
+            ("GET http:///metrics HTTP/1.1", "404 Not Found"),
             ("GET /metrics/ HTTP/1.1", "404 Not Found"),
             ("GET metrics HTTP/1.1", "404 Not Found"),
             ("OPTIONS * HTTP/1.1", "404 Not Found"),
@@ -153,6 +166,8 @@ mod tests {
                 "400 Bad Request",
             ),
             ("GET /metrics HTTP/1.0\r\n", "Metrics"),
+            ("GET /metrics HTTP/1.1\r\nHost: [::1]:9007\r\n", "Metrics"),
+            ("GET /metrics HTTP/1.1\r\nHost: a b\r\n", "400 Bad Request"),
             ("GET /metrics HTTP/1.1\r\nHost : a\r\n", "400 Bad Request"),
             ("GET /metrics HTTP/1.1\r\n Host: a\r\n", "400 Bad Request"),
         ] {

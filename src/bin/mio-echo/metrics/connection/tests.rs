@@ -5,6 +5,7 @@ use super::*;
 use std::collections::VecDeque;
 
 use super::super::http::Resource;
+use crate::near_valid::near_valid;
 
 const ASK: &[u8] = b"GET /metrics HTTP/1.1\r\nHost: here\r\n\r\n";
 
@@ -180,4 +181,75 @@ fn input_after_response_is_discarded_until_linger_timeout() {
         connection.stream.reads.push_back(last.to_vec());
         assert!(matches!(settle(&mut connection, now + at), Next::Close));
     }
+}
+
+#[test]
+fn head_gets_the_status_it_deserves_in_any_pieces() {
+    const METHOD: &[&str] = &["GET ", "HEAD ", "POST ", "get ", "\r\nGET "];
+    const HOST: &[&str] = &["", "http://here", "HTTP://a:7", "http://here?", "http://"];
+    const PATH: &[&str] = &["/metrics", "/healthz?a=/b", "/", "*", ""];
+    const VERSION: &[&str] = &[" HTTP/1.1\r\n", " HTTP/1.0\n", " HTTP/2.0\r\n", "\r\n"];
+    const HOSTS: &[&str] = &["", "Host: here\r\n", "host:[::1]:9007\n", "Host: a b\r\n"];
+    const FIELDS: &[&str] = &["", "Host:\r\n", "A : a\r\n", "A: */*\r\n", " folded\r\n"];
+
+    let groups = [METHOD, HOST, PATH, VERSION, HOSTS, FIELDS];
+    let (many, long) = ("A: b\r\n".repeat(64), "x".repeat(MAX_HEAD));
+    near_valid(&groups, |text, u| {
+        let last = *u.choose(&["", "", &many, &many[6..], &long])?;
+        let text = text.to_owned() + last + u.choose(&["\r\n", "\r\n", "\n", ""])?;
+        let status = Request::parse(text.as_bytes()).map_or("", |it| {
+            it.resource.map_or_else(|status| status.0, |_| "200")
+        });
+        match expected_status(&text) {
+            Some(expected) => assert_eq!(status.get(..3), Some(expected)),
+            // An incomplete head can be invalid.
+            None => assert!(status.is_empty() || status.starts_with('4')),
+        }
+        let answer = |size| {
+            let pieces = text.as_bytes().chunks(size).chain([&b""[..]]);
+            let (mut connection, now) = connection(Script::reads(&pieces.collect::<Vec<_>>()));
+            format!("{:?}", settle(&mut connection, now))
+        };
+        let size = 1 + u.int_in_range(text.len() / 20..=text.len())?;
+        assert_eq!(answer(size), answer(text.len() + 1), "in pieces of {size}");
+        Ok(())
+    });
+}
+
+/// The status of a complete head by RFC 9112.
+fn expected_status(head: &str) -> Option<&'static str> {
+    let is_control = |it: char| it.is_ascii_control() && !['\t', '\n'].contains(&it);
+    let is_of_token = |it: char| it.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(it);
+    let is_of_host = |it: char| it.is_ascii_alphanumeric() || "-._~%!$&'()*+,;=:[]".contains(it);
+    let is_token = |text: &str| !text.is_empty() && text.chars().all(is_of_token);
+
+    let head = head.replace("\r\n", "\n");
+    let (head, _) = head.trim_start_matches('\n').split_once("\n\n")?;
+    let mut lines = head.split('\n');
+    let first: Vec<&str> = lines.next()?.split(' ').collect();
+    let fields: Option<Vec<_>> = lines.map(|line| line.split_once(':')).collect();
+    let (&[method, target, "HTTP/1.0" | "HTTP/1.1"], Some(fields)) = (&first[..], fields) else {
+        return Some("400");
+    };
+    let are_tokens = is_token(method) && fields.iter().all(|(name, _)| is_token(name));
+    let hosts = fields.iter().filter(|it| it.0.eq_ignore_ascii_case("host"));
+    let hosts: Vec<_> = hosts.map(|it| it.1.trim_matches([' ', '\t'])).collect();
+    let min_hosts = usize::from(first[2] == "HTTP/1.1");
+    let path = target.split('?').next()?;
+    let (scheme, rest) = path.split_at_checked(7).unwrap_or_default();
+    let path = match rest.split_once('/') {
+        _ if !scheme.eq_ignore_ascii_case("http://") => path,
+        Some((host, path)) if !host.is_empty() => &format!("/{path}"),
+        _ => "",
+    };
+    Some(match method {
+        _ if !are_tokens || head.contains(is_control) => "400",
+        _ if target.is_empty() || target.contains('\t') => "400",
+        _ if fields.len() > 64 => "431",
+        _ if hosts.len() < min_hosts || hosts.len() > 1 => "400",
+        _ if !hosts.concat().chars().all(is_of_host) => "400",
+        _ if !["/metrics", "/healthz"].contains(&path) => "404",
+        "GET" | "HEAD" => "200",
+        _ => "405",
+    })
 }
