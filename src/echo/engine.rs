@@ -191,6 +191,9 @@ impl<S: System> Engine<S> {
         if !self.run_queue.keys.is_empty() && !self.config.busy_poll.is_zero() {
             self.busy_until = Some(now + self.config.busy_poll);
         }
+        if mem::take(&mut self.run_queue.has_stale_keys) {
+            self.remove_stale_keys();
+        }
         let mut batch = self.run_queue.take_batch();
         self.stats.run_queue = batch.len();
         for key in batch.drain(..) {
@@ -199,6 +202,20 @@ impl<S: System> Engine<S> {
         self.run_queue.batch = batch;
         if !self.timers.due().is_empty() {
             self.close_expired(now);
+        }
+    }
+
+    /// Leaves each queued socket on the run queue once. With two keys, a connection that always has more
+    /// to do would have two turns in each iteration.
+    #[cold]
+    fn remove_stale_keys(&mut self) {
+        let (keys, slots) = (&mut self.run_queue.keys, &mut self.slots);
+        keys.retain(|&key| {
+            let slot = slots.get_mut(key);
+            slot.is_some_and(|slot| mem::take(&mut slot.queued))
+        });
+        for &key in &*keys {
+            slots[key].queued = true;
         }
     }
 
@@ -282,10 +299,17 @@ impl<S: System> Engine<S> {
         Ok(())
     }
 
+    /// Removes a socket from its slot.
+    fn take(&mut self, key: usize) -> Source<S> {
+        let slot = self.slots.remove(key);
+        self.run_queue.has_stale_keys |= slot.queued;
+        slot.source
+    }
+
     /// Closes a listener or UDP socket.
     pub(super) fn remove(&mut self, key: usize) {
         // Closing deregisters as well if this fails.
-        let _ = match &mut self.slots.remove(key).source {
+        let _ = match &mut self.take(key) {
             Source::Listener(listener) => self.registry.deregister(listener.source_mut()),
             Source::Udp(socket) => socket.deregister(&self.registry),
             Source::Connection(_) => Ok(()),
@@ -294,7 +318,7 @@ impl<S: System> Engine<S> {
 
     /// Closes a connection. No other place does.
     pub(super) fn close(&mut self, key: usize, reason: &CloseReason, now: Instant) {
-        if let Source::Connection(mut connection) = self.slots.remove(key).source {
+        if let Source::Connection(mut connection) = self.take(key) {
             debug!(
                 "{}: closed: {reason}; {}",
                 connection.peer(),

@@ -10,6 +10,8 @@ use crate::net::System;
 #[derive(Debug, Default)]
 pub(super) struct RunQueue {
     pub(super) keys: Vec<usize>,
+    /// A queued socket was closed. Its key is still there, and can be that of another one by now.
+    pub(super) has_stale_keys: bool,
     /// The keys that have their turns now. Empty between runs; kept for its memory.
     pub(super) batch: Vec<usize>,
 }

@@ -18,7 +18,7 @@ pub(super) fn tolerance(timeout: Micros) -> Micros {
 }
 
 /// The interval at which paused listeners and UDP sockets try again.
-const RETRY_INTERVAL: Micros = 100 * MILLISECOND;
+pub(super) const RETRY_INTERVAL: Micros = 100 * MILLISECOND;
 
 /// So many turns in a row a socket may have without an effect, or be left out with work to do.
 const MAX_IDLE_TURNS: u32 = 2;
@@ -37,6 +37,8 @@ pub(super) struct Judge {
     lingers_at: Vec<Option<Micros>>,
     /// When an echo logged each kind of warning last.
     warned_at: HashMap<(usize, String), Micros>,
+    /// Until when no listener is called after a shortage.
+    pub(super) backs_off_until: Vec<Micros>,
     idle_loops: u32,
 }
 
@@ -48,6 +50,7 @@ impl Judge {
             last_turn_at: vec![0; echoes],
             lingers_at: vec![None; echoes],
             warned_at: HashMap::new(),
+            backs_off_until: vec![0; echoes],
             idle_loops: 0,
         }
     }

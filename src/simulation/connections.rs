@@ -159,6 +159,7 @@ impl World {
         self.connections[id].phase = Phase::Closed;
         // There may be room for another connection, so listeners get a turn.
         let echo = self.connections[id].echo;
+        self.judge.backs_off_until[echo] = 0;
         let backlogs = self.backlogs.iter_mut().filter(|it| it.echo == echo);
         backlogs.for_each(|it| it.activity.has_progress = true);
         self.wake_peer(id);

@@ -11,6 +11,7 @@ use nix::libc::{
     ENOBUFS, ENOMEM, ENONET, ENOPROTOOPT, EOPNOTSUPP, EPERM, EPROTO, ETIMEDOUT,
 };
 
+use super::checks::RETRY_INTERVAL;
 use super::connections::{Connection, Phase};
 use super::selector::Source;
 use super::streams::Socket;
@@ -97,6 +98,10 @@ impl World {
 
     /// The result of accept(2), if the call itself has not failed.
     fn accept(&mut self, backlog: usize) -> io::Result<usize> {
+        let until = self.judge.backs_off_until[self.backlogs[backlog].echo];
+        if self.turn_now < until && self.shutdown_at.is_none() {
+            self.fail("a listener is called during a back-off".to_owned());
+        }
         let Some(&id) = self.backlogs[backlog].waiting.front() else {
             return error(EAGAIN);
         };
@@ -113,10 +118,13 @@ impl World {
     fn after_accept_error(&mut self, backlog: usize, errno: i32) {
         let it = &mut self.backlogs[backlog];
         it.had_error = true;
-        if OF_CONNECTION.contains(&errno)
-            && let Some(id) = it.waiting.pop_front()
-        {
-            self.end_connection(id);
+        if OF_CONNECTION.contains(&errno) {
+            let lost = it.waiting.pop_front();
+            if let Some(id) = lost {
+                self.end_connection(id);
+            }
+        } else if ![EINTR, EAGAIN].contains(&errno) {
+            self.judge.backs_off_until[it.echo] = self.turn_now + RETRY_INTERVAL;
         }
     }
 

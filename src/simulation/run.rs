@@ -218,12 +218,13 @@ impl World {
         true
     }
 
-    /// Many clients connect at once, and send a byte each.
+    /// Many clients connect at once, send what fits, and never read.
     fn storm(&mut self) {
         for number in 0..self.plan.storm as u16 {
             let address = SocketAddr::from(([10, 0, 0, 1], 20_000 + number));
             if let Some(id) = self.connect(0, Some(address)) {
-                self.connections[id].sent = 1;
+                let connection = &mut self.connections[id];
+                connection.sent = connection.inbound_capacity.min(30);
             }
         }
     }
@@ -244,11 +245,11 @@ impl World {
 
     /// Connections with bytes or an end that were not echoed.
     fn left(&self) -> Option<&Connection> {
-        let mut open = self
-            .connections
-            .iter()
-            .filter(|it| it.is_open() && !it.write_closed);
-        open.find(|it| it.has_ended || it.error.is_some() || it.sent > it.echoed)
+        let mut connections = self.connections.iter();
+        let is_reading = |it: &Connection| it.owner.is_some() && it.is_open() && !it.write_closed;
+        connections.find(|it| {
+            is_reading(it) && (it.has_ended || it.error.is_some() || it.sent > it.echoed)
+        })
     }
 
     fn is_at_rest(&self) -> bool {

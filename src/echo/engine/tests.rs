@@ -161,6 +161,24 @@ fn close_for_any_reason_releases_the_source() {
     assert_eq!(echo.slots.len(), 1);
 }
 
+/// Otherwise a peer that always has more to do would have two turns in each iteration from then on.
+#[test]
+fn connection_with_the_key_of_a_queued_one_has_one_turn() {
+    let poll = Poll::new().unwrap();
+    let mut echo = echo(&poll, tcp());
+    let [(_client, stream, peer), (_other, other_stream, other_peer)] = clients();
+    let now = Instant::now();
+    let key = echo.slots.vacant_key();
+    echo.admit(stream, peer, now).unwrap();
+    echo.enqueue(key);
+    echo.close(key, &CloseReason::Evicted, now);
+    assert_eq!(echo.slots.vacant_key(), key);
+    echo.admit(other_stream, other_peer, now).unwrap();
+    echo.enqueue(key);
+    echo.run(now);
+    assert_eq!(echo.stats.run_queue, 1);
+}
+
 /// A filter that accepts only SYNs simulates a slow network.
 #[test]
 fn shutdown_with_reuse_port_completes_pending_handshakes() {
