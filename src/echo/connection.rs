@@ -57,7 +57,6 @@ impl State {
 
 /// A connected peer.
 #[derive(Debug)]
-#[cfg_attr(test, derive(Clone))]
 pub(crate) struct Connection<S: Stream> {
     pub(super) stream: S,
     pub(super) peer: Peer,
@@ -349,7 +348,6 @@ fn trace_call(peer: Peer, call: &str, count: usize, size: usize) {
 
 /// Bytes that were read from a peer and that its socket does not take yet.
 #[derive(Debug)]
-#[cfg_attr(test, derive(Clone))]
 pub(crate) enum Pending<P> {
     Buffer(WriteBuffer),
     /// Bytes that were [spliced](super::splice).
@@ -387,7 +385,6 @@ impl<P> Default for Pending<P> {
 
 /// Pending bytes in memory of their own.
 #[derive(Debug, Default)]
-#[cfg_attr(test, derive(Clone))]
 pub(crate) struct WriteBuffer {
     bytes: Box<[u8]>,
     sent: usize,

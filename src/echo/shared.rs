@@ -16,7 +16,6 @@ pub(crate) const MAX_PIPES: usize = 32;
 
 /// Shared by all connections. Neither the buffer nor the spare pipe holds a byte between two turns.
 #[derive(Debug)]
-#[cfg_attr(test, derive(Clone))]
 pub(crate) struct Shared<P> {
     pub(crate) read_buffer: Box<[u8]>,
     pub(crate) pipes: Pipes<P>,
@@ -39,7 +38,6 @@ impl<P: Pipe> Shared<P> {
 /// Whether splice(2) works is found out once, by a trial. Later errors are errors of a connection,
 /// because splice(2) also returns the pending error of the socket, such as `EACCES` after an ICMP message.
 #[derive(Debug)]
-#[cfg_attr(test, derive(Clone))]
 pub(crate) struct Pipes<P> {
     /// The least number of bytes that is worth a pipe; `usize::MAX` turns splicing off.
     splice_min: usize,
