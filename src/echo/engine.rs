@@ -196,9 +196,10 @@ impl<S: System> Engine<S> {
         }
         let mut batch = self.run_queue.take_batch();
         self.stats.run_queue = batch.len();
-        for key in batch.drain(..) {
+        for &key in &batch {
             self.turn(key, now);
         }
+        batch.clear();
         self.run_queue.batch = batch;
         if !self.timers.due().is_empty() {
             self.close_expired(now);
