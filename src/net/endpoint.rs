@@ -180,17 +180,34 @@ enum Parsed<'a> {
     Name(Transport, &'a str, u16),
 }
 
+/// What is wrong with a text, and what to write instead.
+type Problem = (EndpointErrorKind, &'static str);
+
+fn syntax<T>(problem: &'static str) -> Result<T, Problem> {
+    Err((EndpointErrorKind::Syntax, problem))
+}
+
+fn address<T>(problem: &'static str) -> Result<T, Problem> {
+    Err((EndpointErrorKind::Address, problem))
+}
+
 fn parse(text: &str) -> Result<Parsed<'_>, EndpointError> {
-    let error = |kind, problem| Err(EndpointError::new(text, kind, problem));
-    let syntax = |problem| error(EndpointErrorKind::Syntax, problem);
-    let address = |problem| error(EndpointErrorKind::Address, problem);
-    if let Some(path) = text.strip_prefix("unix:") {
-        return match path.strip_prefix('@') {
-            None if !path.is_empty() => Ok(Parsed::Endpoint(Endpoint::Unix(path.into()))),
-            Some(name) if !name.is_empty() => Ok(Parsed::Endpoint(Endpoint::Abstract(name.into()))),
-            _ => syntax("no path; write unix:PATH, such as unix:/run/echo.sock, or unix:@NAME"),
-        };
+    let parsed = match text.strip_prefix("unix:") {
+        Some(path) => unix_endpoint(path).map(Parsed::Endpoint),
+        None => ip_endpoint(text),
+    };
+    parsed.map_err(|(kind, problem)| EndpointError::new(text, kind, problem))
+}
+
+fn unix_endpoint(path: &str) -> Result<Endpoint, Problem> {
+    match path.strip_prefix('@') {
+        None if !path.is_empty() => Ok(Endpoint::Unix(path.into())),
+        Some(name) if !name.is_empty() => Ok(Endpoint::Abstract(name.into())),
+        _ => syntax("no path; write unix:PATH, such as unix:/run/echo.sock, or unix:@NAME"),
     }
+}
+
+fn ip_endpoint(text: &str) -> Result<Parsed<'_>, Problem> {
     let (transport, authority): (Transport, _) = match text.split_once("://") {
         None => (Endpoint::TcpAndUdp, text),
         Some(("tcp", authority)) => (Endpoint::Tcp, authority),
@@ -203,11 +220,17 @@ fn parse(text: &str) -> Result<Parsed<'_>, EndpointError> {
     };
     match authority.parse() {
         Ok(SocketAddr::V6(v6)) if v6.ip().to_ipv4_mapped().is_some() => {
-            return address("a mapped IPv4 address; write it as 127.0.0.1:7007");
+            address("a mapped IPv4 address; write it as 127.0.0.1:7007")
         }
-        Ok(numeric) => return Ok(Parsed::Endpoint(transport(numeric))),
-        Err(_) => {}
+        Ok(numeric) => Ok(Parsed::Endpoint(transport(numeric))),
+        Err(_) => {
+            let (name, port) = name_and_port(authority)?;
+            Ok(Parsed::Name(transport, name, port))
+        }
     }
+}
+
+fn name_and_port(authority: &str) -> Result<(&str, u16), Problem> {
     let Some((host, port)) = authority.rsplit_once(':') else {
         return syntax("no port; write HOST:PORT, such as 127.0.0.1:7007");
     };
@@ -232,7 +255,7 @@ fn parse(text: &str) -> Result<Parsed<'_>, EndpointError> {
     if !is_name {
         return address("not an IP address; write one such as 127.0.0.1 or [::1]");
     }
-    Ok(Parsed::Name(transport, inner.unwrap_or(host), port))
+    Ok((inner.unwrap_or(host), port))
 }
 
 /// Whether it is an IPv6 address with a zone. That can be the name of an interface (RFC 4007, section
