@@ -15,8 +15,8 @@
 //! | file | what it has |
 //! |---|---|
 //! | `random.rs`, `plan.rs` | from a seed to a plan |
-//! | `world.rs` | the clock and the facts |
-//! | `selector.rs` | edge-triggered events |
+//! | `world.rs` | the clock, calls, and the facts that all share |
+//! | `sockets.rs`, `selector.rs` | registrations and edge-triggered events |
 //! | `connections.rs`, `streams.rs`, `listeners.rs`, `datagrams.rs` | sockets |
 //! | `peers.rs` | what peers do |
 //! | `checks.rs`, `closes.rs` | what has to hold |
@@ -35,10 +35,12 @@ mod plan;
 mod random;
 mod run;
 mod selector;
+mod sockets;
 mod streams;
 mod world;
 
 use std::env;
+use std::mem;
 use std::panic::{self, AssertUnwindSafe};
 use std::process;
 use std::sync::Mutex;
@@ -80,19 +82,16 @@ fn simulation() {
         let workers = (0..workers).map(|_| scope.spawn(|| run_seeds(&next, end, &totals)));
         let workers: Vec<_> = workers.collect();
         // A turn that never returns makes no call that could be checked.
-        let mut last = (0, start);
+        let (mut seed, mut since) = (first, start);
         while workers.iter().any(|it| !it.is_finished()) {
-            let seed = next.load(Ordering::Relaxed);
-            last = if seed == last.0 {
-                last
-            } else {
-                (seed, Instant::now())
-            };
-            if last.1.elapsed() > MAX_TIME {
+            thread::park_timeout(Duration::from_millis(10));
+            if mem::replace(&mut seed, next.load(Ordering::Relaxed)) != seed {
+                since = Instant::now();
+            }
+            if since.elapsed() > MAX_TIME {
                 eprintln!("a turn of one of the seeds before {seed} does not end");
                 process::abort();
             }
-            thread::park_timeout(Duration::from_millis(10));
         }
     });
     println!(
@@ -122,7 +121,7 @@ fn run_seeds(next: &AtomicU64, end: u64, totals: &Mutex<Totals>) {
         if seed >= end {
             return;
         }
-        if fault(&Plan::new(seed), poll.registry()).is_some() {
+        if fault(&Plan::new(seed), poll.registry(), false).is_some() {
             explain(seed, poll.registry());
         }
         let mut totals = totals.lock().unwrap();
@@ -133,44 +132,48 @@ fn run_seeds(next: &AtomicU64, end: u64, totals: &Mutex<Totals>) {
             totals.seconds += world.now / plan::SECOND;
             totals.connections += world.connections.len() as u64;
             totals.bytes += world.connections.iter().map(|it| it.echoed).sum::<u64>();
-            totals.datagrams += world.datagrams.answered;
+            totals.datagrams += world.replies;
         });
     }
 }
 
 /// Runs a plan. Returns the first broken check.
-fn fault(plan: &Plan, registry: &Registry) -> Option<String> {
-    let run = || run::run(plan, registry, false);
-    match panic::catch_unwind(AssertUnwindSafe(run)) {
+fn fault(plan: &Plan, registry: &Registry, has_story: bool) -> Option<String> {
+    let run = AssertUnwindSafe(|| run::run(plan, registry, has_story));
+    match panic::catch_unwind(run) {
         Ok(()) => world(|world| world.fault.take()),
         Err(_) => Some("panic".to_owned()),
     }
 }
 
-/// Makes the run of a seed as small as it can be, tells its story, and panics if a check is broken.
+/// Faults that differ in numbers only are of the same kind.
+fn kind(fault: &str) -> String {
+    fault.replace(|char: char| char.is_ascii_digit(), "")
+}
+
+/// The smallest plan that has the same kind of fault.
+fn minimize(mut plan: Plan, found: &str, registry: &Registry) -> Plan {
+    let is_same =
+        |it: &Plan| fault(it, registry, false).is_some_and(|fault| kind(&fault) == kind(found));
+    while let Some(smaller) = plan.smaller().into_iter().find(is_same) {
+        plan = smaller;
+    }
+    plan
+}
+
+/// Tells the story of a seed, and panics if a check is broken: then the run is as small as it can be,
+/// and the end of the story is enough, unless the seed was asked for.
 fn explain(seed: u64, registry: &Registry) {
     let mut plan = Plan::new(seed);
-    let found = fault(&plan, registry);
-    // Faults that differ in numbers only are the same.
-    let kind =
-        |fault: Option<String>| fault.map(|it| it.replace(|char: char| char.is_ascii_digit(), ""));
-    if found.is_some() {
-        let is_same = |it: &Plan| kind(fault(it, registry)) == kind(found.clone());
-        while let Some(smaller) = plan.smaller().into_iter().find(is_same) {
-            plan = smaller;
-        }
+    let found = fault(&plan, registry, false);
+    if let Some(found) = &found {
+        plan = minimize(plan, found, registry);
     }
-    let _ = panic::catch_unwind(AssertUnwindSafe(|| run::run(&plan, registry, true)));
-    let story = World::take_story();
-    let lines = if number("SEED").is_some() {
-        story.len()
-    } else {
-        40
-    };
-    println!(
-        "{plan:#?}\n{}",
-        story[story.len().saturating_sub(lines)..].join("\n")
-    );
+    fault(&plan, registry, true);
+    let story = world(World::take_story);
+    let count = number("SEED").map_or(40, |_| story.len());
+    let end = story[story.len().saturating_sub(count)..].join("\n");
+    println!("{plan:#?}\n{end}");
     if let Some(fault) = found {
         panic!("{fault}\nrepeat it: SEED={seed} cargo test --lib simulation -- --nocapture");
     }

@@ -10,9 +10,9 @@ use mio::{Registry, Token};
 use super::connections::Connection;
 use super::datagrams::{self, UdpSocket};
 use super::listeners::Listener;
-use super::plan::{MILLISECOND, Micros, Plan, SECOND};
+use super::plan::{MILLISECOND, Micros, NEVER, Plan, SECOND};
 use super::selector::Selector;
-use super::streams::Socket;
+use super::streams::StreamSocket;
 use super::world::{World, world};
 use crate::echo::engine::Engine;
 use crate::echo::slots::Source;
@@ -21,14 +21,13 @@ use crate::net::System;
 use crate::net::endpoint::Endpoint;
 use crate::policy::log_lines;
 use crate::server::{EventLoop, Server};
-use crate::stats::Stats;
 
 /// The simulated system.
 enum Simulation {}
 
 impl System for Simulation {
     type Listener = Listener;
-    type Stream = Socket;
+    type Stream = StreamSocket;
     type Datagrams = UdpSocket;
 }
 
@@ -39,7 +38,7 @@ const MAX_TURNS: u64 = 20_000;
 
 /// Runs a plan. The world stays as it is at the end.
 pub(super) fn run(plan: &Plan, registry: &Registry, has_story: bool) {
-    World::create(plan, has_story);
+    world(|world| *world = World::new(plan, has_story));
     log_lines::start(if has_story {
         LevelFilter::Trace
     } else {
@@ -47,27 +46,20 @@ pub(super) fn run(plan: &Plan, registry: &Registry, has_story: bool) {
     });
     let loops = (0..plan.echoes).map(|echo| create(plan, echo, registry));
     // Registering may fail.
-    let loops: Option<Vec<Loop>> = loops.collect();
-    let stats = loops.map(|loops| {
-        Host {
-            loops,
-            due_at: vec![0; plan.echoes],
-        }
-        .run()
-    });
-    world(|world| world.check_end(&stats.unwrap_or_default()));
+    if let Some(loops) = loops.collect() {
+        Host::new(loops).run(plan);
+    }
 }
 
 fn create(plan: &Plan, echo: usize, registry: &Registry) -> Option<Loop> {
     let address = datagrams::address(echo);
-    let endpoints = [
-        Endpoint::Tcp(address),
-        Endpoint::Unix(format!("/echo/{echo}").into()),
-    ];
+    let path = format!("/echo/{echo}");
     let mut sources = Vec::new();
-    for endpoint in endpoints.into_iter().take(plan.listeners) {
-        let listener = Listener::new(echo, endpoint.address().is_none());
-        sources.push((endpoint, Source::Listener(Box::new(listener))));
+    for endpoint in [Endpoint::Tcp(address), Endpoint::Unix(path.into())] {
+        if sources.len() < plan.listeners {
+            let listener = Listener::new(echo, endpoint.address().is_none());
+            sources.push((endpoint, Source::Listener(Box::new(listener))));
+        }
     }
     if plan.has_udp {
         let endpoint = Endpoint::Udp(address);
@@ -77,127 +69,109 @@ fn create(plan: &Plan, echo: usize, registry: &Registry) -> Option<Loop> {
     let first_token = Token(Server::USER_TOKENS.end);
     let mut engine = Engine::new(plan.config.clone(), sources, registry, first_token).ok()?;
     engine.set_splice_min(plan.splice_min);
-    Some(EventLoop::new(Selector::new(echo), engine))
+    let events = Vec::new();
+    Some(EventLoop::new(Selector { echo, events }, engine))
 }
 
 /// The application around the loops.
 struct Host {
     loops: Vec<Loop>,
-    /// When each loop is due without an event.
+    /// When each loop has to be called without an event, if it is nested.
     due_at: Vec<Micros>,
 }
 
 impl Host {
-    /// Returns the counters of each echo at its end.
-    fn run(mut self) -> Vec<Stats> {
+    fn new(loops: Vec<Loop>) -> Self {
+        let due_at = vec![0; loops.len()];
+        Host { loops, due_at }
+    }
+
+    fn run(mut self, plan: &Plan) {
         world(World::storm);
-        let plan = world(|world| world.plan.clone());
         self.turns_until(plan.turns, |host| {
-            let is_due = world(|world| world.turn >= plan.shutdown_turn);
-            if is_due {
+            let turn = world(|world| world.turn);
+            if turn >= plan.shutdown_turn {
                 host.shutdown();
             }
             false
         });
         world(World::calm_down);
         self.turns_until(MAX_TURNS, |_| world(|world| world.is_at_rest()));
-        world(World::check_rest);
+        world(|world| world.check_rest());
         self.shutdown();
         let is_finished = |host: &mut Host| host.loops.iter().all(|it| it.engine.is_finished());
         self.turns_until(MAX_TURNS, is_finished);
-        if !is_finished(&mut self) {
-            world(|world| world.fail("the shutdown does not end".to_owned()));
-        }
-        world(|world| world.is_over = true);
-        self.loops.iter().map(|it| it.engine.stats()).collect()
+        let is_finished = is_finished(&mut self);
+        world(|world| {
+            world.check(is_finished, || "the shutdown does not end".to_owned());
+            world.is_over = true;
+        });
+        let stats: Vec<_> = self.loops.iter().map(|it| it.engine.stats()).collect();
+        drop(self);
+        world(|world| world.check_end(&stats));
     }
 
     /// Makes turns until the condition holds, nothing can happen any more, or a check is broken.
     fn turns_until(&mut self, count: u64, is_over: impl Fn(&mut Host) -> bool) {
         for _ in 0..count {
-            if world(|world| world.fault.is_some()) || is_over(self) {
+            if world(|world| world.fault.get().is_some()) || is_over(self) {
                 return;
             }
-            let is_asleep = if world(|world| world.plan.host.nested) {
-                self.nested_turns()
+            if world(|world| world.plan.is_nested) {
+                self.nested_turns();
             } else {
-                self.turn(0, None)
-            };
-            if is_asleep {
-                return;
+                self.turn(0, None);
             }
             world(World::pause);
+            if world(|world| world.is_asleep) {
+                return;
+            }
         }
     }
 
-    /// A turn of one loop. Returns whether it would sleep for ever.
-    fn turn(&mut self, echo: usize, timeout: Option<Duration>) -> bool {
-        let it = &mut self.loops[echo];
-        let turned = it.turn(timeout, || world(World::begin_shutdown)).map(drop);
+    /// A turn of one loop.
+    fn turn(&mut self, echo: usize, timeout: Option<Duration>) {
+        let event_loop = &mut self.loops[echo];
+        let begin_shutdown = || {
+            world(World::begin_shutdown);
+            true
+        };
+        let turned = event_loop.turn(timeout, begin_shutdown).map(drop);
         world(|world| {
-            if let Err(error) = turned {
-                world.fail(format!("the loop fails: {error}"));
-            }
-            world.check_warnings(echo);
-            world.check_turn(echo, &it.engine.stats());
+            world.check(turned.is_ok(), || format!("the loop fails: {turned:?}"));
+            world.check_turn(echo, &event_loop.engine.stats());
         });
-        it.selector.is_asleep
     }
 
-    /// Calls each loop whose descriptor is readable or whose time has come, or waits for that.
-    fn nested_turns(&mut self) -> bool {
-        let mut has_turn = false;
-        for echo in 0..self.loops.len() {
-            let is_due = world(|world| world.has_events(echo) || self.due_at[echo] <= world.now);
-            if is_due && !world(World::is_forgotten) {
-                has_turn = true;
+    /// Waits as a host does that has other work, and calls each loop that has events or is due.
+    fn nested_turns(&mut self) {
+        let due_at: Vec<_> = self.due_at.iter().copied().enumerate().collect();
+        // After a signal it looks as well.
+        let _ = world(|world| world.sleep(&due_at));
+        for (echo, due_at) in due_at {
+            let is_due = world(|world| world.has_events(echo) || due_at <= world.now);
+            if is_due && !world(World::is_delayed) {
                 self.turn(echo, Some(Duration::ZERO));
                 let timeout = self.loops[echo].timeout();
-                let timeout = timeout.map(|it| it.as_micros() as Micros);
-                self.due_at[echo] =
-                    timeout.map_or(Micros::MAX, |timeout| world(|world| world.now + timeout));
+                let timeout = timeout.map_or(NEVER, |it| it.as_micros() as Micros);
+                self.due_at[echo] = world(|world| world.now.saturating_add(timeout));
             }
         }
-        !has_turn && self.wait()
     }
 
-    /// Sleeps until a loop may be due. Returns whether that would be for ever.
-    fn wait(&mut self) -> bool {
-        world(|world| {
-            for (echo, &due_at) in self.due_at.iter().enumerate() {
-                let timeout = (due_at < Micros::MAX).then(|| due_at.saturating_sub(world.now));
-                if timeout != Some(0) {
-                    world.check_before_sleep(echo, timeout);
-                }
-            }
-            let due = self.due_at.iter().copied().filter(|at| *at < Micros::MAX);
-            let next = due.chain(world.next_happening()).min();
-            let to = next.map(|at| at.max(world.now + 1));
-            world.tell(|| format!("the host waits until {to:?}"));
-            to.is_none_or(|to| {
-                world.advance(to);
-                false
-            })
-        })
-    }
-
+    /// Wakes the loop, which notices the shutdown by itself, or calls the engines.
     fn shutdown(&mut self) {
-        if world(|world| world.shutdown_at.is_some()) {
+        if world(|world| world.is_shutting_down()) {
             return;
         }
-        let wakes = world(|world| world.plan.echoes == 1 && world.random.one_in(2));
-        world(|world| world.selectors.is_woken = true);
-        if wakes {
-            // The loop notices by itself.
+        world(|world| world.echoes[0].is_woken = true);
+        if world(|world| world.plan.echoes == 1 && world.random.one_in(2)) {
             return;
         }
-        for (echo, it) in self.loops.iter_mut().enumerate() {
-            let now = world(|world| {
-                world.begin_turn();
-                world.begin_shutdown();
-                world.instant()
-            });
-            it.engine.shutdown(now);
+        for (echo, event_loop) in self.loops.iter_mut().enumerate() {
+            world(World::begin_turn);
+            world(World::begin_shutdown);
+            event_loop.engine.shutdown(world(|world| world.instant()));
             world(|world| world.check_warnings(echo));
         }
         // A host of loops asks for their timeouts again.
@@ -206,23 +180,23 @@ impl Host {
 }
 
 impl World {
-    fn begin_shutdown(&mut self) -> bool {
+    fn begin_shutdown(&mut self) {
         self.tell(|| "shutdown".to_owned());
-        self.shutdown_at.get_or_insert(self.now);
-        for id in 0..self.backlogs.len() {
-            self.backlogs[id].activity.idle_turns = 0;
+        self.shutdown_at = self.shutdown_at.min(self.now);
+        // Listeners and UDP sockets have a last turn.
+        for backlog in &mut self.backlogs {
+            backlog.socket.idle_turns = 0;
         }
-        if self.plan.has_udp {
-            (0..self.plan.echoes).for_each(|echo| self.datagrams.activity(echo).idle_turns = 0);
+        for echo in &mut self.echoes {
+            echo.udp.socket.idle_turns = 0;
         }
-        true
     }
 
     /// Many clients connect at once, send what fits, and never read.
     fn storm(&mut self) {
-        for number in 0..self.plan.storm as u16 {
+        for number in 0..self.plan.storm {
             let address = SocketAddr::from(([10, 0, 0, 1], 20_000 + number));
-            if let Some(id) = self.connect(0, Some(address)) {
+            if let Some(id) = self.connect(0, address) {
                 let connection = &mut self.connections[id];
                 connection.sent = connection.inbound_capacity.min(30);
             }
@@ -243,47 +217,45 @@ impl World {
         }
     }
 
-    /// Connections with bytes or an end that were not echoed.
-    fn left(&self) -> Option<&Connection> {
-        let mut connections = self.connections.iter();
-        let is_reading = |it: &Connection| it.owner.is_some() && it.is_open() && !it.write_closed;
-        connections.find(|it| {
-            is_reading(it) && (it.has_ended || it.error.is_some() || it.sent > it.echoed)
+    /// A connection of a peer with bytes, an end or an error that the echo has not answered.
+    fn unanswered(&self) -> Option<&Connection> {
+        self.connections.iter().find(|it| {
+            let has_input = it.has_ended || it.error.is_some() || it.sent > it.echoed;
+            it.owner.is_some() && it.is_open() && !it.write_closed && has_input
         })
     }
 
     fn is_at_rest(&self) -> bool {
+        let can_accept = |echo| self.has_place(echo);
         let mut backlogs = self.backlogs.iter();
-        let all_accepted = backlogs.all(|it| it.is_empty() || !self.has_place(it.echo));
-        all_accepted && self.left().is_none() && self.peers.iter().all(|it| it.next_at.is_none())
+        backlogs.all(|it| it.waiting.is_empty() || !can_accept(it.socket.echo))
+            && self.unanswered().is_none()
+            && self.peers.iter().all(|it| it.next_at == NEVER)
     }
 
     /// In the end everything that was sent has come back, and what has ended is closed.
-    fn check_rest(&mut self) {
-        if let Some(fault) = self
-            .left()
-            .map(|it| format!("{it} is not echoed to the end"))
-        {
-            self.fail(fault);
+    fn check_rest(&self) {
+        if let Some(connection) = self.unanswered() {
+            self.check(false, || format!("{connection} is not echoed to the end"));
         }
     }
 
     /// The process is stopped for a while.
     fn pause(&mut self) {
-        if !self.is_calm && self.random.one_in(self.plan.host.pauses) {
+        if !self.is_calm && self.random.one_in(self.plan.pauses) {
             let to = self.now + self.random.magnitude(600 * SECOND);
             self.tell(|| format!("the process is stopped until {to}"));
             self.advance(to);
         }
     }
 
-    /// The host forgets a turn.
-    fn is_forgotten(&mut self) -> bool {
-        let is_forgotten = !self.is_calm && self.random.one_in(self.plan.host.forgets);
-        if is_forgotten {
+    /// Whether the host calls a loop late.
+    fn is_delayed(&mut self) -> bool {
+        let is_delayed = !self.is_calm && self.random.one_in(self.plan.delays);
+        if is_delayed {
             let to = self.now + self.random.magnitude(10 * MILLISECOND);
             self.advance(to);
         }
-        is_forgotten
+        is_delayed
     }
 }
