@@ -122,13 +122,12 @@ impl World {
         };
         for connection in self.open(echo) {
             let has_work = connection.has_work() && connection.socket.is_settled();
-            self.check(!has_work, || {
-                format!("{connection} has work, and the loop sleeps")
-            });
+            assert!(!has_work, "{connection} has work, and the loop sleeps");
             let is_late = self.closes_at(connection).max(self.now) < wakes_at;
-            self.check(!is_late, || {
-                format!("the loop sleeps longer than {connection} may be open")
-            });
+            assert!(
+                !is_late,
+                "the loop sleeps longer than {connection} may be open"
+            );
         }
         if wakes_at > self.now + RETRY_INTERVAL {
             self.check_endpoints_before_sleep(echo);
@@ -139,21 +138,21 @@ impl World {
     fn check_endpoints_before_sleep(&self, echo: usize) {
         for listener in self.backlogs.iter().filter(|it| it.socket.echo == echo) {
             let has_work = !listener.waiting.is_empty() && listener.socket.is_settled();
-            self.check(!(has_work && self.has_place(echo)), || {
-                format!(
-                    "connections wait at listener {}, and the loop sleeps",
-                    listener.id
-                )
-            });
+            assert!(
+                !(has_work && self.has_place(echo)),
+                "connections wait at listener {}, and the loop sleeps",
+                listener.id
+            );
         }
         let udp = &self.echoes[echo].udp;
         let has_work = !udp.waiting.is_empty() && udp.socket.changed_at.is_none();
-        self.check(!has_work || self.is_shutting_down(), || {
-            "datagrams wait, and the loop sleeps".to_owned()
-        });
-        self.check(
+        assert!(
+            !has_work || self.is_shutting_down(),
+            "datagrams wait, and the loop sleeps"
+        );
+        assert!(
             udp.socket.token.is_none() || !self.is_shutting_down(),
-            || "a UDP socket is open after the shutdown".to_owned(),
+            "a UDP socket is open after the shutdown"
         );
     }
 
@@ -164,14 +163,16 @@ impl World {
         }
         let config = &self.plan.config;
         let count = self.open(echo).count();
-        self.check(
+        assert!(
             stats.active == count && count <= config.max_connections,
-            || format!("{count} connections are open, counted as {}", stats.active),
+            "{count} connections are open, counted as {}",
+            stats.active
         );
         let held = self.open(echo).map(|it| it.held as usize).sum::<usize>();
-        self.check(
+        assert!(
             stats.buffered == held && held <= config.max_buffered,
-            || format!("{held} bytes are held, counted as {}", stats.buffered),
+            "{held} bytes are held, counted as {}",
+            stats.buffered
         );
         for connection in self.open(echo) {
             self.check_open(connection);
@@ -184,15 +185,17 @@ impl World {
 
     fn check_open(&self, connection: &Connection) {
         if let Some(reason) = self.forbids(connection) {
-            self.check(false, || format!("{connection} {reason}"));
+            panic!("{connection} {reason}");
         }
         let is_late = self.closes_at(connection) < self.turn_now;
-        self.check(!is_late || connection.socket.in_turn.has_progress, || {
-            format!("{connection} is open for too long")
-        });
-        self.check(connection.socket.failure.is_none(), || {
-            format!("{connection} is open after an error of a call")
-        });
+        assert!(
+            !is_late || connection.socket.in_turn.has_progress,
+            "{connection} is open for too long"
+        );
+        assert!(
+            connection.socket.failure.is_none(),
+            "{connection} is open after an error of a call"
+        );
     }
 
     /// No socket spins, and no connection starves.
@@ -209,12 +212,14 @@ impl World {
             let is_starved = has_work && socket.is_settled() && !in_turn.had_call;
             let idle_turns = count_in_a_row(&mut socket.idle_turns, is_idle);
             let starved_turns = count_in_a_row(&mut socket.starved_turns, is_starved);
-            self.check(idle_turns <= MAX_IDLE_TURNS, || {
-                format!("{source:?} has turns without an effect")
-            });
-            self.check(starved_turns <= MAX_IDLE_TURNS, || {
-                format!("{source:?} has work, and gets no turn")
-            });
+            assert!(
+                idle_turns <= MAX_IDLE_TURNS,
+                "{source:?} has turns without an effect"
+            );
+            assert!(
+                starved_turns <= MAX_IDLE_TURNS,
+                "{source:?} has work, and gets no turn"
+            );
         }
     }
 
@@ -225,9 +230,10 @@ impl World {
         self.echoes[echo].last_turn_at = self.turn_now;
         let idle_loops = count_in_a_row(&mut self.echoes[echo].idle_loops, is_idle);
         let may_poll = !self.plan.config.busy_poll.is_zero();
-        self.check(idle_loops <= MAX_IDLE_LOOPS || may_poll, || {
-            "the loop turns without an effect".to_owned()
-        });
+        assert!(
+            idle_loops <= MAX_IDLE_LOOPS || may_poll,
+            "the loop turns without an effect"
+        );
     }
 
     fn since_last_turn(&self, echo: usize) -> Micros {
@@ -241,7 +247,7 @@ impl World {
             let kind = line.chars().filter(char::is_ascii_alphabetic).collect();
             let last = self.echoes[echo].warned_at.insert(kind, self.turn_now);
             let is_due = last.is_none_or(|last| self.turn_now >= last + 60 * SECOND);
-            self.check(is_due, || format!("more than one warning a minute: {line}"));
+            assert!(is_due, "more than one warning a minute: {line}");
         }
     }
 
@@ -261,17 +267,17 @@ impl World {
             let are_counted = are_bytes_counted
                 && stats.accepted == stats.closed.total()
                 && stats.datagrams_received == datagrams;
-            self.check(are_counted, || {
-                format!("counters do not add up: {received} bytes, {stats:?}")
-            });
+            assert!(
+                are_counted,
+                "counters do not add up: {received} bytes, {stats:?}"
+            );
         }
         let sent: u64 = all.iter().map(|it| it.datagrams_sent).sum();
         let (replies, descriptors, pipes) = (self.replies, self.descriptors, self.pipes);
-        self.check(replies == sent, || {
-            format!("{replies} replies, counted as {sent}")
-        });
-        self.check((descriptors, pipes) == (0, 0), || {
-            format!("{descriptors} descriptors and {pipes} pipes stay open")
-        });
+        assert!(replies == sent, "{replies} replies, counted as {sent}");
+        assert!(
+            (descriptors, pipes) == (0, 0),
+            "{descriptors} descriptors and {pipes} pipes stay open"
+        );
     }
 }

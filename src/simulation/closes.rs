@@ -60,9 +60,10 @@ impl World {
     /// A connection is reset instead of served.
     pub(super) fn check_rejection(&self, id: usize) {
         let connection = &self.connections[id];
-        self.check(self.forbids(connection).is_some(), || {
-            format!("{connection} is rejected without a reason")
-        });
+        assert!(
+            self.forbids(connection).is_some(),
+            "{connection} is rejected without a reason"
+        );
     }
 
     /// A connection is closed: one of the reasons has to hold.
@@ -73,9 +74,10 @@ impl World {
             return;
         }
         let reasons = self.reasons(connection);
-        self.check(reasons.contains(&true), || {
-            format!("{connection} is closed without a reason")
-        });
+        assert!(
+            reasons.contains(&true),
+            "{connection} is closed without a reason"
+        );
         if reasons == only(EVICTED) {
             self.check_eviction(connection);
         }
@@ -116,9 +118,10 @@ impl World {
         // Older ones share the first slot.
         let first = longest.max(self.turn_now.saturating_sub(timeout));
         let is_first = connection.moved_at <= first.saturating_add(tolerance(timeout));
-        self.check(is_first, || {
-            format!("{connection} is evicted, and another one is blocked for a longer time")
-        });
+        assert!(
+            is_first,
+            "{connection} is evicted, and another one is blocked for a longer time"
+        );
     }
 
     /// Counted are reasons that held.
@@ -133,17 +136,16 @@ impl World {
             closed.aborted,
         ];
         let before = mem::replace(&mut self.echoes[echo].counts, counts);
-        let closes = mem::take(&mut self.echoes[echo].closes);
+        let all = mem::take(&mut self.echoes[echo].closes);
         for (reason, (now, before)) in counts.into_iter().zip(before).enumerate() {
-            let certain = closes.iter().filter(|it| **it == only(reason)).count();
-            let possible = closes.iter().filter(|it| it[reason]).count();
+            let certain = all.iter().filter(|it| **it == only(reason)).count();
+            let possible = all.iter().filter(|it| it[reason]).count();
             let is_possible = (certain..=possible).contains(&((now - before) as usize));
-            self.check(is_possible, || {
-                format!(
-                    "the reasons of {} closes are counted as {closed:?}",
-                    closes.len()
-                )
-            });
+            assert!(
+                is_possible,
+                "the reasons of {} closes are counted as {closed:?}",
+                all.len()
+            );
         }
     }
 }

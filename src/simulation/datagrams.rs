@@ -108,9 +108,10 @@ impl World {
         replies: &[udp::Datagram],
     ) -> io::Result<usize> {
         let are_alike = replies.iter().all(|it| it.replies_like(&replies[0]));
-        self.check(are_alike, || {
-            "replies in one call have different control messages".to_owned()
-        });
+        assert!(
+            are_alike,
+            "replies in one call have different control messages"
+        );
         let max = 1 + self.random.below(replies.len() as u64) as usize;
         for (count, reply) in replies[..max].iter().enumerate() {
             if self.echoes[echo].udp.unresolved.len() == CAPACITY {
@@ -130,9 +131,7 @@ impl World {
             is_same && content == &number.to_le_bytes()[..content.len()]
         };
         let Some(index) = udp.in_turn.iter().position(is_answered) else {
-            return self.check(false, || {
-                format!("a reply to {} without a datagram", reply.peer)
-            });
+            panic!("a reply to {} without a datagram", reply.peer);
         };
         let datagram = datagrams[udp.in_turn[index]].clone();
         // Earlier datagrams of the same peer cannot be answered any more.
@@ -144,10 +143,9 @@ impl World {
             udp.unresolved.push_back(self.now + 3 * SECOND);
         }
         self.replies += 1;
-        let forbidden = self.forbids_reply(&datagram, address(echo).port());
-        self.check(forbidden.is_none(), || {
-            format!("a reply to {}, which {}", datagram.from, forbidden.unwrap())
-        });
+        if let Some(reason) = self.forbids_reply(&datagram, address(echo).port()) {
+            panic!("a reply to {}, which {reason}", datagram.from);
+        }
         self.forward(echo, datagram);
     }
 
@@ -160,9 +158,10 @@ impl World {
             datagram.info.ttl = Some(ttl);
             datagram.from = address(echo);
             datagram.hops += 1;
-            self.check(datagram.hops <= 256, || {
-                "two echoes answer each other without end".to_owned()
-            });
+            assert!(
+                datagram.hops <= 256,
+                "two echoes answer each other without end"
+            );
             self.send_datagram(other, datagram);
         }
     }

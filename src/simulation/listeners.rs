@@ -75,9 +75,10 @@ impl World {
     fn accept(&mut self, backlog: usize) -> io::Result<usize> {
         let listener = &self.backlogs[backlog];
         let is_back_off = self.turn_now < self.echoes[listener.socket.echo].backs_off_until;
-        self.check(!is_back_off || self.is_shutting_down(), || {
-            "a listener is called during a back-off".to_owned()
-        });
+        assert!(
+            !is_back_off || self.is_shutting_down(),
+            "a listener is called during a back-off"
+        );
         let Some(&id) = listener.waiting.front() else {
             return error(EAGAIN);
         };
@@ -99,7 +100,9 @@ impl World {
             echo.backs_off_until = self.turn_now + RETRY_INTERVAL;
         } else if LOST.contains(&errno) {
             let lost = listener.waiting.pop_front();
-            lost.into_iter().for_each(|id| self.end_connection(id));
+            if let Some(id) = lost {
+                self.end_connection(id);
+            }
         }
     }
 
@@ -119,11 +122,13 @@ impl World {
         let (unaccepted, echo) = (listener.unaccepted, listener.socket.echo);
         // Other processes accept them, if they have copies of the socket.
         let may_leave = self.plan.is_inherited || listener.had_error || !self.is_shutting_down();
-        self.check(
+        assert!(
             unaccepted == 0 || may_leave || !self.has_place(echo),
-            || format!("{unaccepted} waiting connections are not accepted at a shutdown"),
+            "{unaccepted} waiting connections are not accepted at a shutdown"
         );
-        waiting.into_iter().for_each(|id| self.end_connection(id));
+        for id in waiting {
+            self.end_connection(id);
+        }
     }
 }
 

@@ -39,6 +39,7 @@ mod sockets;
 mod streams;
 mod world;
 
+use std::cell::Cell;
 use std::env;
 use std::mem;
 use std::panic::{self, AssertUnwindSafe};
@@ -70,6 +71,7 @@ fn number(variable: &str) -> Option<u64> {
 /// `SEED` tells the story of one seed; `SEEDS` says how many are run, and `FIRST_SEED` from which on.
 #[test]
 fn simulation() {
+    silence_runs();
     let first = number("FIRST_SEED").unwrap_or(0);
     let end = first + number("SEEDS").unwrap_or(SEEDS);
     if let Some(seed) = number("SEED") {
@@ -137,13 +139,30 @@ fn run_seeds(next: &AtomicU64, end: u64, totals: &Mutex<Totals>) {
     }
 }
 
-/// Runs a plan. Returns the first broken check.
+thread_local! {
+    /// A broken check of a run is reported once, by `explain`.
+    static IS_SILENT: Cell<bool> = const { Cell::new(false) };
+}
+
+fn silence_runs() {
+    let report = panic::take_hook();
+    panic::set_hook(Box::new(move |panic| {
+        if !IS_SILENT.get() {
+            report(panic);
+        }
+    }));
+}
+
+/// Runs a plan. Returns the broken check, or the message of another panic.
 fn fault(plan: &Plan, registry: &Registry, has_story: bool) -> Option<String> {
+    IS_SILENT.set(true);
     let run = AssertUnwindSafe(|| run::run(plan, registry, has_story));
-    match panic::catch_unwind(run) {
-        Ok(()) => world(|world| world.fault.take()),
-        Err(_) => Some("panic".to_owned()),
-    }
+    let panic = panic::catch_unwind(run).err();
+    IS_SILENT.set(false);
+    panic.map(|message| match message.downcast::<String>() {
+        Ok(message) => *message,
+        Err(message) => (*message.downcast::<&str>().unwrap()).to_owned(),
+    })
 }
 
 /// Faults that differ in numbers only are of the same kind.

@@ -89,8 +89,7 @@ impl Host {
     fn run(mut self, plan: &Plan) {
         world(World::storm);
         self.turns_until(plan.turns, |host| {
-            let turn = world(|world| world.turn);
-            if turn >= plan.shutdown_turn {
+            if world(|world| world.turn >= plan.shutdown_turn) {
                 host.shutdown();
             }
             false
@@ -101,20 +100,17 @@ impl Host {
         self.shutdown();
         let is_finished = |host: &mut Host| host.loops.iter().all(|it| it.engine.is_finished());
         self.turns_until(MAX_TURNS, is_finished);
-        let is_finished = is_finished(&mut self);
-        world(|world| {
-            world.check(is_finished, || "the shutdown does not end".to_owned());
-            world.is_over = true;
-        });
+        assert!(is_finished(&mut self), "the shutdown does not end");
+        world(|world| world.is_over = true);
         let stats: Vec<_> = self.loops.iter().map(|it| it.engine.stats()).collect();
         drop(self);
         world(|world| world.check_end(&stats));
     }
 
-    /// Makes turns until the condition holds, nothing can happen any more, or a check is broken.
+    /// Makes turns until the condition holds, or nothing can happen any more.
     fn turns_until(&mut self, count: u64, is_over: impl Fn(&mut Host) -> bool) {
         for _ in 0..count {
-            if world(|world| world.fault.get().is_some()) || is_over(self) {
+            if is_over(self) {
                 return;
             }
             if world(|world| world.plan.is_nested) {
@@ -122,7 +118,7 @@ impl Host {
             } else {
                 self.turn(0, None);
             }
-            world(World::pause);
+            world(|world| world.pause(world.plan.pauses, 600 * SECOND));
             if world(|world| world.is_asleep) {
                 return;
             }
@@ -132,15 +128,10 @@ impl Host {
     /// A turn of one loop.
     fn turn(&mut self, echo: usize, timeout: Option<Duration>) {
         let event_loop = &mut self.loops[echo];
-        let begin_shutdown = || {
-            world(World::begin_shutdown);
-            true
-        };
-        let turned = event_loop.turn(timeout, begin_shutdown).map(drop);
-        world(|world| {
-            world.check(turned.is_ok(), || format!("the loop fails: {turned:?}"));
-            world.check_turn(echo, &event_loop.engine.stats());
-        });
+        let turned = event_loop.turn(timeout, || world(World::begin_shutdown));
+        assert!(turned.is_ok(), "the loop fails: {turned:?}");
+        let stats = event_loop.engine.stats();
+        world(|world| world.check_turn(echo, &stats));
     }
 
     /// Waits as a host does that has other work, and calls each loop that has events or is due.
@@ -149,8 +140,11 @@ impl Host {
         // After a signal it looks as well.
         let _ = world(|world| world.sleep(&due_at));
         for (echo, due_at) in due_at {
-            let is_due = world(|world| world.has_events(echo) || due_at <= world.now);
-            if is_due && !world(World::is_delayed) {
+            let is_called = world(|world| {
+                let is_due = world.has_events(echo) || due_at <= world.now;
+                is_due && !world.pause(world.plan.delays, 10 * MILLISECOND)
+            });
+            if is_called {
                 self.turn(echo, Some(Duration::ZERO));
                 let timeout = self.loops[echo].timeout();
                 let timeout = timeout.map_or(NEVER, |it| it.as_micros() as Micros);
@@ -180,7 +174,8 @@ impl Host {
 }
 
 impl World {
-    fn begin_shutdown(&mut self) {
+    /// Returns true: the shutdown is requested.
+    fn begin_shutdown(&mut self) -> bool {
         self.tell(|| "shutdown".to_owned());
         self.shutdown_at = self.shutdown_at.min(self.now);
         // Listeners and UDP sockets have a last turn.
@@ -190,6 +185,7 @@ impl World {
         for echo in &mut self.echoes {
             echo.udp.socket.idle_turns = 0;
         }
+        true
     }
 
     /// Many clients connect at once, send what fits, and never read.
@@ -236,26 +232,18 @@ impl World {
     /// In the end everything that was sent has come back, and what has ended is closed.
     fn check_rest(&self) {
         if let Some(connection) = self.unanswered() {
-            self.check(false, || format!("{connection} is not echoed to the end"));
+            panic!("{connection} is not echoed to the end");
         }
     }
 
-    /// The process is stopped for a while.
-    fn pause(&mut self) {
-        if !self.is_calm && self.random.one_in(self.plan.pauses) {
-            let to = self.now + self.random.magnitude(600 * SECOND);
+    /// Once in `n` times the process is stopped, for a time up to `max`. Peers go on.
+    fn pause(&mut self, n: u64, max: Micros) -> bool {
+        let is_paused = !self.is_calm && self.random.one_in(n);
+        if is_paused {
+            let to = self.now + self.random.magnitude(max);
             self.tell(|| format!("the process is stopped until {to}"));
             self.advance(to);
         }
-    }
-
-    /// Whether the host calls a loop late.
-    fn is_delayed(&mut self) -> bool {
-        let is_delayed = !self.is_calm && self.random.one_in(self.plan.delays);
-        if is_delayed {
-            let to = self.now + self.random.magnitude(10 * MILLISECOND);
-            self.advance(to);
-        }
-        is_delayed
+        is_paused
     }
 }

@@ -55,9 +55,7 @@ impl World {
         connection.received += count;
         connection.ignored += if connection.write_closed { count } else { 0 };
         self.note_progress(id, count);
-        self.check(!has_read, || {
-            "a connection reads twice in a turn".to_owned()
-        });
+        assert!(!has_read, "a connection reads twice in a turn");
         Ok(count)
     }
 
@@ -106,9 +104,10 @@ impl World {
     fn read(&mut self, id: usize, buffer: &mut [u8]) -> io::Result<usize> {
         let expects_splice = mem::take(&mut self.connections[id].expects_splice);
         let can_splice = self.pipes < MAX_PIPES && !self.lacks_pipe && !self.is_lingering();
-        self.check(!(expects_splice && can_splice), || {
-            "a connection reads instead of splicing".to_owned()
-        });
+        assert!(
+            !(expects_splice && can_splice),
+            "a connection reads instead of splicing"
+        );
         let is_unix = self.connections[id].address.is_none();
         let len = buffer.len() as u64;
         // Messages of a Unix socket end a read.
@@ -132,9 +131,7 @@ impl World {
         let positions = connection.echoed..connection.received;
         let mut expected = positions.map(|position| connection.byte(position));
         let are_expected = bytes.iter().all(|&byte| expected.next() == Some(byte));
-        self.check(are_expected, || {
-            "other bytes are echoed than were received".to_owned()
-        });
+        assert!(are_expected, "other bytes are echoed than were received");
         Ok(self.send(id, bytes.len() as u64, false)? as usize)
     }
 
@@ -143,11 +140,8 @@ impl World {
         let connection = &mut self.connections[id];
         // At an urgent mark nothing moves, and 0 does not mean the end.
         if connection.mark == Some(connection.received) {
-            return if connection.has_ended {
-                Ok(0)
-            } else {
-                error(EAGAIN)
-            };
+            let at_end = connection.has_ended;
+            return if at_end { Ok(0) } else { error(EAGAIN) };
         }
         // Each segment takes a page of the pipe, which is not larger than the budget.
         let size = (self.plan.config.max_buffered as u64).min(256 * 1024);
@@ -162,9 +156,7 @@ impl World {
     /// splice(2) out of a pipe.
     fn splice_out(&mut self, id: usize, pipe: &mut SimulatedPipe) -> io::Result<usize> {
         let is_own = pipe.connection == Some(id) && pipe.len == self.connections[id].pending();
-        self.check(is_own, || {
-            "the bytes in a pipe are of another connection".to_owned()
-        });
+        assert!(is_own, "the bytes in a pipe are of another connection");
         let max = self
             .random
             .either(4, 1 + self.random.below(pipe.len), pipe.len);
@@ -184,7 +176,7 @@ impl World {
         if has_ended {
             self.signal(Source::Connection(id));
         }
-        self.check(pending == 0, || "shutdown with pending bytes".to_owned());
+        assert!(pending == 0, "shutdown with pending bytes");
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 //! It has facts only: which bytes were sent and received, which call returned what, which end closed.
 //! The checks judge the engine by them, and never by the engine's own state.
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::RefCell;
 use std::io;
 use std::sync::LazyLock;
 use std::thread;
@@ -76,8 +76,6 @@ pub(super) struct World {
     pub(super) calls: u64,
     pub(super) calls_in_turn: u64,
     failures: usize,
-    /// The first broken check.
-    pub(super) fault: OnceCell<String>,
     has_story: bool,
     /// One line for each call, event and sleep.
     story: RefCell<Vec<String>>,
@@ -119,15 +117,6 @@ impl World {
 
     pub(super) fn take_story(&mut self) -> Vec<String> {
         self.story.take()
-    }
-
-    /// A check. The first one that does not hold is the fault of the run.
-    pub(super) fn check(&self, holds: bool, fault: impl FnOnce() -> String) {
-        if !holds {
-            let fault = fault();
-            self.tell(|| format!("FAULT: {fault}"));
-            let _ = self.fault.set(fault);
-        }
     }
 
     /// A turn of an echo begins.
