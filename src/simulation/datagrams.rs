@@ -189,42 +189,28 @@ impl World {
     }
 }
 
-/// The UDP socket of an echo.
-#[derive(Debug)]
-pub(super) struct UdpSocket {
-    echo: usize,
-    descriptor: Descriptor,
-}
-
-impl UdpSocket {
-    pub(super) fn new(echo: usize) -> Self {
-        let descriptor = Descriptor(Source::Udp(echo));
-        UdpSocket { echo, descriptor }
-    }
-}
-
-impl DatagramIo for UdpSocket {
+impl DatagramIo for Descriptor {
     fn receive(
         &mut self,
         buffers: &mut [u8],
         datagrams: &mut Vec<udp::Datagram>,
     ) -> io::Result<usize> {
         let errors = [RECEIVE, ICMP].concat();
-        let act = |world: &mut World| world.receive_datagrams(self.echo, buffers, datagrams);
-        let received = self.descriptor.call("recvmmsg", &errors, act);
+        let act = |world: &mut World| world.receive_datagrams(self.id(), buffers, datagrams);
+        let received = self.call("recvmmsg", &errors, act);
         let errno = received.as_ref().err().and_then(io::Error::raw_os_error);
         let has_message = errno.is_some_and(|it| ICMP.contains(&it));
-        world(|world| world.echoes[self.echo].udp.socket.in_turn.has_progress |= has_message);
+        world(|world| world.echoes[self.id()].udp.socket.in_turn.has_progress |= has_message);
         received
     }
 
     fn send(&mut self, buffers: &[u8], datagrams: &[udp::Datagram]) -> io::Result<usize> {
         let errors = [SEND, ICMP].concat();
-        let act = |world: &mut World| world.send_datagrams(self.echo, buffers, datagrams);
-        self.descriptor.call("sendmmsg", &errors, act)
+        let act = |world: &mut World| world.send_datagrams(self.id(), buffers, datagrams);
+        self.call("sendmmsg", &errors, act)
     }
 
     fn source_mut(&mut self) -> &mut dyn event::Source {
-        &mut self.descriptor
+        self
     }
 }

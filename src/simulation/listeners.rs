@@ -14,7 +14,6 @@ use nix::libc::{
 use super::checks::RETRY_INTERVAL;
 use super::connections::{Connection, Phase};
 use super::sockets::{Descriptor, Socket, Source};
-use super::streams::StreamSocket;
 use super::world::{World, error, world};
 use crate::net::Accept;
 use crate::net::stream::Peer;
@@ -49,6 +48,18 @@ impl Backlog {
 }
 
 impl World {
+    /// listen(2).
+    pub(super) fn listen(&mut self, echo: usize, is_unix: bool) -> Descriptor {
+        let id = self.backlogs.len();
+        self.backlogs.push(Backlog {
+            id,
+            socket: Socket::new(echo),
+            is_unix,
+            ..Backlog::default()
+        });
+        Descriptor(Source::Listener(id))
+    }
+
     /// connect(2) of a peer. Returns the connection, or `None` if the system drops the SYN.
     pub(super) fn connect(&mut self, backlog: usize, address: SocketAddr) -> Option<usize> {
         let (id, max) = (self.connections.len(), self.plan.max_capacity);
@@ -82,7 +93,7 @@ impl World {
         let Some(&id) = listener.waiting.front() else {
             return error(EAGAIN);
         };
-        self.open_descriptors(1)?;
+        self.check_descriptors(1)?;
         let listener = &mut self.backlogs[backlog];
         listener.waiting.pop_front();
         listener.unaccepted = listener.unaccepted.saturating_sub(1);
@@ -132,40 +143,20 @@ impl World {
     }
 }
 
-/// A listening socket of an echo.
-#[derive(Debug)]
-pub(super) struct Listener {
-    id: usize,
-    descriptor: Descriptor,
-}
+impl Accept for Descriptor {
+    type Stream = Descriptor;
 
-impl Listener {
-    pub(super) fn new(echo: usize, is_unix: bool) -> Self {
-        world(|world| {
-            let id = world.backlogs.len();
-            world.backlogs.push(Backlog {
-                id,
-                socket: Socket::new(echo),
-                is_unix,
-                ..Backlog::default()
-            });
-            let descriptor = Descriptor(Source::Listener(id));
-            Listener { id, descriptor }
-        })
-    }
-}
-
-impl Accept for Listener {
-    type Stream = StreamSocket;
-
-    fn accept(&mut self) -> io::Result<(StreamSocket, Peer)> {
+    fn accept(&mut self) -> io::Result<(Descriptor, Peer)> {
         let errors = [&[EINTR], SHORTAGE, LOST].concat();
-        let act = |world: &mut World| world.accept(self.id);
-        let accepted = self.descriptor.call("accept", &errors, act);
+        let act = |world: &mut World| world.accept(self.id());
+        let accepted = self.call("accept", &errors, act);
         world(|world| match accepted {
-            Ok(id) => Ok((StreamSocket::new(id), world.connections[id].peer())),
+            Ok(id) => Ok((
+                Descriptor(Source::Connection(id)),
+                world.connections[id].peer(),
+            )),
             Err(error) => {
-                world.after_accept_error(self.id, error.raw_os_error().unwrap_or(0));
+                world.after_accept_error(self.id(), error.raw_os_error().unwrap_or(0));
                 Err(error)
             }
         })
@@ -177,7 +168,7 @@ impl Accept for Listener {
 
     fn drop_new_syns(&self) -> bool {
         world(|world| {
-            let listener = &mut world.backlogs[self.id];
+            let listener = &mut world.backlogs[self.id()];
             listener.drops_new_syns = !listener.is_unix;
             listener.drops_new_syns
         })
@@ -186,6 +177,6 @@ impl Accept for Listener {
     fn unlink_socket_file(&mut self) {}
 
     fn source_mut(&mut self) -> &mut dyn event::Source {
-        &mut self.descriptor
+        self
     }
 }

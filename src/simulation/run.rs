@@ -8,11 +8,10 @@ use log::LevelFilter;
 use mio::{Registry, Token};
 
 use super::connections::Connection;
-use super::datagrams::{self, UdpSocket};
-use super::listeners::Listener;
+use super::datagrams;
 use super::plan::{MILLISECOND, Micros, NEVER, Plan, SECOND};
 use super::selector::Selector;
-use super::streams::StreamSocket;
+use super::sockets::{self, Descriptor};
 use super::world::{World, world};
 use crate::echo::engine::Engine;
 use crate::echo::slots::Source;
@@ -26,9 +25,9 @@ use crate::server::{EventLoop, Server};
 enum Simulation {}
 
 impl System for Simulation {
-    type Listener = Listener;
-    type Stream = StreamSocket;
-    type Datagrams = UdpSocket;
+    type Listener = Descriptor;
+    type Stream = Descriptor;
+    type Datagrams = Descriptor;
 }
 
 type Loop = EventLoop<Selector, Simulation>;
@@ -57,13 +56,15 @@ fn create(plan: &Plan, echo: usize, registry: &Registry) -> Option<Loop> {
     let mut sources = Vec::new();
     for endpoint in [Endpoint::Tcp(address), Endpoint::Unix(path.into())] {
         if sources.len() < plan.listeners {
-            let listener = Listener::new(echo, endpoint.address().is_none());
+            let is_unix = endpoint.address().is_none();
+            let listener = world(|world| world.listen(echo, is_unix));
             sources.push((endpoint, Source::Listener(Box::new(listener))));
         }
     }
     if plan.has_udp {
         let endpoint = Endpoint::Udp(address);
-        let socket = DatagramSocket::over(UdpSocket::new(echo), endpoint.clone());
+        let descriptor = Descriptor(sockets::Source::Udp(echo));
+        let socket = DatagramSocket::over(descriptor, endpoint.clone());
         sources.push((endpoint, Source::Udp(Box::new(socket))));
     }
     let first_token = Token(Server::USER_TOKENS.end);

@@ -70,11 +70,17 @@ impl Socket {
     }
 }
 
-/// A descriptor of the engine. Dropping it closes the socket.
+/// A descriptor of the engine, of any kind of socket. Dropping it closes the socket.
 #[derive(Debug)]
 pub(super) struct Descriptor(pub(super) Source);
 
 impl Descriptor {
+    /// The number of the connection, listener or echo.
+    pub(super) fn id(&self) -> usize {
+        let (Source::Connection(id) | Source::Listener(id) | Source::Udp(id)) = self.0;
+        id
+    }
+
     /// A system call: does what `act` does, or fails with one of these errors of its manual page.
     pub(super) fn call<T: Debug>(
         &self,

@@ -25,20 +25,6 @@ const SPLICE_IN: &[i32] = &[EINTR, EAGAIN, ENOMEM, EACCES, ECONNRESET, ETIMEDOUT
 const SPLICE_OUT: &[i32] = &[EINTR, ENOMEM, EACCES, EPIPE, ECONNRESET];
 const SHUTDOWN: &[i32] = &[ENOTCONN, ENOBUFS];
 
-/// A connected socket.
-#[derive(Debug)]
-pub(super) struct StreamSocket {
-    id: usize,
-    descriptor: Descriptor,
-}
-
-impl StreamSocket {
-    pub(super) fn new(id: usize) -> Self {
-        let descriptor = Descriptor(Source::Connection(id));
-        StreamSocket { id, descriptor }
-    }
-}
-
 impl World {
     /// Moves bytes from the peer to the echo.
     fn receive(&mut self, id: usize, max: u64) -> io::Result<u64> {
@@ -183,24 +169,21 @@ impl World {
     /// close(2).
     pub(super) fn close_connection(&mut self, id: usize) {
         self.check_close(id);
-        self.descriptors -= 1;
         self.end_connection(id);
     }
 }
 
-impl Read for StreamSocket {
+impl Read for Descriptor {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let name = format!("recv of {}", buffer.len());
-        self.descriptor
-            .call(name, RECEIVE, |world| world.read(self.id, buffer))
+        self.call(name, RECEIVE, |world| world.read(self.id(), buffer))
     }
 }
 
-impl Write for StreamSocket {
+impl Write for Descriptor {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let name = format!("send of {}", bytes.len());
-        self.descriptor
-            .call(name, SEND, |world| world.write(self.id, bytes))
+        self.call(name, SEND, |world| world.write(self.id(), bytes))
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -208,33 +191,33 @@ impl Write for StreamSocket {
     }
 }
 
-impl Stream for StreamSocket {
+impl Stream for Descriptor {
     type Pipe = SimulatedPipe;
 
     fn shutdown_write(&mut self) -> io::Result<()> {
-        let act = |world: &mut World| world.shutdown_write(self.id);
-        self.descriptor.call("shutdown", SHUTDOWN, act)
+        let act = |world: &mut World| world.shutdown_write(self.id());
+        self.call("shutdown", SHUTDOWN, act)
     }
 
     fn splice_in(&mut self, pipe: &mut SimulatedPipe) -> io::Result<usize> {
-        world(|world| world.connections[self.id].expects_splice = false);
-        let act = |world: &mut World| world.splice_in(self.id, pipe);
-        self.descriptor.call("splice in", SPLICE_IN, act)
+        world(|world| world.connections[self.id()].expects_splice = false);
+        let act = |world: &mut World| world.splice_in(self.id(), pipe);
+        self.call("splice in", SPLICE_IN, act)
     }
 
     fn splice_out(&mut self, pipe: &mut SimulatedPipe) -> io::Result<usize> {
-        let act = |world: &mut World| world.splice_out(self.id, pipe);
-        self.descriptor.call("splice out", SPLICE_OUT, act)
+        let act = |world: &mut World| world.splice_out(self.id(), pipe);
+        self.call("splice out", SPLICE_OUT, act)
     }
 
     fn set_user_timeout(&self, _limit: Duration) {}
 
     fn reset(self) {
-        world(|world| world.check_rejection(self.id));
+        world(|world| world.check_rejection(self.id()));
     }
 
     fn source_mut(&mut self) -> &mut dyn event::Source {
-        &mut self.descriptor
+        self
     }
 }
 
@@ -253,7 +236,7 @@ impl Pipe for SimulatedPipe {
     fn open() -> io::Result<Self> {
         world(|world| {
             let called = world.call(&[EMFILE, ENFILE]);
-            let opened = called.and_then(|()| world.open_descriptors(2));
+            let opened = called.and_then(|()| world.check_descriptors(2));
             world.lacks_pipe = opened.is_err();
             world.pipes += usize::from(opened.is_ok());
             opened.map(|()| SimulatedPipe::default())
@@ -267,9 +250,6 @@ impl Pipe for SimulatedPipe {
 
 impl Drop for SimulatedPipe {
     fn drop(&mut self) {
-        world_at_drop(|world| {
-            world.pipes -= 1;
-            world.descriptors -= 2;
-        });
+        world_at_drop(|world| world.pipes -= 1);
     }
 }

@@ -68,8 +68,7 @@ pub(super) struct World {
     pub(super) peers: Vec<Peer>,
     /// Tokens of sockets that were closed.
     pub(super) stale_tokens: Vec<Token>,
-    /// Open descriptors of connections and pipes.
-    pub(super) descriptors: usize,
+    /// Open pipes, of two descriptors each.
     pub(super) pipes: usize,
     /// No pipe could be opened in this turn.
     pub(super) lacks_pipe: bool,
@@ -163,14 +162,14 @@ impl World {
         !self.is_calm && self.random.one_in(less * self.plan.trouble)
     }
 
-    /// Takes descriptors, if there are any.
-    pub(super) fn open_descriptors(&mut self, count: usize) -> io::Result<()> {
-        // They run out and come back.
-        let are_short = !self.is_calm && self.random.one_in(2);
-        if are_short && self.descriptors + count > self.plan.max_descriptors {
+    /// Fails if there are not so many descriptors left. Sometimes there are always enough.
+    pub(super) fn check_descriptors(&self, count: usize) -> io::Result<()> {
+        let connections = self.connections.iter().filter(|it| it.is_open());
+        let count = connections.count() + 2 * self.pipes + count;
+        let is_limited = !self.is_calm && self.random.one_in(2);
+        if is_limited && count > self.plan.max_descriptors {
             return error(EMFILE);
         }
-        self.descriptors += count;
         Ok(())
     }
 
