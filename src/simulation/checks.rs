@@ -59,11 +59,8 @@ pub(super) fn tolerance(timeout: Micros) -> Micros {
 
 /// A timeout of the configuration, where 0 is none.
 pub(super) fn timeout(duration: Duration) -> Micros {
-    if duration.is_zero() {
-        NEVER
-    } else {
-        duration.as_micros() as Micros
-    }
+    let micros = duration.as_micros() as Micros;
+    if micros == 0 { NEVER } else { micros }
 }
 
 /// Counts how often in a row something holds.
@@ -99,12 +96,14 @@ impl World {
         let lingers_at = self.echoes[connection.socket.echo].lingers_at;
         let linger_time = self.drain_timeout().min(SECOND) + tolerance(0);
         let ends_at = lingers_at.unwrap_or(drained_at).saturating_add(linger_time);
-        match connection.is_blocked {
-            _ if self.is_lingering() => ends_at,
-            true => ends_at
-                .min(expires_at(config.idle_timeout))
-                .min(expires_at(config.write_timeout)),
-            false => ends_at.min(expires_at(config.idle_timeout)),
+        let mut closes_at = ends_at.min(expires_at(config.idle_timeout));
+        if connection.is_blocked {
+            closes_at = closes_at.min(expires_at(config.write_timeout));
+        }
+        if self.is_lingering() {
+            ends_at
+        } else {
+            closes_at
         }
     }
 
@@ -116,18 +115,12 @@ impl World {
     /// An echo is about to sleep: no socket may have work, unless an event is to come.
     pub(super) fn check_before_sleep(&self, echo: usize, wakes_at: Micros) {
         // The poll rounds up to milliseconds.
-        let wakes_at = match wakes_at {
-            NEVER => NEVER,
-            at => self.now.max(at - MILLISECOND.min(at)),
-        };
+        let wakes_at = self.now.max(wakes_at.saturating_sub(MILLISECOND));
         for connection in self.open(echo) {
             let has_work = connection.has_work() && connection.socket.is_settled();
             let is_late = self.closes_at(connection).max(self.now) < wakes_at;
             assert!(!has_work, "{connection} has work, and the loop sleeps");
-            assert!(
-                !is_late,
-                "{connection} has to be closed, and the loop sleeps"
-            );
+            assert!(!is_late, "{connection} expires, and the loop sleeps");
         }
         if wakes_at > self.now + RETRY_INTERVAL {
             self.check_endpoints_before_sleep(echo);
@@ -145,10 +138,8 @@ impl World {
         let udp = &self.echoes[echo].udp;
         let is_open = udp.socket.token.is_some() && is_shutting_down;
         let has_work = !udp.waiting.is_empty() && udp.socket.changed_at.is_none();
-        assert!(
-            !has_work || is_shutting_down,
-            "datagrams wait, and the loop sleeps"
-        );
+        let has_work = has_work && !is_shutting_down;
+        assert!(!has_work, "datagrams wait, and the loop sleeps");
         assert!(!is_open, "a UDP socket is open after the shutdown");
     }
 
@@ -160,10 +151,7 @@ impl World {
         let (counted, max) = (stats.active, self.plan.config.max_connections);
         let open = self.open(echo).count();
         let is_counted = counted == open && open <= max;
-        assert!(
-            is_counted,
-            "{open} connections are open, counted as {counted}"
-        );
+        assert!(is_counted, "{open} connections are open, {counted} counted");
         let (counted, max) = (stats.buffered, self.plan.config.max_buffered);
         let held = self.open(echo).map(|it| it.held as usize).sum::<usize>();
         let is_counted = counted == held && held <= max;

@@ -60,10 +60,8 @@ impl World {
     /// A connection is reset instead of served.
     pub(super) fn check_rejection(&self, id: usize) {
         let connection = &self.connections[id];
-        assert!(
-            self.forbids(connection).is_some(),
-            "{connection} is rejected without a reason"
-        );
+        let is_forbidden = self.forbids(connection).is_some();
+        assert!(is_forbidden, "{connection} is rejected without a reason");
     }
 
     /// A connection is closed: one of the reasons has to hold.
@@ -74,10 +72,8 @@ impl World {
             return;
         }
         let reasons = self.reasons(connection);
-        assert!(
-            reasons.contains(&true),
-            "{connection} is closed without a reason"
-        );
+        let has_reason = reasons.contains(&true);
+        assert!(has_reason, "{connection} is closed without a reason");
         if reasons == only(EVICTED) {
             self.check_eviction(connection);
         }
@@ -118,10 +114,7 @@ impl World {
         // Older ones share the first slot.
         let first = longest.max(self.turn_now.saturating_sub(timeout));
         let is_first = connection.moved_at <= first.saturating_add(tolerance(timeout));
-        assert!(
-            is_first,
-            "{connection} is evicted, and another one is blocked for a longer time"
-        );
+        assert!(is_first, "{connection} is evicted, and not blocked longest");
     }
 
     /// Counted are reasons that held.

@@ -14,7 +14,7 @@ use super::plan::{Micros, SECOND};
 use super::sockets::{Descriptor, Socket, Source};
 use super::world::{World, error, world};
 use crate::net::udp::packet_info::PacketInfo;
-use crate::net::udp::{self, BATCH, DatagramIo, POLL_THRESHOLD, SLOT_SIZE};
+use crate::net::udp::{BATCH, Datagram, DatagramIo, POLL_THRESHOLD, SLOT_SIZE};
 
 /// Errors that an ICMP message about an earlier reply causes.
 const ICMP: &[i32] = &[ECONNREFUSED, EHOSTUNREACH, ENETUNREACH];
@@ -26,7 +26,7 @@ const CAPACITY: usize = 40;
 
 /// A datagram of a peer.
 #[derive(Debug, Clone)]
-pub(super) struct Datagram {
+pub(super) struct SentDatagram {
     pub(super) from: SocketAddr,
     pub(super) info: PacketInfo,
     pub(super) size: usize,
@@ -56,7 +56,7 @@ pub(super) fn address(echo: usize) -> SocketAddr {
 
 impl World {
     /// sendto(2) of a peer.
-    pub(super) fn send_datagram(&mut self, echo: usize, datagram: Datagram) {
+    pub(super) fn send_datagram(&mut self, echo: usize, datagram: SentDatagram) {
         let number = self.datagrams.len();
         self.tell(|| format!("datagram {number} to echo {echo}: {datagram:?}"));
         self.datagrams.push(datagram);
@@ -74,7 +74,7 @@ impl World {
         &mut self,
         echo: usize,
         buffers: &mut [u8],
-        received: &mut Vec<udp::Datagram>,
+        received: &mut Vec<Datagram>,
     ) -> io::Result<usize> {
         let max = POLL_THRESHOLD + self.random.below((BATCH - POLL_THRESHOLD + 1) as u64) as usize;
         let udp = &mut self.echoes[echo].udp;
@@ -84,16 +84,14 @@ impl World {
         udp.socket.in_turn.has_progress = true;
         udp.in_turn = udp.waiting.drain(..max.min(udp.waiting.len())).collect();
         for (slot, &number) in udp.in_turn.iter().enumerate() {
-            let &Datagram {
-                from, info, size, ..
-            } = &self.datagrams[number];
-            let content = &mut buffers[slot * SLOT_SIZE..][..size.min(8)];
+            let sent = &self.datagrams[number];
+            let content = &mut buffers[slot * SLOT_SIZE..][..sent.size.min(8)];
             content.copy_from_slice(&number.to_le_bytes()[..content.len()]);
-            received.push(udp::Datagram {
+            received.push(Datagram {
                 slot,
-                size,
-                peer: from,
-                info,
+                size: sent.size,
+                peer: sent.from,
+                info: sent.info,
                 drops: Some(udp.drops),
             });
         }
@@ -105,13 +103,10 @@ impl World {
         &mut self,
         echo: usize,
         buffers: &[u8],
-        replies: &[udp::Datagram],
+        replies: &[Datagram],
     ) -> io::Result<usize> {
         let are_alike = replies.iter().all(|it| it.replies_like(&replies[0]));
-        assert!(
-            are_alike,
-            "replies in one call have different control messages"
-        );
+        assert!(are_alike, "replies in one call differ in control messages");
         let max = 1 + self.random.below(replies.len() as u64) as usize;
         for (count, reply) in replies[..max].iter().enumerate() {
             if self.echoes[echo].udp.unresolved.len() == CAPACITY {
@@ -123,7 +118,7 @@ impl World {
     }
 
     /// A reply leaves. It has to be unchanged, in the order of its peer's datagrams, and the only one.
-    fn answer(&mut self, echo: usize, reply: &udp::Datagram, bytes: &[u8]) {
+    fn answer(&mut self, echo: usize, reply: &Datagram, bytes: &[u8]) {
         let (datagrams, udp) = (&self.datagrams, &mut self.echoes[echo].udp);
         let is_answered = |number: &usize| {
             let (it, content) = (&datagrams[*number], &bytes[..bytes.len().min(8)]);
@@ -150,7 +145,7 @@ impl World {
     }
 
     /// The reply reaches another echo, if the address of the sender was forged.
-    fn forward(&mut self, echo: usize, mut datagram: Datagram) {
+    fn forward(&mut self, echo: usize, mut datagram: SentDatagram) {
         let mut echoes = 0..self.plan.echoes;
         if let Some(other) = echoes.find(|&other| address(other) == datagram.from) {
             // Where the TTL was not known, the reply leaves with the default.
@@ -158,16 +153,14 @@ impl World {
             datagram.info.ttl = Some(ttl);
             datagram.from = address(echo);
             datagram.hops += 1;
-            assert!(
-                datagram.hops <= 256,
-                "two echoes answer each other without end"
-            );
+            let is_endless = datagram.hops > 256;
+            assert!(!is_endless, "two echoes answer each other without end");
             self.send_datagram(other, datagram);
         }
     }
 
     /// Why a datagram must not be answered.
-    fn forbids_reply(&self, datagram: &Datagram, own_port: u16) -> Option<&'static str> {
+    fn forbids_reply(&self, datagram: &SentDatagram, own_port: u16) -> Option<&'static str> {
         let port = datagram.from.port();
         let is_reserved = port < 1024 || port == 2049 || port == own_port;
         let is_host = match datagram.from.ip() {
@@ -190,11 +183,7 @@ impl World {
 }
 
 impl DatagramIo for Descriptor {
-    fn receive(
-        &mut self,
-        buffers: &mut [u8],
-        datagrams: &mut Vec<udp::Datagram>,
-    ) -> io::Result<usize> {
+    fn receive(&mut self, buffers: &mut [u8], datagrams: &mut Vec<Datagram>) -> io::Result<usize> {
         let errors = [RECEIVE, ICMP].concat();
         let act = |world: &mut World| world.receive_datagrams(self.id(), buffers, datagrams);
         let received = self.call("recvmmsg", &errors, act);
@@ -204,7 +193,7 @@ impl DatagramIo for Descriptor {
         received
     }
 
-    fn send(&mut self, buffers: &[u8], datagrams: &[udp::Datagram]) -> io::Result<usize> {
+    fn send(&mut self, buffers: &[u8], datagrams: &[Datagram]) -> io::Result<usize> {
         let errors = [SEND, ICMP].concat();
         let act = |world: &mut World| world.send_datagrams(self.id(), buffers, datagrams);
         self.call("sendmmsg", &errors, act)

@@ -86,10 +86,8 @@ impl World {
     fn accept(&mut self, backlog: usize) -> io::Result<usize> {
         let listener = &self.backlogs[backlog];
         let is_back_off = self.turn_now < self.echoes[listener.socket.echo].backs_off_until;
-        assert!(
-            !is_back_off || self.is_shutting_down(),
-            "a listener is called during a back-off"
-        );
+        let may_call = !is_back_off || self.is_shutting_down();
+        assert!(may_call, "a listener is called during a back-off");
         let Some(&id) = listener.waiting.front() else {
             return error(EAGAIN);
         };
@@ -133,10 +131,8 @@ impl World {
         let (unaccepted, echo) = (listener.unaccepted, listener.socket.echo);
         // Other processes accept them, if they have copies of the socket.
         let may_leave = self.plan.is_inherited || listener.had_error || !self.is_shutting_down();
-        assert!(
-            unaccepted == 0 || may_leave || !self.has_place(echo),
-            "{unaccepted} waiting connections are not accepted at a shutdown"
-        );
+        let are_lost = unaccepted > 0 && !may_leave && self.has_place(echo);
+        assert!(!are_lost, "{unaccepted} connections are lost at a shutdown");
         for id in waiting {
             self.end_connection(id);
         }

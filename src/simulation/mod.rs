@@ -62,10 +62,7 @@ const MAX_TIME: Duration = Duration::from_secs(60);
 
 fn number(variable: &str) -> Option<u64> {
     let text = env::var(variable).ok()?;
-    Some(
-        text.parse()
-            .unwrap_or_else(|_| panic!("{variable} is not a number: {text}")),
-    )
+    Some(text.parse().expect("a number in the environment"))
 }
 
 /// `SEED` tells the story of one seed; `SEEDS` says how many are run, and `FIRST_SEED` from which on.
@@ -96,11 +93,8 @@ fn simulation() {
             }
         }
     });
-    println!(
-        "{:?} in {:.1?}",
-        totals.into_inner().unwrap(),
-        start.elapsed()
-    );
+    let totals = totals.into_inner().unwrap();
+    println!("{totals:?} in {:.1?}", start.elapsed());
 }
 
 /// What was simulated.

@@ -1,12 +1,12 @@
 //! Peers with random habits: greedy, pinging, slow, silent, never reading, reading after hours,
 //! half-closing, resetting, sending urgent data, churning, over TCP, Unix sockets and UDP.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use nix::libc::ECONNRESET;
 
 use super::connections::Phase;
-use super::datagrams::{self, Datagram};
+use super::datagrams::{self, SentDatagram};
 use super::plan::{HOUR, MILLISECOND, Micros, NEVER, Plan, SECOND};
 use super::random::Random;
 use super::sockets::Source;
@@ -205,19 +205,16 @@ impl Peer {
             let echo = self.random.below(world.plan.echoes as u64) as usize;
             world.send_datagram(echo, self.datagram((echo + 1) % world.plan.echoes));
         }
-        if self.total > 0 {
-            self.soon(world.now)
-        } else {
-            NEVER
-        }
+        let next = self.soon(world.now);
+        if self.total > 0 { next } else { NEVER }
     }
 
     /// A datagram. Some have a forged source: the neighbour echo, a service, or many hosts.
-    fn datagram(&self, neighbour: usize) -> Datagram {
+    fn datagram(&self, neighbour: usize) -> SentDatagram {
         let random = &self.random;
         let port = random.pick(&[0, 7, 1023, 2049, 7007, 7008]);
         let not_host = random.pick(&[[224, 0, 0, 1], [255; 4], [0; 4]]);
-        Datagram {
+        SentDatagram {
             from: match random.below(16) {
                 0 => SocketAddr::new(self.address.ip(), port),
                 1 => SocketAddr::from((not_host, 5000)),
@@ -239,23 +236,13 @@ impl Peer {
 
 /// Few sources, some of them outside the allow list.
 fn source_address(random: &Random) -> SocketAddr {
-    let host = 1 + random.below(4) as u8;
-    let network = u16::from(host) / 3;
+    let host = 1 + random.below(4);
     let ip = match random.below(8) {
-        0..=4 => IpAddr::from([10, 0, 0, host]),
-        5 => IpAddr::from([192, 0, 2, host]),
-        _ => IpAddr::V6(Ipv6Addr::from([
-            0xfd00,
-            0,
-            0,
-            network,
-            0,
-            0,
-            0,
-            host.into(),
-        ])),
+        0..=4 => format!("10.0.0.{host}"),
+        5 => format!("192.0.2.{host}"),
+        _ => format!("fd00:0:0:{}::{host}", host / 3),
     };
-    SocketAddr::new(ip, 10_000 + random.below(1_000) as u16)
+    SocketAddr::new(ip.parse().unwrap(), 10_000 + random.below(1_000) as u16)
 }
 
 impl World {

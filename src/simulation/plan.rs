@@ -62,7 +62,9 @@ impl Plan {
         let echoes = 1 + usize::from(has_udp && random.one_in(4));
         let storm = random.either(16, random.below(80) as u16, 0);
         let turns = 1 + random.magnitude(1000);
-        let small = 1 + random.magnitude(63) as usize;
+        let small = (1 + random.magnitude(63) as usize, 1 + random.magnitude(255));
+        let bulk = (16 * 1024, 1 << 20);
+        let (splice_min, max_capacity) = if is_bulk { bulk } else { small };
         Plan {
             seed,
             config: config(&random, is_bulk, storm > 0),
@@ -79,13 +81,9 @@ impl Plan {
             is_nested: echoes > 1 || random.one_in(3),
             pauses: rarely(6),
             delays: rarely(6),
-            splice_min: if is_bulk { 16 * 1024 } else { small },
+            splice_min,
             max_events: random.either(2, 1 + random.below(4) as usize, 256),
-            max_capacity: if is_bulk {
-                1 << 20
-            } else {
-                1 + random.magnitude(255)
-            },
+            max_capacity,
             max_descriptors: random.either(4, 3 + random.below(20) as usize, 1000),
         }
     }

@@ -42,6 +42,11 @@ impl Random {
         if self.one_in(n) { rare } else { usual }
     }
 
+    /// `max` in most cases, and else a number from 1 to `max`.
+    pub(super) fn partly(&self, max: u64) -> u64 {
+        self.either(4, 1 + self.below(max), max)
+    }
+
     pub(super) fn pick<T: Copy>(&self, choices: &[T]) -> T {
         choices[self.below(choices.len() as u64) as usize]
     }

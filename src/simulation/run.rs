@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use log::LevelFilter;
+use log::LevelFilter::{Trace, Warn};
 use mio::{Registry, Token};
 
 use super::connections::Connection;
@@ -38,11 +38,7 @@ const MAX_TURNS: u64 = 20_000;
 /// Runs a plan. The world stays as it is at the end.
 pub(super) fn run(plan: &Plan, registry: &Registry, has_story: bool) {
     world(|world| *world = World::new(plan, has_story));
-    log_lines::start(if has_story {
-        LevelFilter::Trace
-    } else {
-        LevelFilter::Warn
-    });
+    log_lines::start(if has_story { Trace } else { Warn });
     let loops = (0..plan.echoes).map(|echo| create(plan, echo, registry));
     // Registering may fail.
     if let Some(loops) = loops.collect() {

@@ -48,11 +48,8 @@ impl World {
     /// Moves bytes from the echo to the peer, as many as there is room for.
     fn send(&mut self, id: usize, max: u64, is_splice: bool) -> io::Result<u64> {
         let has_pressure = self.has_trouble(1);
-        let limit = if has_pressure {
-            self.random.below(max)
-        } else {
-            max
-        };
+        let available = self.random.below(max);
+        let limit = if has_pressure { available } else { max };
         let connection = &mut self.connections[id];
         connection.take_error()?;
         if connection.write_closed {
@@ -88,17 +85,18 @@ impl World {
 
     /// recv(2).
     fn read(&mut self, id: usize, buffer: &mut [u8]) -> io::Result<usize> {
-        let expects_splice = mem::take(&mut self.connections[id].expects_splice);
         let can_splice = self.pipes < MAX_PIPES && !self.lacks_pipe && !self.is_lingering();
-        assert!(
-            !(expects_splice && can_splice),
-            "a connection reads instead of splicing"
-        );
+        let should_splice = mem::take(&mut self.connections[id].expects_splice) && can_splice;
+        assert!(!should_splice, "a connection reads instead of splicing");
         let is_unix = self.connections[id].address.is_none();
         let len = buffer.len() as u64;
         // Messages of a Unix socket end a read.
-        let max = self.random.either(4, 1 + self.random.below(len), len);
-        let count = self.receive(id, if is_unix { max } else { len })? as usize;
+        let max = if is_unix {
+            self.random.partly(len)
+        } else {
+            len
+        };
+        let count = self.receive(id, max)? as usize;
         let connection = &mut self.connections[id];
         let is_worth_splicing = count == buffer.len() && count >= self.plan.splice_min;
         connection.expects_splice =
@@ -143,10 +141,7 @@ impl World {
     fn splice_out(&mut self, id: usize, pipe: &mut SimulatedPipe) -> io::Result<usize> {
         let is_own = pipe.connection == Some(id) && pipe.len == self.connections[id].pending();
         assert!(is_own, "the bytes in a pipe are of another connection");
-        let max = self
-            .random
-            .either(4, 1 + self.random.below(pipe.len), pipe.len);
-        let count = self.send(id, max, true)?;
+        let count = self.send(id, self.random.partly(pipe.len), true)?;
         pipe.len -= count;
         Ok(count as usize)
     }

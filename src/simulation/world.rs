@@ -14,7 +14,7 @@ use nix::libc::EMFILE;
 
 use super::checks::Echo;
 use super::connections::Connection;
-use super::datagrams::Datagram;
+use super::datagrams::SentDatagram;
 use super::listeners::Backlog;
 use super::peers::Peer;
 use super::plan::{Micros, NEVER, Plan};
@@ -63,7 +63,7 @@ pub(super) struct World {
     pub(super) echoes: Vec<Echo>,
     pub(super) backlogs: Vec<Backlog>,
     pub(super) connections: Vec<Connection>,
-    pub(super) datagrams: Vec<Datagram>,
+    pub(super) datagrams: Vec<SentDatagram>,
     pub(super) replies: u64,
     pub(super) peers: Vec<Peer>,
     /// Tokens of sockets that were closed.
@@ -139,10 +139,8 @@ impl World {
     pub(super) fn call(&mut self, errors: &[i32]) -> io::Result<()> {
         self.calls += 1;
         self.calls_in_turn += 1;
-        assert!(
-            self.calls_in_turn < MAX_CALLS_IN_TURN,
-            "the turn does not end"
-        );
+        let is_endless = self.calls_in_turn > MAX_CALLS_IN_TURN;
+        assert!(!is_endless, "the turn does not end");
         self.now += self.random.below(3);
         if self.turn > 0 && self.random.one_in(8) && !self.peers.is_empty() {
             let index = self.random.below(self.peers.len() as u64) as usize;
