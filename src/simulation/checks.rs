@@ -11,7 +11,6 @@ use super::datagrams::Udp;
 use super::plan::{MILLISECOND, Micros, NEVER, SECOND};
 use super::sockets::Source;
 use super::world::World;
-use crate::policy::log_lines;
 use crate::stats::Stats;
 
 /// The interval at which paused listeners and UDP sockets try again.
@@ -210,7 +209,7 @@ impl World {
 
     /// At most one warning a minute of each kind.
     pub(super) fn check_warnings(&mut self, echo: usize) {
-        let lines = log_lines::take().into_iter();
+        let lines = self.take_log().into_iter();
         for (_, line) in lines.filter(|(level, _)| *level == Level::Warn) {
             let kind = line.chars().filter(char::is_ascii_alphabetic).collect();
             let last = self.echoes[echo].warned_at.insert(kind, self.turn_now);

@@ -3,7 +3,8 @@
 //! A seed decides everything: the configuration, what the peers do and when, how much each call moves,
 //! which calls fail, in which order events come, and how long the process is stopped. The engine is the
 //! real one, with every feature, and runs in the real loop; only its [`System`](crate::net::System) and
-//! its clock are simulated. After each step the [checks] compare what happened with what has to hold.
+//! its clock are simulated. After each step the [checks] compare what happened with what has to hold;
+//! a broken check is a panic.
 //!
 //! A run can be repeated by its seed. If a check is broken, the run is made smaller as long as the same
 //! check is broken, and told as a story:
@@ -134,25 +135,26 @@ fn run_seeds(next: &AtomicU64, end: u64, totals: &Mutex<Totals>) {
 }
 
 thread_local! {
-    /// A broken check of a run is reported once, by `explain`.
-    static IS_SILENT: Cell<bool> = const { Cell::new(false) };
+    /// A run is going on. `explain` reports its panic, at the end.
+    static IS_RUNNING: Cell<bool> = const { Cell::new(false) };
 }
 
+/// Panics of runs print nothing: a run is repeated often to make it smaller.
 fn silence_runs() {
     let report = panic::take_hook();
     panic::set_hook(Box::new(move |panic| {
-        if !IS_SILENT.get() {
+        if !IS_RUNNING.get() {
             report(panic);
         }
     }));
 }
 
-/// Runs a plan. Returns the broken check, or the message of another panic.
+/// Runs a plan. Returns the message of its panic: the broken check.
 fn fault(plan: &Plan, registry: &Registry, has_story: bool) -> Option<String> {
-    IS_SILENT.set(true);
+    IS_RUNNING.set(true);
     let run = AssertUnwindSafe(|| run::run(plan, registry, has_story));
     let panic = panic::catch_unwind(run).err();
-    IS_SILENT.set(false);
+    IS_RUNNING.set(false);
     panic.map(|message| match message.downcast::<String>() {
         Ok(message) => *message,
         Err(message) => (*message.downcast::<&str>().unwrap()).to_owned(),

@@ -158,11 +158,9 @@ impl World {
     pub(super) fn sockets(&self, echo: usize) -> impl Iterator<Item = (Source, &Socket)> {
         let connections = self.open(echo);
         let connections = connections.map(|it| (Source::Connection(it.id), &it.socket));
-        let backlogs = self
-            .backlogs
-            .iter()
-            .filter(move |it| it.socket.echo == echo);
+        let backlogs = self.backlogs.iter();
         let backlogs = backlogs.map(|it| (Source::Listener(it.id), &it.socket));
+        let backlogs = backlogs.filter(move |(_, socket)| socket.echo == echo);
         let udp = (Source::Udp(echo), &self.echoes[echo].udp.socket);
         connections.chain(backlogs).chain([udp])
     }

@@ -9,6 +9,7 @@ use std::sync::LazyLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use log::Level;
 use mio::Token;
 use nix::libc::EMFILE;
 
@@ -37,10 +38,12 @@ pub(super) fn world_at_drop(act: impl FnOnce(&mut World)) {
     }
 }
 
+/// The result of a call that fails.
 pub(super) fn error<T>(errno: i32) -> io::Result<T> {
     Err(io::Error::from_raw_os_error(errno))
 }
 
+/// The facts of one run.
 #[derive(Default)]
 pub(super) struct World {
     pub(super) plan: Plan,
@@ -64,6 +67,7 @@ pub(super) struct World {
     pub(super) backlogs: Vec<Backlog>,
     pub(super) connections: Vec<Connection>,
     pub(super) datagrams: Vec<SentDatagram>,
+    /// Datagrams that were answered.
     pub(super) replies: u64,
     pub(super) peers: Vec<Peer>,
     /// Tokens of sockets that were closed.
@@ -106,15 +110,27 @@ impl World {
     /// Adds a line to the story, behind what the engine has logged.
     pub(super) fn tell(&self, line: impl FnOnce() -> String) {
         if self.has_story {
-            let lines = log_lines::take().into_iter();
-            let mut story = self.story.borrow_mut();
-            story.extend(lines.map(|(level, line)| format!("{level:>17} {line}")));
+            self.take_log();
             let (seconds, micros) = (self.now / 1_000_000, self.now % 1_000_000);
-            story.push(format!("{seconds:>6}.{micros:06} {}", line()));
+            let line = format!("{seconds:>6}.{micros:06} {}", line());
+            self.story.borrow_mut().push(line);
         }
     }
 
+    /// What the engine has logged since the last call. It becomes a part of the story.
+    pub(super) fn take_log(&self) -> Vec<(Level, String)> {
+        let lines = log_lines::take();
+        if self.has_story {
+            let story = lines
+                .iter()
+                .map(|(level, line)| format!("{level:>17} {line}"));
+            self.story.borrow_mut().extend(story);
+        }
+        lines
+    }
+
     pub(super) fn take_story(&mut self) -> Vec<String> {
+        self.take_log();
         self.story.take()
     }
 
@@ -160,7 +176,7 @@ impl World {
         !self.is_calm && self.random.one_in(less * self.plan.trouble)
     }
 
-    /// Fails if there are not so many descriptors left. Sometimes there are always enough.
+    /// Fails if opening `count` descriptors reaches the limit. The limit comes and goes.
     pub(super) fn check_descriptors(&self, count: usize) -> io::Result<()> {
         let connections = self.connections.iter().filter(|it| it.is_open());
         let count = connections.count() + 2 * self.pipes + count;
