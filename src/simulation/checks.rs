@@ -150,11 +150,17 @@ impl World {
         let (counted, max) = (stats.active, self.plan.config.max_connections);
         let open = self.open(echo).count();
         let is_counted = counted == open && open <= max;
-        assert!(is_counted, "{open} connections are open, {counted} counted");
+        assert!(
+            is_counted,
+            "{open} of {max} connections are open, {counted} counted"
+        );
         let (counted, max) = (stats.buffered, self.plan.config.max_buffered);
         let held = self.open(echo).map(|it| it.held as usize).sum::<usize>();
         let is_counted = counted == held && held <= max;
-        assert!(is_counted, "{held} bytes are held, counted as {counted}");
+        assert!(
+            is_counted,
+            "{held} of {max} bytes are held, {counted} counted"
+        );
         for connection in self.open(echo) {
             self.check_open(connection);
         }
