@@ -3,12 +3,13 @@
 use std::array;
 use std::mem;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use nix::libc::{ECONNRESET, ENOTCONN, EPIPE};
 
-use super::checks::tolerance;
+use super::checks::{timeout, tolerance};
 use super::connections::Connection;
-use super::plan::{Micros, SECOND};
+use super::plan::{NEVER, SECOND};
 use super::world::World;
 use crate::stats::Closed;
 
@@ -26,10 +27,10 @@ fn is_reset(errno: i32) -> bool {
 }
 
 /// IPv4 addresses, and networks of 64 bits of IPv6, count as one source.
-fn source(it: &Connection) -> Option<(bool, u64)> {
-    match it.address?.ip() {
-        IpAddr::V4(ip) => Some((false, u32::from(ip).into())),
-        IpAddr::V6(ip) => Some((true, (ip.to_bits() >> 64) as u64)),
+fn source(address: SocketAddr) -> (bool, u64) {
+    match address.ip() {
+        IpAddr::V4(ip) => (false, u32::from(ip).into()),
+        IpAddr::V6(ip) => (true, (ip.to_bits() >> 64) as u64),
     }
 }
 
@@ -43,80 +44,77 @@ impl World {
     }
 
     /// Why a connection must not be open, if other connections are.
-    pub(super) fn forbids(&self, it: &Connection) -> Option<&'static str> {
-        let max = self.plan.config.max_per_source.unwrap_or(usize::MAX);
-        let others = self
-            .open(it.echo)
-            .filter(|other| other.id != it.id && other.is_admitted);
-        let is_same = |other: &&Connection| source(other) == source(it);
-        match it.address {
-            Some(address) if !self.is_allowed(address) => Some("is not in the allow list"),
-            Some(_) if others.filter(is_same).count() >= max => {
-                Some("is one too many of its source")
-            }
-            _ => None,
+    pub(super) fn forbids(&self, connection: &Connection) -> Option<&'static str> {
+        let address = connection.address?;
+        if !self.is_allowed(address) {
+            return Some("is not in the allow list");
         }
+        let max = self.plan.config.max_per_source?;
+        let others = self.open(connection.socket.echo).filter(|other| {
+            let is_admitted = other.id != connection.id && other.socket.token.is_some();
+            is_admitted && other.address.map(source) == Some(source(address))
+        });
+        (others.count() >= max).then_some("is one too many of its source")
     }
 
-    /// A connection is reset at once.
-    pub(super) fn check_rejection(&mut self, id: usize) {
-        let it = &self.connections[id];
-        if self.forbids(it).is_none() {
-            self.fail(format!("{it} is rejected without a reason"));
-        }
+    /// A connection is reset instead of served.
+    pub(super) fn check_rejection(&self, id: usize) {
+        let connection = &self.connections[id];
+        let is_forbidden = self.forbids(connection).is_some();
+        assert!(is_forbidden, "{connection} is rejected without a reason");
     }
 
     /// A connection is closed: one of the reasons has to hold.
     pub(super) fn check_close(&mut self, id: usize) {
-        let it = &self.connections[id];
-        // Without an admission it was rejected, or could not be registered.
-        if self.is_over || !it.is_admitted {
+        let connection = &self.connections[id];
+        // Without a token it was rejected, or could not be registered.
+        if self.is_over || connection.socket.token.is_none() {
             return;
         }
-        let reasons = self.reasons(it);
-        if !reasons.contains(&true) {
-            self.fail(format!("{it} is closed without a reason"));
-        } else if reasons == only(EVICTED) {
-            self.check_eviction(id);
+        let reasons = self.reasons(connection);
+        let has_reason = reasons.contains(&true);
+        assert!(has_reason, "{connection} is closed without a reason");
+        if reasons == only(EVICTED) {
+            self.check_eviction(connection);
         }
-        self.judge.closed.push(reasons);
+        let echo = connection.socket.echo;
+        self.echoes[echo].closes.push(reasons);
     }
 
-    fn reasons(&self, it: &Connection) -> Reasons {
+    fn reasons(&self, connection: &Connection) -> Reasons {
+        let config = &self.plan.config;
+        let (failure, is_blocked) = (connection.socket.failure, connection.is_blocked);
         let is_lingering = self.is_lingering();
-        let age = self.turn_now - it.moved_at;
-        let has_unread = it.unread() > 0 && !it.is_blocked && !it.activity.would_block;
-        let may_expire = !has_unread && !is_lingering;
-        let has_expired = |timeout: Micros| may_expire && timeout > 0 && age > timeout;
-        let held = self.open(it.echo).map(|it| it.held);
-        let is_full = held.sum::<u64>() > self.plan.config.max_buffered as u64;
+        let would_block = is_blocked || connection.socket.in_turn.would_block;
+        let may_expire = (connection.unread() == 0 || would_block) && !is_lingering;
+        let age = self.turn_now - connection.moved_at;
+        let has_expired = |duration: Duration| may_expire && age > timeout(duration);
+        let held = self.open(connection.socket.echo).map(|it| it.held);
+        let is_full = held.sum::<u64>() > config.max_buffered as u64;
         [
-            it.has_read_end && it.pending() == 0 && !it.write_closed,
-            it.failure.is_some_and(is_reset),
-            it.failure.is_some_and(|errno| !is_reset(errno)),
-            has_expired(self.idle_timeout()),
-            it.is_blocked && has_expired(self.write_timeout()),
-            it.is_blocked && is_full,
+            connection.has_read_end && connection.pending() == 0 && !connection.write_closed,
+            failure.is_some_and(is_reset),
+            failure.is_some_and(|errno| !is_reset(errno)),
+            has_expired(config.idle_timeout),
+            is_blocked && has_expired(config.write_timeout),
+            is_blocked && is_full,
             is_lingering,
         ]
     }
 
-    /// Evicted is the connection that is blocked longest, to the length of a slot of its timers.
-    fn check_eviction(&mut self, id: usize) {
-        let it = &self.connections[id];
-        let timeout = match self.write_timeout() {
-            0 => 600 * SECOND,
+    /// The connection that is blocked longest is evicted, to the length of a slot of its timers.
+    fn check_eviction(&self, connection: &Connection) {
+        let timeout = match timeout(self.plan.config.write_timeout) {
+            NEVER => 600 * SECOND,
             timeout => timeout,
         };
-        let blocked = self.open(it.echo).filter(|other| other.is_blocked);
-        let longest = blocked.map(|it| it.moved_at).min().unwrap_or(it.moved_at);
+        let open = self.open(connection.socket.echo);
+        let blocked = open.filter(|other| other.is_blocked);
+        let longest = blocked.map(|it| it.moved_at).min().unwrap_or(NEVER);
         // Older ones share the first slot.
         let first = longest.max(self.turn_now.saturating_sub(timeout));
-        if it.moved_at > first + tolerance(timeout) {
-            self.fail(format!(
-                "{it} is evicted, and another one is blocked for a longer time"
-            ));
-        }
+        let is_first = connection.moved_at <= first.saturating_add(tolerance(timeout));
+        assert!(is_first, "{connection} is evicted, and not blocked longest");
     }
 
     /// Counted are reasons that held.
@@ -130,17 +128,17 @@ impl World {
             closed.evicted,
             closed.aborted,
         ];
-        let before = mem::replace(&mut self.judge.counts[echo], counts);
-        let turn = mem::take(&mut self.judge.closed);
+        let before = mem::replace(&mut self.echoes[echo].counts, counts);
+        let all = mem::take(&mut self.echoes[echo].closes);
         for (reason, (now, before)) in counts.into_iter().zip(before).enumerate() {
-            let certain = turn.iter().filter(|it| **it == only(reason)).count();
-            let possible = turn.iter().filter(|it| it[reason]).count();
-            if !(certain..=possible).contains(&((now - before) as usize)) {
-                self.fail(format!(
-                    "the reasons of {} closes are counted as {closed:?}",
-                    turn.len()
-                ));
-            }
+            let certain = all.iter().filter(|it| **it == only(reason)).count();
+            let possible = all.iter().filter(|it| it[reason]).count();
+            let is_possible = (certain..=possible).contains(&((now - before) as usize));
+            assert!(
+                is_possible,
+                "the reasons of {} closes are counted as {closed:?}",
+                all.len()
+            );
         }
     }
 }

@@ -1,11 +1,12 @@
 //! The facts of a connection, seen from both ends.
 
 use std::fmt;
+use std::io;
 use std::net::SocketAddr;
 
 use super::plan::Micros;
-use super::selector::Source;
-use super::world::{Activity, World};
+use super::sockets::{Socket, Source};
+use super::world::{World, error};
 use crate::net::Readiness;
 use crate::net::stream::Peer;
 
@@ -22,7 +23,7 @@ pub(super) enum Phase {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Connection {
     pub(super) id: usize,
-    pub(super) echo: usize,
+    pub(super) socket: Socket,
     /// Of a peer over TCP.
     pub(super) address: Option<SocketAddr>,
     /// The index of the peer in the world.
@@ -34,40 +35,32 @@ pub(super) struct Connection {
     /// Written by the echo; of these, read by the peer.
     pub(super) echoed: u64,
     pub(super) taken: u64,
-    /// Read by the echo after it had ended its stream.
+    /// Read by the echo after it had ended its stream, and so not to be echoed.
     pub(super) ignored: u64,
     pub(super) inbound_capacity: u64,
     pub(super) outbound_capacity: u64,
-    /// Position of the urgent mark.
+    /// The position of the urgent mark.
     pub(super) mark: Option<u64>,
     /// The peer has ended its stream.
     pub(super) has_ended: bool,
-    /// The peer has closed its socket: what it is sent is answered with a reset.
+    /// The peer has closed its socket: the reply to bytes is a reset.
     pub(super) is_gone: bool,
     /// The echo has ended its stream.
     pub(super) write_closed: bool,
     /// What the next call returns.
     pub(super) error: Option<i32>,
-    pub(super) is_reset: bool,
-    /// A write was short, so that an event follows when there is room.
+    /// A write was short: an event follows when there is room.
     pub(super) awaits_room: bool,
-    /// Bytes in a pipe: received, and not echoed.
-    pub(super) in_pipe: u64,
-    /// It was registered, and so is counted as accepted.
-    pub(super) is_admitted: bool,
     // What the engine knows by its calls.
     pub(super) has_read_end: bool,
-    /// The error of a call, after which the connection has to be closed.
-    pub(super) failure: Option<i32>,
     /// The last read filled the buffer, with bytes enough for splice(2).
     pub(super) expects_splice: bool,
     /// The last write was short.
     pub(super) is_blocked: bool,
-    /// What counts for the budget.
+    /// What counts for the budget of pending bytes.
     pub(super) held: u64,
     /// The turn in which a byte moved last.
     pub(super) moved_at: Micros,
-    pub(super) activity: Activity,
 }
 
 impl Connection {
@@ -93,19 +86,19 @@ impl Connection {
     }
 
     /// The system reports room when a third of the buffer is free.
-    pub(super) fn is_writable(&self) -> bool {
+    fn is_writable(&self) -> bool {
         self.room() * 3 >= self.outbound_capacity
     }
 
     /// A read returns something other than `EAGAIN`.
-    pub(super) fn is_readable(&self) -> bool {
-        self.unread() > 0 || self.has_ended || self.is_reset || self.error.is_some()
+    fn is_readable(&self) -> bool {
+        self.unread() > 0 || self.has_ended || self.error.is_some()
     }
 
-    /// The connection can go on.
+    /// A call of the engine would have an effect.
     pub(super) fn has_work(&self) -> bool {
         if self.is_blocked {
-            self.is_writable() || self.error.is_some() || self.is_reset
+            self.is_writable() || self.error.is_some()
         } else {
             self.is_readable()
         }
@@ -113,8 +106,7 @@ impl Connection {
 
     /// What epoll(7) reports, in mio's words.
     pub(super) fn readiness(&self) -> Option<Readiness> {
-        let is_reset = self.is_reset || self.error.is_some();
-        let hung_up = is_reset || (self.has_ended && self.write_closed);
+        let hung_up = self.error.is_some() || (self.has_ended && self.write_closed);
         let readiness = Readiness {
             readable: self.is_readable() || self.mark.is_some() || hung_up,
             writable: self.is_writable() || hung_up,
@@ -126,9 +118,8 @@ impl Connection {
     /// The value of the byte at a position.
     pub(super) fn byte(&self, position: u64) -> u8 {
         let (low, high) = (position as u8, (position >> 8) as u8);
-        low.wrapping_mul(31)
-            .wrapping_add(high)
-            .wrapping_add(self.id as u8)
+        let byte = low.wrapping_mul(31).wrapping_add(high);
+        byte.wrapping_add(self.id as u8)
     }
 
     /// How many bytes a read takes: it stops at an urgent mark, unless it starts there.
@@ -136,6 +127,22 @@ impl Connection {
         self.mark = self.mark.filter(|mark| *mark > self.received);
         let to_mark = self.mark.map_or(u64::MAX, |mark| mark - self.received);
         self.unread().min(max).min(to_mark)
+    }
+
+    /// The pending error of the socket, which one call returns.
+    pub(super) fn take_error(&mut self) -> io::Result<()> {
+        self.error.take().map_or(Ok(()), error)
+    }
+}
+
+impl fmt::Display for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Connection { id, sent, .. } = self;
+        let (received, echoed, taken) = (self.received, self.echoed, self.taken);
+        write!(
+            f,
+            "connection {id} ({sent} sent, {received} received, {echoed} echoed, {taken} taken)"
+        )
     }
 }
 
@@ -158,27 +165,11 @@ impl World {
     pub(super) fn end_connection(&mut self, id: usize) {
         self.connections[id].phase = Phase::Closed;
         // There may be room for another connection, so listeners get a turn.
-        let echo = self.connections[id].echo;
-        self.judge.backs_off_until[echo] = 0;
-        let backlogs = self.backlogs.iter_mut().filter(|it| it.echo == echo);
-        backlogs.for_each(|it| it.activity.has_progress = true);
+        let echo = self.connections[id].socket.echo;
+        self.echoes[echo].backs_off_until = 0;
+        for backlog in self.backlogs.iter_mut().filter(|it| it.socket.echo == echo) {
+            backlog.socket.in_turn.has_progress = true;
+        }
         self.wake_peer(id);
-    }
-}
-
-impl fmt::Display for Connection {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Connection {
-            id,
-            sent,
-            received,
-            echoed,
-            taken,
-            ..
-        } = self;
-        write!(
-            f,
-            "connection {id} ({sent} sent, {received} received, {echoed} echoed, {taken} taken)"
-        )
     }
 }

@@ -3,7 +3,8 @@
 //! A seed decides everything: the configuration, what the peers do and when, how much each call moves,
 //! which calls fail, in which order events come, and how long the process is stopped. The engine is the
 //! real one, with every feature, and runs in the real loop; only its [`System`](crate::net::System) and
-//! its clock are simulated. After each step the [checks] compare what happened with what has to hold.
+//! its clock are simulated. After each step the [checks] compare what happened with what has to hold;
+//! a broken check is a panic.
 //!
 //! A run can be repeated by its seed. If a check is broken, the run is made smaller as long as the same
 //! check is broken, and told as a story:
@@ -15,8 +16,8 @@
 //! | file | what it has |
 //! |---|---|
 //! | `random.rs`, `plan.rs` | from a seed to a plan |
-//! | `world.rs` | the clock and the facts |
-//! | `selector.rs` | edge-triggered events |
+//! | `world.rs` | the clock, calls, and the facts that all share |
+//! | `sockets.rs`, `selector.rs` | registrations and edge-triggered events |
 //! | `connections.rs`, `streams.rs`, `listeners.rs`, `datagrams.rs` | sockets |
 //! | `peers.rs` | what peers do |
 //! | `checks.rs`, `closes.rs` | what has to hold |
@@ -35,10 +36,13 @@ mod plan;
 mod random;
 mod run;
 mod selector;
+mod sockets;
 mod streams;
 mod world;
 
+use std::cell::Cell;
 use std::env;
+use std::mem;
 use std::panic::{self, AssertUnwindSafe};
 use std::process;
 use std::sync::Mutex;
@@ -59,15 +63,13 @@ const MAX_TIME: Duration = Duration::from_secs(60);
 
 fn number(variable: &str) -> Option<u64> {
     let text = env::var(variable).ok()?;
-    Some(
-        text.parse()
-            .unwrap_or_else(|_| panic!("{variable} is not a number: {text}")),
-    )
+    Some(text.parse().expect("a number in the environment"))
 }
 
 /// `SEED` tells the story of one seed; `SEEDS` says how many are run, and `FIRST_SEED` from which on.
 #[test]
 fn simulation() {
+    silence_runs();
     let first = number("FIRST_SEED").unwrap_or(0);
     let end = first + number("SEEDS").unwrap_or(SEEDS);
     if let Some(seed) = number("SEED") {
@@ -80,26 +82,20 @@ fn simulation() {
         let workers = (0..workers).map(|_| scope.spawn(|| run_seeds(&next, end, &totals)));
         let workers: Vec<_> = workers.collect();
         // A turn that never returns makes no call that could be checked.
-        let mut last = (0, start);
+        let (mut seed, mut since) = (first, start);
         while workers.iter().any(|it| !it.is_finished()) {
-            let seed = next.load(Ordering::Relaxed);
-            last = if seed == last.0 {
-                last
-            } else {
-                (seed, Instant::now())
-            };
-            if last.1.elapsed() > MAX_TIME {
+            thread::park_timeout(Duration::from_millis(10));
+            if mem::replace(&mut seed, next.load(Ordering::Relaxed)) != seed {
+                since = Instant::now();
+            }
+            if since.elapsed() > MAX_TIME {
                 eprintln!("a turn of one of the seeds before {seed} does not end");
                 process::abort();
             }
-            thread::park_timeout(Duration::from_millis(10));
         }
     });
-    println!(
-        "{:?} in {:.1?}",
-        totals.into_inner().unwrap(),
-        start.elapsed()
-    );
+    let totals = totals.into_inner().unwrap();
+    println!("{totals:?} in {:.1?}", start.elapsed());
 }
 
 /// What was simulated.
@@ -122,7 +118,7 @@ fn run_seeds(next: &AtomicU64, end: u64, totals: &Mutex<Totals>) {
         if seed >= end {
             return;
         }
-        if fault(&Plan::new(seed), poll.registry()).is_some() {
+        if fault(&Plan::new(seed), poll.registry(), false).is_some() {
             explain(seed, poll.registry());
         }
         let mut totals = totals.lock().unwrap();
@@ -133,44 +129,66 @@ fn run_seeds(next: &AtomicU64, end: u64, totals: &Mutex<Totals>) {
             totals.seconds += world.now / plan::SECOND;
             totals.connections += world.connections.len() as u64;
             totals.bytes += world.connections.iter().map(|it| it.echoed).sum::<u64>();
-            totals.datagrams += world.datagrams.answered;
+            totals.datagrams += world.replies;
         });
     }
 }
 
-/// Runs a plan. Returns the first broken check.
-fn fault(plan: &Plan, registry: &Registry) -> Option<String> {
-    let run = || run::run(plan, registry, false);
-    match panic::catch_unwind(AssertUnwindSafe(run)) {
-        Ok(()) => world(|world| world.fault.take()),
-        Err(_) => Some("panic".to_owned()),
-    }
+thread_local! {
+    /// A run is going on. `explain` reports its panic, at the end.
+    static IS_RUNNING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Makes the run of a seed as small as it can be, tells its story, and panics if a check is broken.
+/// Panics of runs print nothing: a run is repeated often to make it smaller.
+fn silence_runs() {
+    let report = panic::take_hook();
+    panic::set_hook(Box::new(move |panic| {
+        if !IS_RUNNING.get() {
+            report(panic);
+        }
+    }));
+}
+
+/// Runs a plan. Returns the message of its panic: the broken check.
+fn fault(plan: &Plan, registry: &Registry, has_story: bool) -> Option<String> {
+    IS_RUNNING.set(true);
+    let run = AssertUnwindSafe(|| run::run(plan, registry, has_story));
+    let panic = panic::catch_unwind(run).err();
+    IS_RUNNING.set(false);
+    panic.map(|message| match message.downcast::<String>() {
+        Ok(message) => *message,
+        Err(message) => (*message.downcast::<&str>().unwrap()).to_owned(),
+    })
+}
+
+/// Faults that differ in numbers only are of the same kind.
+fn kind(fault: &str) -> String {
+    fault.replace(|char: char| char.is_ascii_digit(), "")
+}
+
+/// The smallest plan that has the same kind of fault.
+fn minimize(mut plan: Plan, found: &str, registry: &Registry) -> Plan {
+    let is_same =
+        |it: &Plan| fault(it, registry, false).is_some_and(|fault| kind(&fault) == kind(found));
+    while let Some(smaller) = plan.smaller().into_iter().find(is_same) {
+        plan = smaller;
+    }
+    plan
+}
+
+/// Tells the story of a seed, and panics if a check is broken: then the run is as small as it can be,
+/// and the end of the story is enough, unless the seed was asked for.
 fn explain(seed: u64, registry: &Registry) {
     let mut plan = Plan::new(seed);
-    let found = fault(&plan, registry);
-    // Faults that differ in numbers only are the same.
-    let kind =
-        |fault: Option<String>| fault.map(|it| it.replace(|char: char| char.is_ascii_digit(), ""));
-    if found.is_some() {
-        let is_same = |it: &Plan| kind(fault(it, registry)) == kind(found.clone());
-        while let Some(smaller) = plan.smaller().into_iter().find(is_same) {
-            plan = smaller;
-        }
+    let found = fault(&plan, registry, false);
+    if let Some(found) = &found {
+        plan = minimize(plan, found, registry);
     }
-    let _ = panic::catch_unwind(AssertUnwindSafe(|| run::run(&plan, registry, true)));
-    let story = World::take_story();
-    let lines = if number("SEED").is_some() {
-        story.len()
-    } else {
-        40
-    };
-    println!(
-        "{plan:#?}\n{}",
-        story[story.len().saturating_sub(lines)..].join("\n")
-    );
+    fault(&plan, registry, true);
+    let story = world(World::take_story);
+    let count = number("SEED").map_or(40, |_| story.len());
+    let end = story[story.len().saturating_sub(count)..].join("\n");
+    println!("{plan:#?}\n{end}");
     if let Some(fault) = found {
         panic!("{fault}\nrepeat it: SEED={seed} cargo test --lib simulation -- --nocapture");
     }

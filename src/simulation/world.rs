@@ -1,34 +1,34 @@
 //! The world: what all sockets, peers and checks share. There is one for each thread.
 //!
-//! It has facts only: which bytes were sent and received, which call returned what, who closed. The
-//! checks judge the engine by them, and never by the engine's own state.
+//! It has facts only: which bytes were sent and received, which call returned what, which end closed.
+//! The checks judge the engine by them, and never by the engine's own state.
 
 use std::cell::RefCell;
-use std::fmt::Debug;
 use std::io;
+use std::sync::LazyLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
+use log::Level;
+use mio::Token;
 use nix::libc::EMFILE;
 
-use super::checks::Judge;
+use super::checks::Echo;
 use super::connections::Connection;
-use super::datagrams::Datagrams;
+use super::datagrams::SentDatagram;
 use super::listeners::Backlog;
 use super::peers::Peer;
-use super::plan::{Micros, Plan};
+use super::plan::{Micros, NEVER, Plan};
 use super::random::Random;
-use super::selector::{Selectors, Source};
 use crate::policy::log_lines;
 
 thread_local! {
-    static WORLD: RefCell<Option<World>> = const { RefCell::new(None) };
+    static WORLD: RefCell<World> = RefCell::default();
 }
 
 /// Calls `act` with the world of this thread.
 pub(super) fn world<T>(act: impl FnOnce(&mut World) -> T) -> T {
-    WORLD.with_borrow_mut(|world| act(world.as_mut().expect("created by `World::create`")))
+    WORLD.with_borrow_mut(act)
 }
 
 /// The same where a value is dropped, unless that is because of a panic.
@@ -38,158 +38,129 @@ pub(super) fn world_at_drop(act: impl FnOnce(&mut World)) {
     }
 }
 
-/// A system call on a socket: fails with one of these errors of its manual page, if the seed says so.
-pub(super) fn system_call<T: Debug>(
-    source: Source,
-    name: &str,
-    errors: &[i32],
-    act: impl FnOnce(&mut World) -> io::Result<T>,
-) -> io::Result<T> {
-    world(|world| {
-        let result = world.call(errors).and_then(|()| act(world));
-        let activity = world.activity(source);
-        activity.had_call = true;
-        let errno = result.as_ref().err().and_then(io::Error::raw_os_error);
-        activity.would_block |= errno == Some(Errno::EAGAIN as i32);
-        world.tell(|| match errno {
-            Some(errno) => format!("{source:?}: {name}: {:?}", Errno::from_raw(errno)),
-            None => format!("{source:?}: {name}: {result:?}"),
-        });
-        result
-    })
-}
-
+/// The result of a call that fails.
 pub(super) fn error<T>(errno: i32) -> io::Result<T> {
     Err(io::Error::from_raw_os_error(errno))
 }
 
+/// The facts of one run.
+#[derive(Default)]
 pub(super) struct World {
     pub(super) plan: Plan,
     pub(super) random: Random,
-    start: Instant,
     /// The clock. Only the simulation moves it.
     pub(super) now: Micros,
-    /// What the engine was told in its present turn.
+    /// The time that the engine knows in its present turn.
     pub(super) turn_now: Micros,
+    /// Turns of all echoes.
     pub(super) turn: u64,
     /// From here on no call fails, and all peers read and close.
     pub(super) is_calm: bool,
-    pub(super) shutdown_at: Option<Micros>,
+    pub(super) shutdown_at: Micros,
     /// The engines are dropped.
     pub(super) is_over: bool,
-    pub(super) selectors: Selectors,
-    pub(super) connections: Vec<Connection>,
+    /// Nothing can happen any more without the engines, and they wait.
+    pub(super) is_asleep: bool,
+    /// The last poll returned events, or was interrupted by a signal.
+    pub(super) had_events: bool,
+    pub(super) echoes: Vec<Echo>,
     pub(super) backlogs: Vec<Backlog>,
-    pub(super) datagrams: Datagrams,
+    pub(super) connections: Vec<Connection>,
+    pub(super) datagrams: Vec<SentDatagram>,
+    /// Datagrams that were answered.
+    pub(super) replies: u64,
     pub(super) peers: Vec<Peer>,
-    /// Descriptors of connections and pipes.
-    pub(super) descriptors: usize,
+    /// Tokens of sockets that were closed.
+    pub(super) stale_tokens: Vec<Token>,
+    /// Open pipes, of two descriptors each.
     pub(super) pipes: usize,
     /// No pipe could be opened in this turn.
-    pub(super) is_without_pipe: bool,
+    pub(super) lacks_pipe: bool,
     pub(super) calls: u64,
     pub(super) calls_in_turn: u64,
     failures: usize,
-    pub(super) judge: Judge,
-    /// The first broken check.
-    pub(super) fault: Option<String>,
-    /// One line for each call, event and sleep; written only if asked for.
-    story: Option<Vec<String>>,
+    has_story: bool,
+    /// One line for each call, event and sleep.
+    story: RefCell<Vec<String>>,
 }
 
 /// More calls than any turn needs.
 const MAX_CALLS_IN_TURN: u64 = 20_000;
 
 impl World {
-    /// Replaces the world of this thread.
-    pub(super) fn create(plan: &Plan, has_story: bool) {
+    pub(super) fn new(plan: &Plan, has_story: bool) -> Self {
         let peers = plan.peers.iter().map(|&number| Peer::new(plan, number));
-        WORLD.set(Some(World {
+        let echoes = (0..plan.echoes).map(Echo::new);
+        World {
             random: Random::new(plan.seed ^ (1 << 63)),
-            start: Instant::now(),
-            now: 0,
-            turn_now: 0,
-            turn: 0,
-            is_calm: false,
-            shutdown_at: None,
-            is_over: false,
-            selectors: Selectors::new(plan.echoes),
-            connections: Vec::new(),
-            backlogs: Vec::new(),
-            datagrams: Datagrams::new(plan),
+            shutdown_at: NEVER,
+            echoes: echoes.collect(),
             peers: peers.collect(),
-            descriptors: 0,
-            pipes: 0,
-            is_without_pipe: false,
-            calls: 0,
-            calls_in_turn: 0,
-            failures: 0,
-            judge: Judge::new(plan.echoes),
-            fault: None,
-            story: has_story.then(Vec::new),
+            has_story,
             plan: plan.clone(),
-        }));
-    }
-
-    /// The story of the last run, also after a panic.
-    pub(super) fn take_story() -> Vec<String> {
-        WORLD
-            .with_borrow_mut(|world| world.as_mut()?.story.take())
-            .unwrap_or_default()
+            ..World::default()
+        }
     }
 
     pub(super) fn instant(&self) -> Instant {
-        self.start + Duration::from_micros(self.now)
+        static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+        *START + Duration::from_micros(self.now)
     }
 
     /// Adds a line to the story, behind what the engine has logged.
-    pub(super) fn tell(&mut self, line: impl FnOnce() -> String) {
-        if let Some(story) = &mut self.story {
-            let lines = log_lines::take().into_iter();
-            story.extend(lines.map(|(level, line)| format!("{level:>17} {line}")));
+    pub(super) fn tell(&self, line: impl FnOnce() -> String) {
+        if self.has_story {
+            self.take_log();
             let (seconds, micros) = (self.now / 1_000_000, self.now % 1_000_000);
-            story.push(format!("{seconds:>6}.{micros:06} {}", line()));
+            let line = format!("{seconds:>6}.{micros:06} {}", line());
+            self.story.borrow_mut().push(line);
         }
     }
 
-    /// A check is broken. The first one counts.
-    pub(super) fn fail(&mut self, fault: String) {
-        self.tell(|| format!("FAULT: {fault}"));
-        self.fault.get_or_insert(fault);
-    }
-
-    pub(super) fn fail_all(&mut self, faults: Vec<String>) {
-        for fault in faults {
-            self.fail(fault);
+    /// What the engine has logged since the last call. It becomes a part of the story.
+    pub(super) fn take_log(&self) -> Vec<(Level, String)> {
+        let lines = log_lines::take();
+        if self.has_story {
+            let story = lines
+                .iter()
+                .map(|(level, line)| format!("{level:>17} {line}"));
+            self.story.borrow_mut().extend(story);
         }
+        lines
     }
 
-    /// A turn of an engine begins.
+    pub(super) fn take_story(&mut self) -> Vec<String> {
+        self.take_log();
+        self.story.take()
+    }
+
+    /// A turn of an echo begins.
     pub(super) fn begin_turn(&mut self) {
         self.turn += 1;
         self.turn_now = self.now;
         self.calls_in_turn = 0;
-        self.is_without_pipe = false;
-        self.selectors.reported.clear();
-        self.connections
-            .iter_mut()
-            .for_each(|it| it.activity.begin_turn());
-        self.backlogs.iter_mut().for_each(Backlog::begin_turn);
-        self.datagrams.begin_turn();
+        self.lacks_pipe = false;
+        for connection in &mut self.connections {
+            connection.socket.begin_turn();
+        }
+        for backlog in &mut self.backlogs {
+            backlog.begin_turn();
+        }
+        for echo in &mut self.echoes {
+            echo.udp.socket.begin_turn();
+        }
     }
 
-    /// Takes time, and fails if the seed says so. Meanwhile a peer may act.
+    /// A system call takes time, and fails if the seed says so. Meanwhile a peer may act.
     pub(super) fn call(&mut self, errors: &[i32]) -> io::Result<()> {
         self.calls += 1;
         self.calls_in_turn += 1;
-        assert!(
-            self.calls_in_turn < MAX_CALLS_IN_TURN,
-            "the turn does not end"
-        );
+        let is_endless = self.calls_in_turn > MAX_CALLS_IN_TURN;
+        assert!(!is_endless, "the turn does not end");
         self.now += self.random.below(3);
         if self.turn > 0 && self.random.one_in(8) && !self.peers.is_empty() {
             let index = self.random.below(self.peers.len() as u64) as usize;
-            if self.peers[index].next_at.is_some_and(|at| at <= self.now) {
+            if self.peers[index].next_at <= self.now {
                 self.act(index);
             }
         }
@@ -200,42 +171,33 @@ impl World {
         Ok(())
     }
 
-    /// True so many times less often than calls fail.
-    pub(super) fn has_trouble(&mut self, less: u64) -> bool {
+    /// True `less` times less often than calls fail.
+    pub(super) fn has_trouble(&self, less: u64) -> bool {
         !self.is_calm && self.random.one_in(less * self.plan.trouble)
     }
 
-    /// Takes descriptors, if there are any.
-    pub(super) fn open_descriptors(&mut self, count: usize) -> io::Result<()> {
-        // They run out and come back.
-        let is_short = !self.is_calm && self.random.one_in(2);
-        if is_short && self.descriptors + count > self.plan.max_descriptors {
+    /// Fails if opening `count` descriptors reaches the limit. The limit comes and goes.
+    pub(super) fn check_descriptors(&self, count: usize) -> io::Result<()> {
+        let connections = self.connections.iter().filter(|it| it.is_open());
+        let count = connections.count() + 2 * self.pipes + count;
+        let is_limited = !self.is_calm && self.random.one_in(2);
+        if is_limited && count > self.plan.max_descriptors {
             return error(EMFILE);
         }
-        self.descriptors += count;
         Ok(())
     }
 
     /// Open connections of an echo: accepted, and not closed.
     pub(super) fn open(&self, echo: usize) -> impl Iterator<Item = &Connection> {
-        let of_echo = self.connections.iter().filter(move |it| it.echo == echo);
-        of_echo.filter(|it| it.is_open())
+        let connections = self.connections.iter();
+        connections.filter(move |it| it.socket.echo == echo && it.is_open())
     }
 
-    /// When something happens next without the engines.
-    pub(super) fn next_happening(&self) -> Option<Micros> {
-        let peers = self.peers.iter().filter_map(|it| it.next_at);
-        let events = self.selectors.next_at(self.now);
-        peers.chain(events).chain(self.datagrams.next_at()).min()
-    }
-
-    /// Moves the clock, and has the peers act whose time has come.
+    /// Moves the clock. Peers act when their time comes.
     pub(super) fn advance(&mut self, to: Micros) {
         loop {
             let peers = self.peers.iter().enumerate();
-            let next = peers
-                .filter_map(|(index, it)| Some((it.next_at?, index)))
-                .min();
+            let next = peers.map(|(index, peer)| (peer.next_at, index)).min();
             let Some((at, index)) = next.filter(|(at, _)| *at <= to) else {
                 break;
             };
@@ -243,36 +205,8 @@ impl World {
             self.act(index);
         }
         self.now = self.now.max(to);
-        self.datagrams.advance(self.now);
-    }
-
-    pub(super) fn activity(&mut self, source: Source) -> &mut Activity {
-        match source {
-            Source::Connection(id) => &mut self.connections[id].activity,
-            Source::Backlog(id) => &mut self.backlogs[id].activity,
-            Source::Datagrams(echo) => self.datagrams.activity(echo),
+        for echo in &mut self.echoes {
+            echo.udp.unresolved.retain(|until| *until > self.now);
         }
-    }
-}
-
-/// What a socket did in this turn and in the turns before.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Activity {
-    pub(super) had_call: bool,
-    pub(super) has_read: bool,
-    pub(super) has_progress: bool,
-    pub(super) would_block: bool,
-    /// Turns in a row with calls and without progress, and with work and without calls.
-    pub(super) idle_turns: u32,
-    pub(super) starved_turns: u32,
-}
-
-impl Activity {
-    pub(super) fn begin_turn(&mut self) {
-        *self = Activity {
-            idle_turns: self.idle_turns,
-            starved_turns: self.starved_turns,
-            ..Activity::default()
-        };
     }
 }
