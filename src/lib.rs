@@ -152,6 +152,7 @@
 //!   - `cidr.rs`, `admission.rs`: the allow list, and the limit of connections per source.
 //!   - `reply_filter.rs`: which datagrams get a reply. `log_throttle.rs`: one warning a minute.
 //! - `config.rs`, `stats.rs`: the settings and the counters.
+//! - `simulation/`: the engine in a simulated world, for tests.
 //! - `bin/mio-echo/`: the program, which uses only the public API.
 //!
 //! # The steps of a socket program

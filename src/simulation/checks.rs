@@ -177,6 +177,9 @@ impl World {
         let is_due = self.closes_at(connection) < self.turn_now;
         let is_late = is_due && !connection.socket.in_turn.has_progress;
         assert!(!is_late, "{connection} is open for too long");
+        let max = self.plan.config.buffer_size.max(self.pipe_size());
+        let is_bounded = connection.held <= max as u64;
+        assert!(is_bounded, "{connection} holds more than {max} bytes");
         let has_failed = connection.socket.failure.is_some();
         assert!(!has_failed, "{connection} is open after an error");
     }

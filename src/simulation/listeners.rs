@@ -7,8 +7,9 @@ use std::net::SocketAddr;
 
 use mio::event;
 use nix::libc::{
-    EAGAIN, ECONNABORTED, EHOSTUNREACH, EINTR, EMFILE, ENETDOWN, ENFILE, ENOBUFS, ENOMEM, EPERM,
-    EPROTO,
+    EAGAIN, ECONNABORTED, EHOSTDOWN, EHOSTUNREACH, EINTR, EMFILE, ENETDOWN, ENETUNREACH, ENFILE,
+    ENOBUFS, ENOMEM, ENONET, ENOPROTOOPT, EOPNOTSUPP, EPERM, EPROTO, EPROTONOSUPPORT,
+    ESOCKTNOSUPPORT, ETIMEDOUT,
 };
 
 use super::checks::RETRY_INTERVAL;
@@ -19,9 +20,28 @@ use crate::net::Accept;
 use crate::net::stream::Peer;
 
 /// The errors of a connection, which is lost; see "Error handling" in accept(2).
-const LOST: &[i32] = &[ECONNABORTED, EPROTO, ENETDOWN, EHOSTUNREACH];
+const LOST: &[i32] = &[
+    ECONNABORTED,
+    EHOSTDOWN,
+    EHOSTUNREACH,
+    ENETDOWN,
+    ENETUNREACH,
+    ENONET,
+    ENOPROTOOPT,
+    EOPNOTSUPP,
+    EPROTO,
+    ETIMEDOUT,
+];
 /// The errors of the system, which has no room or permission for a connection.
-const SHORTAGE: &[i32] = &[EMFILE, ENFILE, ENOBUFS, ENOMEM, EPERM];
+const SHORTAGE: &[i32] = &[
+    EMFILE,
+    ENFILE,
+    ENOBUFS,
+    ENOMEM,
+    EPERM,
+    EPROTONOSUPPORT,
+    ESOCKTNOSUPPORT,
+];
 
 /// The facts of a listening socket.
 #[derive(Debug, Clone, Default)]

@@ -159,10 +159,13 @@ impl Host {
         if world(|world| world.plan.echoes == 1 && world.random.one_in(2)) {
             return;
         }
+        let now = world(|world| {
+            world.begin_turn();
+            world.begin_shutdown();
+            world.instant()
+        });
         for (echo, event_loop) in self.loops.iter_mut().enumerate() {
-            world(World::begin_turn);
-            world(World::begin_shutdown);
-            event_loop.engine.shutdown(world(|world| world.instant()));
+            event_loop.engine.shutdown(now);
             world(|world| world.check_warnings(echo));
         }
         // A host of loops asks for their timeouts again.
@@ -174,7 +177,7 @@ impl World {
     /// Returns true: the shutdown is requested.
     fn begin_shutdown(&mut self) -> bool {
         self.tell(|| "shutdown".to_owned());
-        self.shutdown_at = self.shutdown_at.min(self.now);
+        self.shutdown_at = self.shutdown_at.min(self.turn_now);
         // Listeners and UDP sockets have a last turn.
         for backlog in &mut self.backlogs {
             backlog.socket.idle_turns = 0;

@@ -119,8 +119,7 @@ impl World {
             events.push(Event(WAKER, ALL));
         }
         if self.has_trouble(4) {
-            let token = self.stale_tokens.pop();
-            events.extend(token.map(|token| Event(token, ALL)));
+            events.extend(self.stale_event(echo));
         }
         events
     }
@@ -142,6 +141,18 @@ impl World {
         let socket = self.socket_mut(source);
         socket.in_turn.had_event = readiness.writable || !needs_room;
         Some(Event(socket.token?, readiness))
+    }
+
+    /// The event of a socket that was closed. Another one may have its token by now.
+    fn stale_event(&mut self, echo: usize) -> Option<Event> {
+        let token = self.stale_tokens.pop()?;
+        let mut sockets = self.sockets(echo);
+        let source = sockets.find_map(|(source, it)| (it.token == Some(token)).then_some(source));
+        drop(sockets);
+        if let Some(source) = source {
+            self.socket_mut(source).in_turn.had_event = true;
+        }
+        Some(Event(token, ALL))
     }
 
     /// When something happens next without the engines.

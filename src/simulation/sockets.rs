@@ -6,7 +6,7 @@ use std::mem;
 
 use mio::{Interest, Registry, Token, event};
 use nix::errno::Errno;
-use nix::libc::{EAGAIN, EINTR, ENOMEM, ENOSPC};
+use nix::libc::{EAGAIN, EEXIST, EINTR, ELOOP, ENOMEM, ENOSPC, EPERM};
 
 use super::plan::{MILLISECOND, Micros};
 use super::world::{World, world, world_at_drop};
@@ -109,7 +109,7 @@ impl Descriptor {
 impl event::Source for Descriptor {
     fn register(&mut self, _: &Registry, token: Token, _: Interest) -> io::Result<()> {
         let name = format!("register as {}", token.0);
-        let registered = self.call(name, &[ENOMEM, ENOSPC], |world| {
+        let registered = self.call(name, &[EEXIST, ELOOP, ENOMEM, ENOSPC, EPERM], |world| {
             world.socket_mut(self.0).token = Some(token);
             world.signal(self.0);
             Ok(())

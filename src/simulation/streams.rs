@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use mio::event;
 use nix::libc::{
-    EACCES, EAGAIN, ECONNRESET, EHOSTUNREACH, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM, ENOTCONN,
-    EPIPE, ETIMEDOUT,
+    EACCES, EAGAIN, EALREADY, ECONNREFUSED, ECONNRESET, EDESTADDRREQ, EHOSTUNREACH, EINTR, EISCONN,
+    EMFILE, EMSGSIZE, ENFILE, ENOBUFS, ENOMEM, ENOTCONN, EOPNOTSUPP, EPIPE, ESPIPE, ETIMEDOUT,
 };
 
 use super::sockets::{Descriptor, Source};
@@ -19,10 +19,32 @@ use crate::config::ZeroCopy;
 use crate::echo::shared::MAX_PIPES;
 use crate::net::{Pipe, Stream};
 
-const RECEIVE: &[i32] = &[EINTR, ENOMEM, ENOTCONN, ECONNRESET, ETIMEDOUT, EHOSTUNREACH];
-const SEND: &[i32] = &[EINTR, EACCES, ECONNRESET, ENOBUFS, ENOMEM, ENOTCONN, EPIPE];
-const SPLICE_IN: &[i32] = &[EINTR, EAGAIN, ENOMEM, EACCES, ECONNRESET, ETIMEDOUT];
-const SPLICE_OUT: &[i32] = &[EINTR, ENOMEM, EACCES, EPIPE, ECONNRESET];
+/// Of the manual pages, and those that TCP reports at any call (tcp(7), ip(7)).
+const RECEIVE: &[i32] = &[
+    EINTR,
+    ECONNREFUSED,
+    ECONNRESET,
+    EHOSTUNREACH,
+    ENOMEM,
+    ENOTCONN,
+    ETIMEDOUT,
+];
+const SEND: &[i32] = &[
+    EINTR,
+    EACCES,
+    EALREADY,
+    ECONNRESET,
+    EDESTADDRREQ,
+    EISCONN,
+    EMSGSIZE,
+    ENOBUFS,
+    ENOMEM,
+    ENOTCONN,
+    EOPNOTSUPP,
+    EPIPE,
+];
+const SPLICE_IN: &[i32] = &[EINTR, EAGAIN, EACCES, ECONNRESET, ENOMEM, ESPIPE, ETIMEDOUT];
+const SPLICE_OUT: &[i32] = &[EINTR, EACCES, ECONNRESET, ENOMEM, EPIPE, ESPIPE];
 const SHUTDOWN: &[i32] = &[ENOTCONN, ENOBUFS];
 
 impl World {
@@ -127,14 +149,18 @@ impl World {
             let at_end = connection.has_ended;
             return if at_end { Ok(0) } else { error(EAGAIN) };
         }
-        // Each segment takes a page of the pipe, which is not larger than the budget.
-        let size = (self.plan.config.max_buffered as u64).min(256 * 1024);
-        let count = self.receive(id, 1 + self.random.below(size))?;
+        // Each segment takes a page of the pipe.
+        let count = self.receive(id, 1 + self.random.below(self.pipe_size() as u64))?;
         let connection = &mut self.connections[id];
         connection.held = connection.pending();
         connection.is_blocked = count > 0;
         (pipe.connection, pipe.len) = (Some(id), pipe.len + count);
         Ok(count as usize)
+    }
+
+    /// How many bytes fit into a pipe: not more than the budget.
+    pub(super) fn pipe_size(&self) -> usize {
+        self.plan.config.max_buffered.min(256 * 1024)
     }
 
     /// splice(2) out of a pipe.
