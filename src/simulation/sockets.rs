@@ -2,7 +2,6 @@
 
 use std::fmt::{Debug, Display};
 use std::io;
-use std::mem;
 
 use mio::{Interest, Registry, Token, event};
 use nix::errno::Errno;
@@ -140,7 +139,8 @@ impl Drop for Descriptor {
                 Source::Listener(id) => world.close_listener(id),
                 Source::Udp(_) => {}
             }
-            world.deregister(self.0);
+            let token = world.deregister(self.0);
+            world.stale_tokens.extend(token);
         });
     }
 }
@@ -176,10 +176,10 @@ impl World {
         }
     }
 
-    fn deregister(&mut self, source: Source) {
+    /// Returns the token that it had.
+    fn deregister(&mut self, source: Source) -> Option<Token> {
         let socket = self.socket_mut(source);
         socket.changed_at = None;
-        let token = mem::take(&mut socket.token);
-        self.stale_tokens.extend(token);
+        socket.token.take()
     }
 }
