@@ -81,8 +81,9 @@ fn open_files(service: &Service) -> usize {
     files.unwrap().count()
 }
 
-/// Stops a service, does something, and lets it go on, so that it finds all of that at once.
+/// Stops a service in its sleep, does something, and lets it go on, so that it finds all of that at once.
 fn while_stopped<T>(service: &Service, act: impl FnOnce() -> T) -> T {
+    wait_until(|| state(service.pid()) == "S");
     service.signal(SIGSTOP);
     wait_until(|| state(service.pid()) == "T");
     let result = act();
