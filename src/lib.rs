@@ -37,6 +37,9 @@
 //!   that another part of the application or a supervisor has bound, [`Network`] an entry of the
 //!   allow list, and [`Stats`] the counters.
 //!
+//! The [guide] builds such a loop in thirteen small programs, from the blocking calls of a first lesson to
+//! this crate. Each program has a fault that one command shows.
+//!
 //! # How it works
 //!
 //! ## The loop
@@ -188,6 +191,8 @@
 
 mod config;
 mod echo;
+#[cfg(all(doc, not(doctest)))]
+pub mod guide;
 mod net;
 mod policy;
 mod server;

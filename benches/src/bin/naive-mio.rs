@@ -3,7 +3,7 @@
 //! It reads until `WouldBlock`, however long the other connections wait; keeps every byte it read,
 //! without a limit; and registers for writability before it writes, then for readability again.
 //!
-//! Exercise: find the lines of these three faults.
+//! Exercise of the guide (`docs/guide/07.md`): find the lines of these three faults.
 //!
 //! 1. Half-close loses bytes. If the end of the stream is read in the same event as the bytes before
 //!    it, the connection is closed with these bytes pending.
