@@ -113,11 +113,14 @@ fn trace_counts_events_and_the_run_queue() {
     ] {
         service.wait_for(line);
     }
+    // Otherwise the service would wait for them.
+    drop((first, second));
     service.stop();
 
     let mut service = Service::start(&["-vv", "--busy-poll", "1s"]);
-    let _client = connect(service.address);
+    let client = connect(service.address);
     service.wait_for("not sleeping: busy polling");
+    drop(client);
     service.stop();
 }
 
