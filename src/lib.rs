@@ -61,6 +61,9 @@
 //! socket on the run queue one turn. An error of one connection closes that connection, is counted,
 //! and never reaches the caller.
 //!
+//! `mio-echo -vv` logs each of these steps, and `docs/trace.md` follows one echo through them, beside
+//! the same run under `strace`. `examples/peer.rs` is a client that misbehaves.
+//!
 //! ## Edge-triggered readiness
 //!
 //! An edge-triggered selector reports a change once: bytes have arrived, or the send buffer has room

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use log::trace;
+use log::{Level, log_enabled, trace};
 use mio::event::Event;
 use mio::{Events, Poll, Registry, Token, Waker};
 
@@ -218,11 +218,12 @@ where
         shutdown_requested: impl Fn() -> bool,
     ) -> io::Result<&[P::Event]> {
         let timeout = [timeout, self.timeout()].into_iter().flatten().min();
-        match timeout {
-            Some(timeout) => trace!("waiting for events, {timeout:?} at most"),
-            None => trace!("waiting for events"),
-        }
-        match self.selector.select(timeout) {
+        let selected = if log_enabled!(Level::Trace) {
+            self.traced_select(timeout)
+        } else {
+            self.selector.select(timeout)
+        };
+        match selected {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             selected => selected?,
         }
@@ -243,6 +244,36 @@ where
         self.more_events = count == self.selector.capacity();
         self.engine.run(now);
         Ok(&self.user_events)
+    }
+
+    #[cold]
+    fn traced_select(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        self.trace_wait(timeout);
+        let selected = self.selector.select(timeout);
+        let (count, capacity) = (self.selector.events().count(), self.selector.capacity());
+        match &selected {
+            Ok(()) => trace!("poll {count} of {capacity} events"),
+            Err(error) => trace!("poll: {error}"),
+        }
+        selected
+    }
+
+    fn trace_wait(&self, timeout: Option<Duration>) {
+        let sockets = self.engine.run_queue_len();
+        match timeout {
+            None => trace!("waiting for events"),
+            Some(Duration::ZERO) if sockets == 1 => {
+                trace!("not sleeping: 1 socket has more to do");
+            }
+            Some(Duration::ZERO) if sockets > 1 => {
+                trace!("not sleeping: {sockets} sockets have more to do");
+            }
+            Some(Duration::ZERO) if self.more_events => {
+                trace!("not sleeping: the last poll returned as many events as fit");
+            }
+            Some(Duration::ZERO) => trace!("not sleeping: busy polling, or a deadline is due"),
+            Some(timeout) => trace!("waiting for events, {timeout:?} at most"),
+        }
     }
 
     /// See [`Server::timeout`].

@@ -3,15 +3,15 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use log::{debug, warn};
+use log::{debug, trace, warn};
 
-use super::connection::Connection;
+use super::connection::{Connection, Name};
 use super::engine::{Engine, check_memory};
 use super::slots::{Slot, Source};
 use super::timers::Timeout;
 use crate::net::listener::is_connection_error;
 use crate::net::stream::Peer;
-use crate::net::{self, Accept, Stream, System, nonblocking};
+use crate::net::{self, Accept, Stream, System, nonblocking, outcome};
 use crate::policy::admission::{Admission, RejectReason};
 use crate::policy::log_throttle::LogThrottle;
 
@@ -97,7 +97,10 @@ impl<S: System> Engine<S> {
             let Some(listener) = self.slots[key].listener_mut() else {
                 return;
             };
-            match nonblocking(|| listener.accept()) {
+            let result = nonblocking(|| listener.accept());
+            let peer = |it: &(_, Peer)| format!(": {}", it.1);
+            trace!("{}: accept{}", self.endpoints[key], outcome(&result, peer));
+            match result {
                 Ok(Some((stream, peer))) => {
                     accepted += 1;
                     if let Err(error) = self.admit(stream, peer, now) {
@@ -148,12 +151,13 @@ impl<S: System> Engine<S> {
         let token = self.token_of(key);
         self.registry
             .register(stream.source_mut(), token, net::interest())?;
-        let connection = Connection::new(stream, peer, now, self.timers.now());
+        let name = Name { peer, token };
+        let connection = Connection::new(stream, name, now, self.timers.now());
         self.slots.insert(Slot::new(Source::Connection(connection)));
         self.schedule(key, Timeout::Idle);
         self.stats.active += 1;
         self.stats.accepted += 1;
-        debug!("{peer}: opened as {token:?}");
+        debug!("{name}: opened");
         Ok(())
     }
 

@@ -12,10 +12,12 @@
 //! `Splicing` is `Reading` without a copy: see [`splice`](super::splice).
 
 use std::collections::TryReserveError;
+use std::fmt;
 use std::io;
 use std::time::Instant;
 
 use log::{Level, log_enabled, trace};
+use mio::Token;
 
 use super::shared::Shared;
 use super::timers::{Millis, Timeout};
@@ -55,11 +57,24 @@ impl State {
     }
 }
 
+/// The name of a connection in the log. The selector reports only the token.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Name {
+    pub(crate) peer: Peer,
+    pub(crate) token: Token,
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (Token {})", self.peer, self.token.0)
+    }
+}
+
 /// A connected peer.
 #[derive(Debug)]
 pub(crate) struct Connection<S: Stream> {
     pub(super) stream: S,
-    pub(super) peer: Peer,
+    pub(super) name: Name,
     opened: Instant,
     /// When a byte was last read or written.
     pub(super) last_progress: Millis,
@@ -76,17 +91,17 @@ pub(crate) struct Connection<S: Stream> {
 }
 
 impl<S: Stream> Connection<S> {
-    pub(crate) fn new(stream: S, peer: Peer, now: Instant, last_progress: Millis) -> Self {
+    pub(crate) fn new(stream: S, name: Name, now: Instant, last_progress: Millis) -> Self {
         Connection {
             stream,
-            peer,
+            name,
             opened: now,
             last_progress,
             echoed: 0,
             pending: Pending::default(),
             state: State::Reading,
             resume: State::Reading,
-            read_until_would_block: peer.may_read_short(),
+            read_until_would_block: name.peer.may_read_short(),
         }
     }
 
@@ -136,8 +151,8 @@ impl<S: Stream> Connection<S> {
         self.state = State::Flushing;
     }
 
-    pub(crate) fn peer(&self) -> Peer {
-        self.peer
+    pub(crate) fn name(&self) -> Name {
+        self.name
     }
 
     /// When a byte was last read or written.
@@ -198,7 +213,7 @@ impl<S: Stream> Connection<S> {
         };
         self.last_progress = shared.now;
         stats.bytes_received += count as u64;
-        self.trace("read", count, buffer.len());
+        self.trace("recv", count, buffer.len());
         let bytes = &buffer[..count];
         let sent = match nonblocking(|| self.stream.write(bytes)) {
             Ok(Some(sent)) => sent,
@@ -206,7 +221,7 @@ impl<S: Stream> Connection<S> {
             Err(error) => return Ok(discard_unsent(count, error, stats)),
         };
         self.count_sent(sent, stats);
-        self.trace("write", sent, count);
+        self.trace("send", sent, count);
         let is_full = count == buffer.len();
         if is_full && shared.pipes.worth_splicing(count) {
             self.state = State::Splicing;
@@ -241,7 +256,7 @@ impl<S: Stream> Connection<S> {
             None => return Ok(self.read_would_block()),
         };
         self.last_progress = shared.now;
-        self.trace("read", count, buffer.len());
+        self.trace("recv", count, buffer.len());
         Ok(self.after_read(count == buffer.len()))
     }
 
@@ -266,8 +281,8 @@ impl<S: Stream> Connection<S> {
             self.release_pipe(&mut shared.pipes);
         }
         if self.state == State::Flushing {
-            trace!("{}: shutdown of the write half", self.peer);
             self.stream.shutdown_write()?;
+            trace!("{}: shutdown(SHUT_WR): 0", self.name);
             self.state = State::Lingering;
         } else {
             self.state = self.resume;
@@ -284,7 +299,7 @@ impl<S: Stream> Connection<S> {
         let pending = buffer.unsent().len();
         let sent = nonblocking(|| self.stream.write(buffer.unsent()))?.unwrap_or(0);
         buffer.consume(sent);
-        self.trace("write", sent, pending);
+        self.trace("send", sent, pending);
         Ok(sent)
     }
 
@@ -297,15 +312,15 @@ impl<S: Stream> Connection<S> {
     }
 
     fn read_would_block(&mut self) -> Next {
-        trace!("{}: read would block", self.peer);
-        self.read_until_would_block = self.peer.may_read_short();
+        trace!("{}: recv: EAGAIN", self.name);
+        self.read_until_would_block = self.name.peer.may_read_short();
         Next::WaitReadable
     }
 
     /// A write took some of the bytes, or none.
     fn after_short_write(&self, sent: usize) -> Next {
         let pending = self.pending.len();
-        trace!("{}: write-blocked with {pending} bytes pending", self.peer);
+        trace!("{}: write-blocked with {pending} bytes pending", self.name);
         // On Linux an event follows a short write(2); see epoll(7). None is promised after splice(2).
         let event_follows = matches!(self.pending, Pending::Buffer(_)) && EVENT_FOLLOWS_SHORT_IO;
         if event_follows || sent == 0 {
@@ -317,7 +332,7 @@ impl<S: Stream> Connection<S> {
 
     /// The peer sends no more, and nothing is pending. Closing the socket passes the end on.
     fn end_of_stream(&self, reason: CloseReason) -> Next {
-        trace!("{}: end of stream", self.peer);
+        trace!("{}: recv 0 bytes: end of stream", self.name);
         Next::Close(reason)
     }
 
@@ -326,9 +341,10 @@ impl<S: Stream> Connection<S> {
         stats.bytes_sent += sent as u64;
     }
 
-    fn trace(&self, call: &str, count: usize, size: usize) {
+    /// Logs a call. If a call fails, the line about the close has the error.
+    pub(super) fn trace(&self, call: &str, count: usize, size: usize) {
         if log_enabled!(Level::Trace) {
-            trace_call(self.peer, call, count, size);
+            trace_call(&self.name, call, count, size);
         }
     }
 }
@@ -342,8 +358,12 @@ fn discard_unsent(count: usize, error: io::Error, stats: &mut Stats) -> Next {
 
 /// Not inlined, so that the code of reading and writing stays small.
 #[cold]
-fn trace_call(peer: Peer, call: &str, count: usize, size: usize) {
-    trace!("{peer}: {call} {count} of {size} bytes");
+fn trace_call(name: &Name, call: &str, count: usize, size: usize) {
+    // The end of the stream, where recv(2) returns 0, has a line of its own.
+    match count {
+        0 => trace!("{name}: {call}: EAGAIN"),
+        _ => trace!("{name}: {call} {count} of {size} bytes"),
+    }
 }
 
 /// Bytes that were read from a peer and that its socket does not take yet.

@@ -9,7 +9,7 @@ use std::mem;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use log::{debug, info, trace};
+use log::{Level, debug, info, log_enabled, trace};
 use mio::{Interest, Registry, Token};
 use slab::Slab;
 
@@ -163,10 +163,12 @@ impl<S: System> Engine<S> {
     pub(crate) fn handle(&mut self, token: Token, event: impl Into<Readiness> + Copy) {
         let key = self.key_of(token);
         let Some(slot) = self.slots.get_mut(key) else {
-            trace!("{token:?}: event without a socket, ignored");
+            trace!("Token {}: event without a socket, ignored", token.0);
             return;
         };
-        trace!("{token:?}: event: {}", event.into());
+        if log_enabled!(Level::Trace) {
+            trace_event(slot, self.endpoints.get(key), event.into());
+        }
         let has_work = match &mut slot.source {
             Source::Connection(connection) => connection.wake(event.into()),
             Source::Listener(_) | Source::Udp(_) => true,
@@ -174,6 +176,11 @@ impl<S: System> Engine<S> {
         if has_work && !mem::replace(&mut slot.queued, true) {
             self.run_queue.keys.push(key);
         }
+    }
+
+    /// How many sockets have more to do.
+    pub(crate) fn run_queue_len(&self) -> usize {
+        self.run_queue.keys.len()
     }
 
     /// Does what is due at `now`, and gives each socket on the run queue one turn. Those with more to do
@@ -196,6 +203,7 @@ impl<S: System> Engine<S> {
         }
         let mut batch = self.run_queue.take_batch();
         self.stats.run_queue = batch.len();
+        trace!("run queue: {}", batch.len());
         for &key in &batch {
             self.turn(key, now);
         }
@@ -294,7 +302,7 @@ impl<S: System> Engine<S> {
         };
         registered.map_err(|error| ListenError::new(&endpoint, error))?;
         info!("listening on {endpoint}");
-        trace!("{endpoint} is {token:?}");
+        trace!("{endpoint}: registered as Token {}", token.0);
         self.endpoints.push(endpoint);
         self.slots.insert(Slot::new(source));
         Ok(())
@@ -315,6 +323,7 @@ impl<S: System> Engine<S> {
             Source::Udp(socket) => socket.deregister(&self.registry),
             Source::Connection(_) => Ok(()),
         };
+        trace!("{}: closed", self.endpoints[key]);
     }
 
     /// Closes a connection. No other place does.
@@ -322,7 +331,7 @@ impl<S: System> Engine<S> {
         if let Source::Connection(mut connection) = self.take(key) {
             debug!(
                 "{}: closed: {reason}; {}",
-                connection.peer(),
+                connection.name(),
                 connection.summary(now)
             );
             self.limit_unacknowledged(&connection);
@@ -332,11 +341,21 @@ impl<S: System> Engine<S> {
                     .registry
                     .deregister(connection.stream_mut().source_mut());
             }
-            self.release_admission(connection.peer());
+            self.release_admission(connection.name().peer);
             self.stats.active -= 1;
             self.stats.closed.count(reason);
         }
         self.resume_accepting(now);
+    }
+}
+
+/// Logs an event under the name of its socket. A connection can have the key of a closed endpoint.
+#[cold]
+fn trace_event<S: System>(slot: &Slot<S>, endpoint: Option<&Endpoint>, readiness: Readiness) {
+    match (slot.connection(), endpoint) {
+        (Some(connection), _) => trace!("{}: event: {readiness}", connection.name()),
+        (None, Some(endpoint)) => trace!("{endpoint}: event: {readiness}"),
+        (None, None) => {}
     }
 }
 

@@ -11,7 +11,7 @@ use log::trace;
 
 use super::connection::{Connection, Next, Pending, State};
 use super::shared::{Pipes, Shared};
-use crate::net::{Stream, nonblocking};
+use crate::net::{Pipe, Stream, nonblocking, outcome};
 use crate::stats::Stats;
 
 impl<S: Stream> Connection<S> {
@@ -47,9 +47,9 @@ impl<S: Stream> Connection<S> {
         };
         let moved = nonblocking(|| self.stream.splice_in(&mut pipe));
         self.pending = Pending::Pipe(pipe);
-        let count = moved?.unwrap_or(0);
-        trace!("{}: splice {count} bytes in", self.peer);
-        Ok(count)
+        let bytes = |count: &usize| format!(" {count} bytes");
+        trace!("{}: splice in{}", self.name, outcome(&moved, bytes));
+        Ok(moved?.unwrap_or(0))
     }
 
     /// Returns the number of bytes that left the pipe.
@@ -57,8 +57,9 @@ impl<S: Stream> Connection<S> {
         let Pending::Pipe(pipe) = &mut self.pending else {
             return Ok(0);
         };
+        let pending = pipe.len();
         let count = nonblocking(|| self.stream.splice_out(pipe))?.unwrap_or(0);
-        trace!("{}: splice {count} bytes out", self.peer);
+        self.trace("splice out", count, pending);
         Ok(count)
     }
 

@@ -32,8 +32,10 @@ use super::engine::Engine;
 use super::slots::Slot;
 use crate::net::bind::{Bound, ListenError};
 use crate::net::endpoint::Endpoint;
-use crate::net::udp::{self, BATCH, Datagram, DatagramIo, POLL_THRESHOLD, SLOT_SIZE, UdpIo};
-use crate::net::{System, nonblocking};
+use crate::net::udp::{
+    self, BATCH, Datagram, DatagramIo, POLL_THRESHOLD, RECEIVE, SEND, SLOT_SIZE, UdpIo,
+};
+use crate::net::{System, nonblocking, outcome};
 use crate::policy::log_throttle::LogThrottle;
 use crate::policy::reply_filter::{DropReason, ReplyFilter};
 use crate::stats::{Dropped, Stats};
@@ -199,7 +201,10 @@ impl<S: DatagramIo> DatagramSocket<S> {
             None => {}
         }
         let (buffers, batch) = (&mut self.buffers, &mut self.batch);
-        match nonblocking(|| self.socket.receive(buffers, batch)) {
+        let result = nonblocking(|| self.socket.receive(buffers, batch));
+        let batch_of = |count: &usize| format!(": batch of {count}");
+        trace!("{}: {RECEIVE}{}", self.endpoint, outcome(&result, batch_of));
+        match result {
             Ok(count) => {
                 self.count_received(stats);
                 self.after_receive(count)
@@ -244,7 +249,10 @@ impl<S: DatagramIo> DatagramSocket<S> {
     fn reply(&mut self, stats: &mut Stats) {
         while !self.batch.is_empty() {
             let count = group(&mut self.batch);
-            match nonblocking(|| self.socket.send(&self.buffers, &self.batch[..count])) {
+            let result = nonblocking(|| self.socket.send(&self.buffers, &self.batch[..count]));
+            let sent = |sent: &usize| format!(": {sent} of {count} datagrams");
+            trace!("{}: {SEND}{}", self.endpoint, outcome(&result, sent));
+            match result {
                 Ok(Some(count)) => self.count_sent(count, stats),
                 Ok(None) => self.drop_batch(&"the send buffer is full", stats),
                 Err(error) if udp::is_out_of_memory(&error) => self.drop_batch(&error, stats),

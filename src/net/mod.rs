@@ -183,6 +183,15 @@ pub(crate) fn nonblocking<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Res
     }
 }
 
+/// What a [non-blocking](nonblocking) call has returned, for the log.
+pub(crate) fn outcome<T>(result: &io::Result<Option<T>>, success: impl Fn(&T) -> String) -> String {
+    match result {
+        Ok(Some(value)) => success(value),
+        Ok(None) => ": EAGAIN".to_owned(),
+        Err(error) => format!(": {error}"),
+    }
+}
+
 #[cold]
 fn is_interrupted(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::Interrupted

@@ -413,7 +413,7 @@ fn shutdown_unlinks_the_socket_file_before_it_accepts_the_last() {
             PATH.with_borrow(Option::is_some)
         }
         fn log(&self, record: &log::Record<'_>) {
-            if self.enabled(record.metadata()) && record.args().to_string().contains("opened as") {
+            if self.enabled(record.metadata()) && record.args().to_string().contains(": opened") {
                 let exists = |path: &PathBuf| path.exists();
                 EXISTED.set(PATH.with_borrow(|path| path.as_ref().map(exists)));
             }

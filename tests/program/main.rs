@@ -16,3 +16,4 @@ mod restarts;
 mod service;
 #[cfg(target_os = "linux")]
 mod supervision;
+mod trace;

@@ -55,7 +55,7 @@ class Instance(Service):
 
     def opened(self):
         """The number of connections until now."""
-        return self.log().count("opened as")
+        return self.log().count("): opened")
 
     def kill(self):
         self.signal(signal.SIGKILL)

@@ -46,7 +46,7 @@ pub(crate) enum Command {
 pub(crate) struct LogOptions {
     /// Log level: off, error, warn, info, debug or trace [default: RUST_LOG, or info]
     ///
-    /// debug: each connection when it opens and closes. trace: each event, read and write.
+    /// debug: each connection when it opens and closes. trace: each event and system call.
     #[arg(long, global = true, value_name = "LEVEL", value_parser = level)]
     pub(crate) log_level: Option<LevelFilter>,
 

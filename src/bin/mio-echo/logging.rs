@@ -7,8 +7,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use log::{LevelFilter, Log, Metadata, Record, warn};
 use simple_logger::SimpleLogger;
+use time::format_description::BorrowedFormatItem;
+use time::macros::format_description;
 
 use crate::cli::LogOptions;
+
+/// UTC with microseconds: the calls of one turn are that close together.
+const MICROSECONDS: &[BorrowedFormatItem<'_>] =
+    format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:6]Z");
 
 /// Starts the log.
 pub(crate) fn start(options: &LogOptions) {
@@ -19,7 +25,10 @@ pub(crate) fn start(options: &LogOptions) {
     let (mut levels, unknown) = Levels::parse(&text);
     levels.shift(i16::from(options.verbose) - i16::from(options.quiet));
     log::set_max_level(levels.max());
-    let output = SimpleLogger::new().with_colors(io::stderr().is_terminal());
+    let mut output = SimpleLogger::new().with_colors(io::stderr().is_terminal());
+    if levels.max() == LevelFilter::Trace {
+        output = output.with_timestamp_format(MICROSECONDS);
+    }
     // Fails only if there is a logger already.
     let _ = log::set_boxed_logger(Box::new(Logger { output, levels }));
     for text in unknown {
@@ -96,10 +105,13 @@ impl Levels {
         (Levels(levels), unknown)
     }
 
-    /// Makes the modules without their own level `by` steps more verbose.
+    /// Makes the modules without their own level `by` steps more verbose. mio stays at `debug` at most:
+    /// its trace is about the selector, and repeats what the library logs.
     fn shift(&mut self, by: i16) {
         let level = shifted(self.of(""), by);
         self.0.insert(String::new(), level);
+        let mio = level.min(LevelFilter::Debug);
+        self.0.entry("mio".to_owned()).or_insert(mio);
     }
 
     /// The level of a module: that of the nearest enclosing module with its own.
@@ -158,6 +170,20 @@ mod tests {
         assert_eq!(levels.of("mio::poll"), LevelFilter::Off);
         assert_eq!(levels.max(), LevelFilter::Trace);
         assert_eq!(Levels::parse("").0.max(), LevelFilter::Info);
+    }
+
+    #[test]
+    fn mio_traces_only_by_its_name() {
+        let of_mio = |text, by| {
+            let mut levels = Levels::parse(text).0;
+            levels.shift(by);
+            levels.of("mio::poll")
+        };
+        assert_eq!(of_mio("", 2), LevelFilter::Debug);
+        assert_eq!(of_mio("trace", 0), LevelFilter::Debug);
+        assert_eq!(of_mio("trace", -2), LevelFilter::Info);
+        assert_eq!(of_mio("mio=trace", 0), LevelFilter::Trace);
+        assert_eq!(of_mio("mio=off", 2), LevelFilter::Off);
     }
 
     #[test]

@@ -6,10 +6,14 @@ use std::mem;
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
-use super::{Connection, Next, Shared, Stream, WriteBuffer};
+use log::LevelFilter;
+use mio::Token;
+
+use super::{Connection, Name, Next, Shared, Stream, WriteBuffer};
 use crate::echo::shared::{MAX_PIPES, Pipes};
 use crate::net::stream::Peer;
 use crate::net::{EVENT_FOLLOWS_SHORT_IO, Pipe, Readiness};
+use crate::policy::log_lines;
 use crate::stats::{CloseReason, Stats};
 
 /// An expected call and its result.
@@ -145,7 +149,10 @@ impl Scripted {
 fn connect<S: Stream>(stream: S) -> Connection<S> {
     Connection::new(
         stream,
-        Peer::Tcp((Ipv4Addr::LOCALHOST, 7).into()),
+        Name {
+            peer: Peer::Tcp((Ipv4Addr::LOCALHOST, 7).into()),
+            token: Token(1),
+        },
         Instant::now(),
         0,
     )
@@ -653,4 +660,59 @@ fn write_buffer_keeps_order_and_frees_memory_with_the_last_byte() {
     assert_eq!(buffer.bytes.len(), 6);
     buffer.consume(2);
     assert_eq!(buffer.bytes.len(), 0);
+}
+
+#[test]
+fn trace_has_each_call_and_its_result() {
+    log_lines::start(LevelFilter::Trace);
+    let mut test = Scripted::splicing([
+        In(Ok("abcdef")),
+        Out("abcdef", Ok(2)),
+        Out("cdef", Err(ErrorKind::WouldBlock)),
+        Out("cdef", Ok(4)),
+        In(Ok("")),
+        R(Ok("gh")),
+        W("gh", Err(ErrorKind::WouldBlock)),
+        W("gh", Ok(1)),
+        W("h", Ok(1)),
+        Shutdown(Ok(())),
+        R(Err(ErrorKind::WouldBlock)),
+        R(Ok("")),
+    ]);
+    for _ in 0..5 {
+        test.turn();
+    }
+    test.connection.end();
+    while !test.is_complete() {
+        test.turn();
+    }
+    let lines = log_lines::take();
+    log_lines::start(LevelFilter::Off);
+    let of_connection = |(_, line): &(_, String)| {
+        line.strip_prefix("127.0.0.1:7 (Token 1): ")
+            .unwrap_or(line)
+            .to_owned()
+    };
+    let lines: Vec<_> = lines.iter().map(of_connection).collect();
+    let expected = [
+        "recv 8 of 8 bytes",
+        "send 8 of 8 bytes",
+        "splice in 6 bytes",
+        "splice out 2 of 6 bytes",
+        "write-blocked with 4 bytes pending",
+        "splice out: EAGAIN",
+        "write-blocked with 4 bytes pending",
+        "splice out 4 of 4 bytes",
+        "splice in 0 bytes",
+        "recv 2 of 8 bytes",
+        "send: EAGAIN",
+        "write-blocked with 2 bytes pending",
+        "send 1 of 2 bytes",
+        "write-blocked with 1 bytes pending",
+        "send 1 of 1 bytes",
+        "shutdown(SHUT_WR): 0",
+        "recv: EAGAIN",
+        "recv 0 bytes: end of stream",
+    ];
+    assert_eq!(lines, expected);
 }

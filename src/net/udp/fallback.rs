@@ -13,6 +13,10 @@ use super::{Datagram, DatagramIo};
 /// The most datagrams that one call receives.
 pub(crate) const BATCH: usize = 1;
 
+/// The names of the calls in the log.
+pub(crate) const RECEIVE: &str = "recvfrom";
+pub(crate) const SEND: &str = "sendto";
+
 /// A UDP socket on any system.
 #[derive(Debug)]
 pub(crate) struct UdpIo(UdpSocket);

@@ -18,6 +18,10 @@ use super::{Datagram, DatagramIo, POLL_THRESHOLD, SLOT_SIZE};
 /// The most datagrams that one call receives.
 pub(crate) const BATCH: usize = 32;
 
+/// The names of the calls in the log.
+pub(crate) const RECEIVE: &str = "recvmmsg";
+pub(crate) const SEND: &str = "sendmmsg";
+
 /// A UDP socket of Linux.
 #[derive(Debug)]
 pub(crate) struct UdpIo {
