@@ -136,7 +136,7 @@ impl<S: System> Engine<S> {
             self.count_rejected(reason, address, now);
             return Ok(());
         }
-        let opened = self.open(stream, peer, now);
+        let opened = self.open(stream, peer);
         if opened.is_err() {
             self.release_admission(peer);
         }
@@ -145,14 +145,14 @@ impl<S: System> Engine<S> {
 
     /// Registers an accepted connection and stores it in a slot. Fails if the slab or the selector has
     /// no memory or no room (`ENOMEM`, `ENOSPC`).
-    fn open(&mut self, mut stream: S::Stream, peer: Peer, now: Instant) -> io::Result<()> {
+    fn open(&mut self, mut stream: S::Stream, peer: Peer) -> io::Result<()> {
         self.check_slot_memory()?;
         let key = self.slots.vacant_key();
         let token = self.token_of(key);
         self.registry
             .register(stream.source_mut(), token, net::interest())?;
         let name = Name { peer, token };
-        let connection = Connection::new(stream, name, now, self.timers.now());
+        let connection = Connection::new(stream, name, self.timers.now());
         self.slots.insert(Slot::new(Source::Connection(connection)));
         self.schedule(key, Timeout::Idle);
         self.stats.active += 1;

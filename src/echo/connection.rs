@@ -14,7 +14,7 @@
 use std::collections::TryReserveError;
 use std::fmt;
 use std::io;
-use std::time::Instant;
+use std::time::Duration;
 
 use log::{Level, log_enabled, trace};
 use mio::Token;
@@ -75,7 +75,7 @@ impl fmt::Display for Name {
 pub(crate) struct Connection<S: Stream> {
     pub(super) stream: S,
     pub(super) name: Name,
-    opened: Instant,
+    opened: Millis,
     /// When a byte was last read or written.
     pub(super) last_progress: Millis,
     /// How many bytes were written back.
@@ -91,12 +91,12 @@ pub(crate) struct Connection<S: Stream> {
 }
 
 impl<S: Stream> Connection<S> {
-    pub(crate) fn new(stream: S, name: Name, now: Instant, last_progress: Millis) -> Self {
+    pub(crate) fn new(stream: S, name: Name, now: Millis) -> Self {
         Connection {
             stream,
             name,
             opened: now,
-            last_progress,
+            last_progress: now,
             echoed: 0,
             pending: Pending::default(),
             state: State::Reading,
@@ -197,9 +197,9 @@ impl<S: Stream> Connection<S> {
     }
 
     /// What the log says of a connection at its end.
-    pub(crate) fn summary(&self, now: Instant) -> String {
+    pub(crate) fn summary(&self, now: Millis) -> String {
         let (echoed, pending) = (self.echoed, self.pending.len());
-        let age = now.saturating_duration_since(self.opened);
+        let age = Duration::from_millis(now - self.opened);
         format!("{echoed} bytes echoed, {pending} pending, after {age:.3?}")
     }
 

@@ -332,7 +332,7 @@ impl<S: System> Engine<S> {
             debug!(
                 "{}: closed: {reason}; {}",
                 connection.name(),
-                connection.summary(now)
+                connection.summary(self.timers.now())
             );
             self.limit_unacknowledged(&connection);
             connection.release(&mut self.shared, &mut self.stats);

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
 use std::mem;
 use std::net::Ipv4Addr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use log::LevelFilter;
 use mio::Token;
@@ -153,7 +153,6 @@ fn connect<S: Stream>(stream: S) -> Connection<S> {
             peer: Peer::Tcp((Ipv4Addr::LOCALHOST, 7).into()),
             token: Token(1),
         },
-        Instant::now(),
         0,
     )
 }
