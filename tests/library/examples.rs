@@ -2,15 +2,16 @@
 
 #![cfg(unix)]
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::SocketAddr;
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::common::peers::refusing_address;
+use crate::common::peers::{refusing_address, tcp_server};
 use crate::common::{
-    self, Running, config, connect, example, is_served, random_bytes, read_to_the_end,
+    self, LIMIT, Running, config, connect, example, is_served, random_bytes, read_to_the_end,
     small_buffers,
 };
 
@@ -167,6 +168,15 @@ fn peer_that_resets() {
     assert_eq!((received, end), (0, "reset by this peer"), "{line}");
     let stats = server.stop();
     assert_eq!(stats.closed.reset, 1, "{stats:?}");
+
+    // Closing with unread input resets as well. Here there is none.
+    let (sender, result) = channel();
+    let serve = move |mut stream: TcpStream| {
+        let _ = sender.send(stream.read_to_end(&mut Vec::new()));
+    };
+    peer(&["--reset"], tcp_server(serve));
+    let error = result.recv_timeout(LIMIT).unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
 }
 
 #[test]
