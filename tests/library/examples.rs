@@ -170,12 +170,12 @@ fn peer_that_resets() {
     assert_eq!(stats.closed.reset, 1, "{stats:?}");
 
     // Closing with unread input resets as well. Here there is none.
-    let (sender, receiver) = channel();
-    let read = move |mut stream: TcpStream| {
+    let (sender, result) = channel();
+    let serve = move |mut stream: TcpStream| {
         let _ = sender.send(stream.read_to_end(&mut Vec::new()));
     };
-    peer(&["--reset"], tcp_server(read));
-    let error = receiver.recv_timeout(LIMIT).unwrap().unwrap_err();
+    peer(&["--reset"], tcp_server(serve));
+    let error = result.recv_timeout(LIMIT).unwrap().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
 }
 
