@@ -29,8 +29,8 @@
 //!
 //! # Which type to use
 //!
-//! - [`Server`] is a complete service with its own loop. Its method [`turn`](Server::turn) is the
-//!   place to begin reading: one iteration of the loop, on one screen.
+//! - [`Server`] is a complete service with its own loop. `EventLoop::turn` in its file is the place to
+//!   begin reading: one iteration of the loop, on one screen.
 //! - [`Echo`] is the engine without a loop: it fits into the loop of any application that uses
 //!   [`mio`].
 //! - [`Config`] has the settings, [`Endpoint`] is an address to serve at, [`BoundSocket`] a socket
@@ -158,7 +158,7 @@
 //!   - `cidr.rs`, `admission.rs`: the allow list, and the limit of connections per source.
 //!   - `reply_filter.rs`: which datagrams get a reply. `log_throttle.rs`: one warning a minute.
 //! - `config.rs`, `stats.rs`: the settings and the counters.
-//! - `simulation/`: the engine in a simulated world, for tests.
+//! - `simulation/`: the engine in a simulated world, for tests. `guide.rs`: the pages of `docs/guide`.
 //! - `bin/mio-echo/`: the program, which uses only the public API.
 //!
 //! # The steps of a socket program
@@ -166,9 +166,10 @@
 //! | step | code |
 //! |---|---|
 //! | socket, bind | `Bound::bind` in `net/bind.rs` |
+//! | make it non-blocking | `Bound::new` in `net/bind.rs`; accept4(2) makes accepted sockets so |
 //! | listen | `Listener::listen` in `net/listener.rs` |
-//! | all three, done before by a supervisor | `BoundSocket::new` in `net/bind.rs` |
-//! | wait for many sockets at once | `Server::turn` in `server.rs` |
+//! | all of this, done before by a supervisor | `BoundSocket::new` in `net/bind.rs` |
+//! | wait for many sockets at once | `EventLoop::turn` in `server.rs` |
 //! | accept | `Listener::accept` in `net/listener.rs`; how often, and when not: `Engine::accept` in `echo/accept.rs`; from which addresses: `Admission::acquire` in `policy/admission.rs` |
 //! | recv, send | `Connection::echo` and `Connection::flush` in `echo/connection.rs`; without a copy: `Connection::splice_echo` in `echo/splice.rs` |
 //! | recvfrom, sendto | `net/udp/fallback.rs`; many at once: `net/udp/linux.rs` |
