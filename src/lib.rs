@@ -37,7 +37,7 @@
 //!   that another part of the application or a supervisor has bound, [`Network`] an entry of the
 //!   allow list, and [`Stats`] the counters.
 //!
-//! The [guide] builds such a loop in thirteen small programs, from the blocking calls of a first lesson to
+//! The [guide] builds such a loop in twelve small programs, from the blocking calls of a first lesson to
 //! this crate. Each program has a fault that one command shows.
 //!
 //! # How it works
