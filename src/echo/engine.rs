@@ -317,7 +317,7 @@ impl<S: System> Engine<S> {
 
     /// Closes a listener or UDP socket.
     pub(super) fn remove(&mut self, key: usize) {
-        // Closing deregisters as well if this fails.
+        // Best effort: closing deregisters too, unless another process has a copy of the socket.
         let _ = match &mut self.take(key) {
             Source::Listener(listener) => self.registry.deregister(listener.source_mut()),
             Source::Udp(socket) => socket.deregister(&self.registry),

@@ -16,10 +16,11 @@ use crate::stats::Stats;
 /// The interval at which paused listeners and UDP sockets try again.
 pub(super) const RETRY_INTERVAL: Micros = 100 * MILLISECOND;
 
-/// So many turns in a row a socket may have without an effect, or be left out with work to do.
+/// How many turns of the loop in a row a socket may make calls without an effect (it spins), or have work
+/// and make no call (it starves).
 const MAX_IDLE_TURNS: u32 = 2;
 
-/// So many turns of the loop may have no effect at all: a poll may be interrupted.
+/// How many turns of the loop in a row may have neither a call nor an event.
 const MAX_IDLE_LOOPS: u32 = 20;
 
 /// The facts of an echo, and what its checks remember.
@@ -126,7 +127,7 @@ impl World {
         }
     }
 
-    /// A listener or UDP socket may have work for the retry interval, and no longer.
+    /// A paused listener or UDP socket may leave work waiting until its next retry, and no longer.
     fn check_endpoints_before_sleep(&self, echo: usize) {
         let is_shutting_down = self.is_shutting_down();
         for listener in self.backlogs.iter().filter(|it| it.socket.echo == echo) {
@@ -135,11 +136,15 @@ impl World {
             assert!(!has_work, "connections wait, and the loop sleeps");
         }
         let udp = &self.echoes[echo].udp;
-        let is_open = udp.socket.token.is_some() && is_shutting_down;
+        let outlives_shutdown = udp.socket.token.is_some() && is_shutting_down;
+        // While datagrams keep coming, the socket is polled, and not registered.
         let has_work = !udp.waiting.is_empty() && udp.socket.changed_at.is_none();
         let has_work = has_work && !is_shutting_down;
         assert!(!has_work, "datagrams wait, and the loop sleeps");
-        assert!(!is_open, "a UDP socket is open after the shutdown");
+        assert!(
+            !outlives_shutdown,
+            "a UDP socket is open after the shutdown"
+        );
     }
 
     /// A turn of an echo is over.
@@ -241,6 +246,7 @@ impl World {
                 + stats.send_buffer_drops
                 + stats.dropped.total();
             let has_bytes = [stats.bytes_received, accounted] == [received, received];
+            // With UDP, the counters of bytes include datagrams.
             let has_closes = stats.accepted == stats.closed.total();
             let has_datagrams = stats.datagrams_received == datagrams;
             let has_all = (has_bytes || self.plan.has_udp) && has_closes && has_datagrams;
@@ -253,5 +259,7 @@ impl World {
         let (replies, pipes) = (self.replies, self.pipes);
         assert!(replies == sent, "{replies} replies, counted as {sent}");
         assert!(pipes == 0, "{pipes} pipes stay open");
+        let open = self.connections.iter().find(|it| it.is_open());
+        assert!(open.is_none(), "{open:?} stays open");
     }
 }

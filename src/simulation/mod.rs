@@ -3,11 +3,14 @@
 //! A seed decides everything: the configuration, what the peers do and when, how much each call moves,
 //! which calls fail, in which order events come, and how long the process is stopped. The engine is the
 //! real one, with every feature, and runs in the real loop; only its [`System`](crate::net::System) and
-//! its clock are simulated. After each step the [checks] compare what happened with what has to hold;
-//! a broken check is a panic.
+//! its clock are simulated. Checks inside calls, at each close, before each sleep, after each turn of the
+//! loop and at the end compare what happened with what has to hold; a broken check is a panic.
 //!
-//! A run can be repeated by its seed. If a check is broken, the run is made smaller as long as the same
-//! check is broken, and told as a story:
+//! The engine is `Engine<Simulation>` (`run.rs`). All its sockets are descriptors (`sockets.rs`), whose
+//! calls go to the world of the thread, because methods like `Read::read` have no argument for it.
+//!
+//! If a check is broken, the run is made smaller as long as the same check is broken, and told as a story.
+//! A run can be repeated by its seed:
 //!
 //! ```text
 //! SEED=1234 cargo test --lib simulation -- --nocapture

@@ -25,7 +25,7 @@ pub(super) struct Socket {
     pub(super) echo: usize,
     /// The token that it is registered with.
     pub(super) token: Option<Token>,
-    /// From when on an event can report a change, if there is one.
+    /// A change that no event has reported yet, and from when on one can.
     pub(super) changed_at: Option<Micros>,
     /// The error of a call, other than `EINTR` and `EAGAIN`.
     pub(super) failure: Option<i32>,
@@ -63,7 +63,8 @@ impl Socket {
         self.changed_at.is_some_and(|at| at <= now)
     }
 
-    /// It is registered, and no event is to come.
+    /// It is registered, and no event is to come. If the engine has left work here, that is forgotten:
+    /// edge-triggered events are not repeated.
     pub(super) fn is_settled(&self) -> bool {
         self.token.is_some() && self.changed_at.is_none()
     }
@@ -104,7 +105,10 @@ impl Descriptor {
     }
 }
 
-/// `epoll_ctl(2)`. What holds already is reported.
+/// `epoll_ctl(2)`. A socket that is ready already gets an event.
+///
+/// The engine registers through mio, which requires a real `Registry`. It is passed along and ignored: the
+/// token is noted in the world instead.
 impl event::Source for Descriptor {
     fn register(&mut self, _: &Registry, token: Token, _: Interest) -> io::Result<()> {
         let name = format!("register as {}", token.0);

@@ -1,7 +1,7 @@
 //! The world: what all sockets, peers and checks share. There is one for each thread.
 //!
 //! It has facts only: which bytes were sent and received, which call returned what, which end closed.
-//! The checks judge the engine by them, and never by the engine's own state.
+//! The checks judge the engine by them, by its counters and by its log, and never by its private state.
 
 use std::cell::RefCell;
 use std::io;
