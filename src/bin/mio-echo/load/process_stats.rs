@@ -65,12 +65,16 @@ impl Process {
 
     /// The sum of all threads, in nanoseconds; stat has only hundredths of a second.
     fn processor_time(&self) -> io::Result<Duration> {
-        let mut sum = 0;
+        let mut sum = None;
         for thread in fs::read_dir(self.file("task"))? {
-            let text = fs::read_to_string(thread?.path().join("schedstat"))?;
+            // The thread may have ended since.
+            let Ok(text) = fs::read_to_string(thread?.path().join("schedstat")) else {
+                continue;
+            };
             let time = text.split_whitespace().next();
-            sum += time.and_then(|time| time.parse().ok()).unwrap_or(0);
+            *sum.get_or_insert(0) += time.and_then(|time| time.parse().ok()).unwrap_or(0);
         }
+        let sum = sum.ok_or(io::ErrorKind::NotFound)?;
         Ok(Duration::from_nanos(sum))
     }
 }
