@@ -39,8 +39,13 @@ impl Service {
     }
 
     fn turn(&mut self) -> io::Result<()> {
-        let due = self.due();
-        let timeout = due.map(|due| due.saturating_duration_since(Instant::now()));
+        let due = earliest([
+            self.summary.due,
+            self.metrics.as_ref().and_then(|it| it.due),
+        ]);
+        let notifier = self.notifier.as_ref().and_then(Notifier::due);
+        let timeout = earliest([due, notifier]);
+        let timeout = timeout.map(|at| at.saturating_duration_since(Instant::now()));
         let events = self.server.turn(timeout)?;
         // Most turns have work for the echo only, and should cost nothing more.
         if due.is_none() && events.is_empty() {
@@ -60,14 +65,6 @@ impl Service {
             metrics.run(now, &stats);
         }
         Ok(())
-    }
-
-    /// When a part has something to do, if no event comes before.
-    fn due(&self) -> Option<Instant> {
-        let metrics = self.metrics.as_ref().and_then(|it| it.due);
-        let notifier = self.notifier.as_ref().and_then(Notifier::due);
-        let dues = [self.summary.due, metrics, notifier];
-        dues.into_iter().flatten().min()
     }
 
     fn notify(&mut self) {
@@ -90,4 +87,8 @@ impl Service {
             }
         }
     }
+}
+
+fn earliest(times: [Option<Instant>; 2]) -> Option<Instant> {
+    times.into_iter().flatten().min()
 }
