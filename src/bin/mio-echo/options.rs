@@ -201,15 +201,20 @@ fn with_hint(error: EndpointError, text: &str) -> CliError {
 /// Resolves an endpoint. Of the addresses of a name, those that this host does not have are left out
 /// with a warning: `localhost` can include `::1` on a host without IPv6.
 fn resolve(text: &str) -> Result<Vec<Endpoint>, EndpointError> {
-    let mut endpoints = Endpoint::resolve(text)?;
+    let endpoints = Endpoint::resolve(text)?;
+    let errors: Vec<_> = endpoints.iter().map(|it| check_address(it).err()).collect();
     // If this host has none of them, binding reports why.
-    if endpoints.iter().any(|it| check_address(it).is_ok()) {
-        endpoints.retain(|endpoint| {
-            let warn = |error: &_| warn!("{text}: {endpoint} is left out: {error}");
-            check_address(endpoint).inspect_err(warn).is_ok()
-        });
+    if errors.iter().all(Option::is_some) {
+        return Ok(endpoints);
     }
-    Ok(endpoints)
+    let mut present = Vec::new();
+    for (endpoint, error) in endpoints.into_iter().zip(errors) {
+        match error {
+            None => present.push(endpoint),
+            Some(error) => warn!("{text}: {endpoint} is left out: {error}"),
+        }
+    }
+    Ok(present)
 }
 
 /// Fails if the address of the endpoint cannot be bound at any port.
