@@ -36,7 +36,7 @@ mod datagrams;
 mod listeners;
 mod peers;
 mod plan;
-mod random;
+pub(crate) mod random;
 mod run;
 mod selector;
 mod sockets;

@@ -4,11 +4,11 @@ use std::cell::Cell;
 
 /// A generator of the kind xorshift64* (S. Vigna, 2016).
 #[derive(Debug, Clone, Default)]
-pub(super) struct Random(Cell<u64>);
+pub(crate) struct Random(Cell<u64>);
 
 impl Random {
     /// Seeds that differ in one bit give unrelated numbers (the finalizer of `SplitMix64`).
-    pub(super) fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         let mut state = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
         state = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         state = (state ^ (state >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -16,7 +16,7 @@ impl Random {
     }
 
     /// A number from 0 to `end - 1`.
-    pub(super) fn below(&self, end: u64) -> u64 {
+    pub(crate) fn below(&self, end: u64) -> u64 {
         let mut state = self.0.get();
         state ^= state >> 12;
         state ^= state << 25;

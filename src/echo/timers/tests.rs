@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use super::{Timeout, Timers};
+use crate::simulation::random::Random;
 
 const TIMEOUTS: [Timeout; 2] = [Timeout::Idle, Timeout::Write];
 
@@ -11,18 +12,6 @@ const TIMEOUTS: [Timeout; 2] = [Timeout::Idle, Timeout::Write];
 /// rounding.
 fn tolerance(timeout: u64) -> u64 {
     (timeout / 100).max(50) + 1
-}
-
-/// A generator of pseudo-random numbers (xorshift).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % end
-    }
 }
 
 /// The timers, and what is expected of them.
@@ -100,7 +89,7 @@ impl World {
 #[test]
 fn every_connection_is_checked_in_time() {
     for timeouts in [[300_000, 30_000], [1_000, 7], [60, 86_400_000], [0, 500]] {
-        let mut random = Random(88_172_645_463_325_252);
+        let random = Random::new(88_172_645_463_325_252);
         // After two months of service, which is more than 32 bits hold.
         let mut world = World::new(timeouts, 5_000_000_000);
         let longest = timeouts[0].max(timeouts[1]);
