@@ -22,6 +22,7 @@ pub(crate) struct BindOptions {
     /// `SO_REUSEPORT`
     pub(crate) reuse_port: bool,
     /// The mode of the files of Unix sockets.
+    #[cfg_attr(not(unix), allow(dead_code, reason = "no Unix sockets here"))]
     pub(crate) unix_mode: Option<u32>,
 }
 

@@ -45,6 +45,13 @@ impl std::os::fd::AsFd for StreamSocket {
     }
 }
 
+#[cfg(windows)]
+impl std::os::windows::io::AsSocket for StreamSocket {
+    fn as_socket(&self) -> std::os::windows::io::BorrowedSocket<'_> {
+        self.0.as_socket()
+    }
+}
+
 impl Read for StreamSocket {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         recv(&self.0, buffer)

@@ -44,6 +44,7 @@ pub(crate) fn take() -> Vec<(Level, String)> {
 }
 
 /// What this thread logs meanwhile, down to `debug`.
+#[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) fn logged(act: impl FnOnce()) -> Vec<(Level, String)> {
     start(LevelFilter::Debug);
     act();

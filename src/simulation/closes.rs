@@ -5,10 +5,9 @@ use std::mem;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use nix::libc::{ECONNRESET, ENOTCONN, EPIPE};
-
 use super::checks::{timeout, tolerance};
 use super::connections::Connection;
+use super::errors::{ECONNRESET, ENOTCONN, EPIPE};
 use super::plan::{NEVER, SECOND};
 use super::world::World;
 use crate::stats::Closed;

@@ -5,11 +5,11 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 use mio::event;
-use nix::libc::{
+
+use super::errors::{
     EACCES, EAGAIN, ECONNREFUSED, EHOSTUNREACH, EINTR, EMSGSIZE, ENETUNREACH, ENOBUFS, ENOMEM,
     EPERM,
 };
-
 use super::plan::{Micros, SECOND};
 use super::sockets::{Descriptor, Socket, Source};
 use super::world::{World, error, world};

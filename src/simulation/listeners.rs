@@ -6,32 +6,17 @@ use std::mem;
 use std::net::SocketAddr;
 
 use mio::event;
-use nix::libc::{
-    EAGAIN, ECONNABORTED, EHOSTDOWN, EHOSTUNREACH, EINTR, EMFILE, ENETDOWN, ENETUNREACH, ENFILE,
-    ENOBUFS, ENOMEM, ENONET, ENOPROTOOPT, EOPNOTSUPP, EPERM, EPROTO, EPROTONOSUPPORT,
-    ESOCKTNOSUPPORT, ETIMEDOUT,
-};
 
 use super::checks::RETRY_INTERVAL;
 use super::connections::{Connection, Phase};
+use super::errors::{
+    EAGAIN, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPERM, EPROTONOSUPPORT, ESOCKTNOSUPPORT, LOST,
+};
 use super::sockets::{Descriptor, Socket, Source};
 use super::world::{World, error, world};
 use crate::net::Accept;
 use crate::net::stream::Peer;
 
-/// The errors of a connection, which is lost; see "Error handling" in accept(2).
-const LOST: &[i32] = &[
-    ECONNABORTED,
-    EHOSTDOWN,
-    EHOSTUNREACH,
-    ENETDOWN,
-    ENETUNREACH,
-    ENONET,
-    ENOPROTOOPT,
-    EOPNOTSUPP,
-    EPROTO,
-    ETIMEDOUT,
-];
 /// The errors of the system, which has no room or permission for a connection.
 const SHORTAGE: &[i32] = &[
     EMFILE,

@@ -19,7 +19,7 @@
 //! | file | what it has |
 //! |---|---|
 //! | `random.rs`, `plan.rs` | from a seed to a plan |
-//! | `world.rs` | the clock, calls, and the facts that all share |
+//! | `world.rs`, `errors.rs` | the clock, calls and their errors, and the facts that all share |
 //! | `sockets.rs`, `selector.rs` | registrations and edge-triggered events |
 //! | `connections.rs`, `streams.rs`, `listeners.rs`, `datagrams.rs` | sockets |
 //! | `peers.rs` | what peers do |
@@ -33,6 +33,7 @@ mod checks;
 mod closes;
 mod connections;
 mod datagrams;
+mod errors;
 mod listeners;
 mod peers;
 mod plan;

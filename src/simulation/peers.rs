@@ -3,10 +3,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use nix::libc::ECONNRESET;
-
 use super::connections::Phase;
 use super::datagrams::{self, SentDatagram};
+use super::errors::ECONNRESET;
 use super::plan::{HOUR, MILLISECOND, Micros, NEVER, Plan, SECOND};
 use super::random::Random;
 use super::sockets::Source;

@@ -9,8 +9,8 @@ use std::mem;
 use std::time::{Duration, Instant};
 
 use mio::Token;
-use nix::libc::EINTR;
 
+use super::errors::EINTR;
 use super::plan::{MILLISECOND, Micros, NEVER};
 use super::sockets::Source;
 use super::world::{World, error, world};

@@ -4,9 +4,8 @@ use std::fmt::{Debug, Display};
 use std::io;
 
 use mio::{Interest, Registry, Token, event};
-use nix::errno::Errno;
-use nix::libc::{EAGAIN, EEXIST, EINTR, ELOOP, ENOMEM, ENOSPC, EPERM};
 
+use super::errors::{self, EAGAIN, EEXIST, EINTR, ELOOP, ENOMEM, ENOSPC, EPERM};
 use super::plan::{MILLISECOND, Micros};
 use super::world::{World, world, world_at_drop};
 
@@ -97,7 +96,7 @@ impl Descriptor {
             let failure = errno.filter(|it| ![EINTR, EAGAIN].contains(it));
             socket.failure = failure.or(socket.failure);
             world.tell(|| match errno {
-                Some(errno) => format!("{:?}: {name}: {:?}", self.0, Errno::from_raw(errno)),
+                Some(errno) => format!("{:?}: {name}: {:?}", self.0, errors::name(errno)),
                 None => format!("{:?}: {name}: {result:?}", self.0),
             });
             result

@@ -8,11 +8,11 @@ use std::mem;
 use std::time::Duration;
 
 use mio::event;
-use nix::libc::{
+
+use super::errors::{
     EACCES, EAGAIN, EALREADY, ECONNREFUSED, ECONNRESET, EDESTADDRREQ, EHOSTUNREACH, EINTR, EISCONN,
     EMFILE, EMSGSIZE, ENFILE, ENOBUFS, ENOMEM, ENOTCONN, EOPNOTSUPP, EPIPE, ESPIPE, ETIMEDOUT,
 };
-
 use super::sockets::{Descriptor, Source};
 use super::world::{World, error, world, world_at_drop};
 use crate::config::ZeroCopy;

@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 
 use log::Level;
 use mio::Token;
-use nix::libc::EMFILE;
 
 use super::checks::Echo;
 use super::connections::Connection;
 use super::datagrams::SentDatagram;
+use super::errors::EMFILE;
 use super::listeners::Backlog;
 use super::peers::Peer;
 use super::plan::{Micros, NEVER, Plan};

@@ -9,7 +9,9 @@ use std::thread;
 
 use socket2::{Domain, Socket, Type};
 
-use super::{Directory, LIMIT};
+#[cfg(unix)]
+use super::Directory;
+use super::LIMIT;
 
 /// A UDP server that replies to each datagram with the datagrams of `answer`. Its thread ends with the
 /// test binary, or after [`LIMIT`] without a datagram.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crate::common::{self, Directory, LIMIT, connect, run_until_idle, turn_until};
 use mio::{Events, Poll, Token};
 use mio_echo::{BoundSocket, Config, Echo, Endpoint, Server};
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::{Domain, SockRef, Socket, Type};
 
 fn server(sockets: Vec<BoundSocket>) -> Server {
     Server::with_sockets(Config::default(), sockets).unwrap()
@@ -112,7 +112,7 @@ fn connections_pending_before_the_handover_get_the_socket_options() {
 #[cfg(target_os = "linux")]
 #[test]
 fn mptcp_socket_is_served() {
-    let mptcp = Protocol::from(262); // IPPROTO_MPTCP
+    let mptcp = socket2::Protocol::from(262); // IPPROTO_MPTCP
     let Ok(listener) = Socket::new(Domain::IPV4, Type::STREAM, Some(mptcp)) else {
         eprintln!("skipped: this kernel has no MPTCP");
         return;
@@ -415,9 +415,9 @@ fn unsupported_sockets_are_errors_that_name_the_remedy() {
     let not_listening = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     not_listening.bind(&any.into()).unwrap();
-    let file = std::fs::File::open("/dev/null").unwrap();
     #[cfg(target_os = "linux")]
     {
+        let file = std::fs::File::open("/dev/null").unwrap();
         assert!(error_of(not_listening).contains("listen(2)"));
         assert!(error_of(file).contains("ocket"));
         let packets = Socket::new(Domain::UNIX, Type::SEQPACKET, None).unwrap();

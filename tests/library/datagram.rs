@@ -2,7 +2,7 @@
 //! address. What needs several hosts or networks is a system test.
 
 use std::io::{ErrorKind, Write};
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
 
 use crate::common::{
     self, Running, accept_one, bind, config_at, connect, has_ipv6, is_served, random_bytes,
@@ -113,7 +113,7 @@ fn reply_has_the_destination_address_as_its_source() {
     let (mut server, bound) = bind(config_at("udp://0.0.0.0:0"));
     let client = client(([127, 0, 0, 1], 0).into());
     // In one batch, so that replies from several addresses are sent in one turn.
-    let destinations = [1, 2, 2, 3, 1, 200, 1].map(|last| Ipv4Addr::new(127, 0, 0, last));
+    let destinations = [1, 2, 2, 3, 1, 200, 1].map(|last| std::net::Ipv4Addr::new(127, 0, 0, last));
     for address in destinations {
         let payload = address.octets();
         client.send_to(&payload, (address, bound.port())).unwrap();

@@ -9,9 +9,8 @@ use std::time::{Duration, Instant};
 
 use crate::common::host::Host;
 use crate::common::{
-    self, Engine, LIMIT, Running, accept, config, config_at, connect_small, echo_to_the_end,
-    random_bytes, read_to_the_end, read_until_blocked, run_until_idle, small_buffers, turn_until,
-    write_block,
+    Engine, LIMIT, Running, accept, config, connect_small, echo_to_the_end, random_bytes,
+    read_to_the_end, read_until_blocked, small_buffers, turn_until, write_block,
 };
 use mio::event::Event;
 use mio_echo::Stats;
@@ -320,13 +319,14 @@ fn rounding_to_milliseconds_does_not_shorten_timeouts() {
 }
 
 /// The write timeout starts at the last byte that was read or written.
-#[cfg(unix)]
+#[cfg(target_os = "linux")]
 #[test]
 fn write_timeout_of_a_spliced_stream_starts_at_its_last_read() {
+    use crate::common::{Directory, config_at, run_until_idle};
     use std::os::unix::net::UnixStream;
 
     let timeout = Duration::from_secs(5);
-    let directory = common::Directory::new();
+    let directory = Directory::new();
     let path = directory.file("socket");
     let endpoint = config_at(&format!("unix:{}", path.display()));
     let mut host = Host::new(endpoint.write_timeout(timeout));

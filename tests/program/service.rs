@@ -4,14 +4,15 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Command, Stdio};
-use std::thread;
-
-use crate::common::service::{PROGRAM, Service, error_line, lines_of, output, program};
+use std::process::Stdio;
 #[cfg(target_os = "linux")]
-use crate::common::service::{cpu_ticks, limited};
+use std::{os::unix::net::UnixListener, process::Command, thread};
+
+#[cfg(target_os = "linux")]
+use crate::common::service::{PROGRAM, cpu_ticks, limited};
+use crate::common::service::{Service, error_line, lines_of, output, program};
 use crate::common::{self, Directory, LIMIT, connect, echo, is_served, read_to_the_end};
 use nix::sys::signal::Signal;
 

@@ -226,5 +226,5 @@ fn watchdog_timeout() -> Option<Duration> {
     micros.map(Duration::from_micros)
 }
 
-#[cfg(test)]
+#[cfg(all(test, unix))]
 mod tests;
