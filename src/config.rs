@@ -48,6 +48,8 @@ pub struct Config {
     pub(crate) write_timeout: Duration,
     pub(crate) busy_poll: Duration,
     pub(crate) zero_copy: ZeroCopy,
+    pub(crate) max_turns: usize,
+    pub(crate) connection_events: usize,
 }
 
 impl Config {
@@ -97,6 +99,12 @@ impl Config {
     /// Range of [`ConfigBuilder::unix_mode`]: permissions of owner, group and others.
     pub const UNIX_MODE_RANGE: RangeInclusive<u32> = 0..=0o777;
 
+    /// Range of [`ConfigBuilder::max_turns`].
+    pub const MAX_TURNS_RANGE: RangeInclusive<usize> = 1..=usize::MAX;
+
+    /// Range of [`ConfigBuilder::connection_events`].
+    pub const CONNECTION_EVENTS_RANGE: RangeInclusive<usize> = 0..=1_000_000;
+
     /// The maximum length of the path or name of a Unix socket on this system, in bytes; see unix(7).
     pub const UNIX_PATH_MAX: usize = unix_path_max();
 
@@ -104,6 +112,26 @@ impl Config {
     pub fn builder() -> ConfigBuilder {
         let config = Config::default();
         ConfigBuilder { config }
+    }
+
+    /// The settings, to change some of them.
+    pub fn to_builder(&self) -> ConfigBuilder {
+        let config = self.clone();
+        ConfigBuilder { config }
+    }
+
+    /// Whether all settings are the same but those of [`Echo::set_limits`](crate::Echo::set_limits).
+    pub(crate) fn differs_only_in_limits(&self, other: &Config) -> bool {
+        let limited = Config {
+            max_connections: other.max_connections,
+            max_per_source: other.max_per_source,
+            max_buffered: other.max_buffered,
+            allow: other.allow.clone(),
+            idle_timeout: other.idle_timeout,
+            write_timeout: other.write_timeout,
+            ..self.clone()
+        };
+        limited == *other
     }
 
     /// Adds [`Endpoint::DEFAULT`] if there is no endpoint.
@@ -134,6 +162,15 @@ impl Config {
         in_range("idle timeout", self.idle_timeout, Self::TIMEOUT_RANGE, "")?;
         in_range("write timeout", self.write_timeout, Self::TIMEOUT_RANGE, "")?;
         in_range("busy poll", self.busy_poll, Self::BUSY_POLL_RANGE, "")?;
+        let range = Self::MAX_TURNS_RANGE;
+        in_range("limit of turns", self.max_turns, range, "")?;
+        let range = Self::CONNECTION_EVENTS_RANGE;
+        in_range(
+            "room for connection events",
+            self.connection_events,
+            range,
+            "",
+        )?;
         let mode = self.unix_mode.unwrap_or_default();
         check(
             Self::UNIX_MODE_RANGE.contains(&mode),
@@ -190,6 +227,8 @@ impl Default for Config {
             write_timeout: Config::DEFAULT_WRITE_TIMEOUT,
             busy_poll: Duration::ZERO,
             zero_copy: ZeroCopy::default(),
+            max_turns: usize::MAX,
+            connection_events: 0,
         }
     }
 }
@@ -380,6 +419,26 @@ impl ConfigBuilder {
     /// [`ZeroCopy::Auto`].
     pub fn zero_copy(mut self, zero_copy: ZeroCopy) -> Self {
         self.config.zero_copy = zero_copy;
+        self
+    }
+
+    /// How many turns one call of [`Echo::run`](crate::Echo::run) gives, so that the application has its
+    /// loop back after a bounded time: at least 1, default without limit. Sockets that had none are
+    /// the first in the next call, and [`Echo::timeout`](crate::Echo::timeout) is zero until then.
+    ///
+    /// A turn is one read and one write of a connection, up to 32 calls of accept(2), or 32 datagrams.
+    /// Timeouts, and the phases of a shutdown, which concern all connections at once, are no turns.
+    pub fn max_turns(mut self, turns: usize) -> Self {
+        self.config.max_turns = turns;
+        self
+    }
+
+    /// How many [events of connections](crate::Echo::connection_events) wait for the application: up
+    /// to 1,000,000, default 0, which is none. Further ones are lost, and counted in
+    /// [`Stats::events_lost`](crate::Stats::events_lost). The memory is reserved at the start, about
+    /// 100 bytes each.
+    pub fn connection_events(mut self, capacity: usize) -> Self {
+        self.config.connection_events = capacity;
         self
     }
 

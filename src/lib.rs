@@ -205,12 +205,13 @@ mod simulation;
 mod stats;
 
 pub use config::{Config, ConfigBuilder, ConfigError, ZeroCopy};
-pub use echo::Echo;
+pub use echo::{ConnectionEvent, Echo};
+pub use mio;
 pub use net::bind::BoundSocket;
 pub use net::endpoint::{Endpoint, EndpointError, EndpointErrorKind};
 pub use policy::cidr::{Network, NetworkError};
 pub use server::{Server, ShutdownHandle};
-pub use stats::{Closed, Dropped, Rejected, Stats};
+pub use stats::{CloseReason, Closed, Dropped, Rejected, Stats};
 
 /// For tests of what needs it; where it is missing they fail in continuous integration.
 #[cfg(test)]

@@ -16,7 +16,7 @@ use crate::echo::Echo;
 use crate::echo::engine::Engine;
 use crate::net::bind::BoundSocket;
 use crate::net::endpoint::Endpoint;
-use crate::net::{OperatingSystem, Readiness, Selector, System};
+use crate::net::{Readiness, Selector, System};
 use crate::stats::Stats;
 
 /// The token of the waker, which a shutdown uses.
@@ -57,14 +57,15 @@ const EVENTS_CAPACITY: usize = 256;
 ///   [`turn`](Server::turn).
 /// - With a [`mio::Poll`] of your own, use [`Echo`], which needs no second selector.
 pub struct Server {
-    event_loop: EventLoop<PollSelector, OperatingSystem>,
+    event_loop: EventLoop<PollSelector>,
+    echo: Echo,
     shutdown: Arc<Shutdown>,
 }
 
 /// Shared by a server and its handles.
 struct Shutdown {
     requested: AtomicBool,
-    waker: Waker,
+    waker: Arc<Waker>,
 }
 
 impl Server {
@@ -89,12 +90,13 @@ impl Server {
     /// Those of [`bind`](Server::bind).
     pub fn with_sockets(config: Config, sockets: Vec<BoundSocket>) -> io::Result<Self> {
         let poll = Poll::new()?;
-        let waker = Waker::new(poll.registry(), WAKER)?;
+        let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
         let first_token = Token(Self::USER_TOKENS.end);
         let echo = Echo::with_sockets(config, sockets, poll.registry(), first_token)?;
         let events = Events::with_capacity(EVENTS_CAPACITY);
         Ok(Server {
-            event_loop: EventLoop::new(PollSelector { poll, events }, echo.0),
+            event_loop: EventLoop::new(PollSelector { poll, events }),
+            echo,
             shutdown: Arc::new(Shutdown {
                 requested: AtomicBool::new(false),
                 waker,
@@ -127,14 +129,42 @@ impl Server {
     /// ends early, without an error.
     pub fn turn(&mut self, timeout: Option<Duration>) -> io::Result<&[Event]> {
         let requested = || self.shutdown.requested.load(Ordering::Acquire);
-        self.event_loop.turn(timeout, requested)
+        self.event_loop.turn(&mut self.echo.0, timeout, requested)
     }
 
     /// How long another loop may wait before the next turn, if the file descriptor does not become
     /// readable; `None` is without limit.
     #[must_use]
     pub fn timeout(&self) -> Option<Duration> {
-        self.event_loop.timeout()
+        self.event_loop.timeout(&self.echo.0)
+    }
+
+    /// The point in time for which another loop may wait: [`timeout`](Server::timeout) for a host with
+    /// timers of its own; see [`Echo::deadline`].
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        self.event_loop.deadline(&self.echo.0)
+    }
+
+    /// Wakes the server from any thread: [`turn`](Server::turn) returns, [`run`](Server::run) makes
+    /// another turn, and the file descriptor is readable until then. mio allows one waker for each
+    /// selector, so this one is there for both.
+    #[must_use]
+    pub fn waker(&self) -> Arc<Waker> {
+        Arc::clone(&self.shutdown.waker)
+    }
+
+    /// The service without its loop, for what it can do besides: see [`Echo::connection_events`].
+    #[must_use]
+    pub fn echo(&self) -> &Echo {
+        &self.echo
+    }
+
+    /// As [`echo`](Server::echo), to change limits, adopt connections or close some. A host that waits
+    /// for the file descriptor has to ask for the [`deadline`](Server::deadline) again after that.
+    #[must_use]
+    pub fn echo_mut(&mut self) -> &mut Echo {
+        &mut self.echo
     }
 
     /// The registry for event sources of your own, with [`USER_TOKENS`](Server::USER_TOKENS).
@@ -146,20 +176,20 @@ impl Server {
     /// See [`Echo::endpoints`].
     #[must_use]
     pub fn endpoints(&self) -> &[Endpoint] {
-        self.event_loop.engine.endpoints()
+        self.echo.endpoints()
     }
 
     /// See [`Echo::stats`].
     #[must_use]
     pub fn stats(&self) -> Stats {
-        self.event_loop.engine.stats()
+        self.echo.stats()
     }
 
     /// See [`Echo::shutdown`]. Makes the file descriptor readable, so that a host which waits for that
     /// gives the server its next [`turn`](Server::turn). From another thread, use a
     /// [`shutdown_handle`](Server::shutdown_handle).
     pub fn shutdown(&mut self) {
-        self.event_loop.engine.shutdown(Instant::now());
+        self.echo.shutdown(Instant::now());
         // A host that only waits for the descriptor has to call `turn` once more. No other call can
         // wake the selector if this one fails, and the shutdown has begun all the same.
         let _ = self.shutdown.waker.wake();
@@ -168,7 +198,7 @@ impl Server {
     /// See [`Echo::is_finished`].
     #[must_use]
     pub fn is_finished(&self) -> bool {
-        self.event_loop.engine.is_finished()
+        self.echo.is_finished()
     }
 
     /// A handle that shuts the server down from another thread.
@@ -190,36 +220,35 @@ impl fmt::Debug for Server {
 }
 
 /// The loop itself, over any selector and system.
-pub(crate) struct EventLoop<P: Selector, S: System> {
+pub(crate) struct EventLoop<P: Selector> {
     pub(crate) selector: P,
-    pub(crate) engine: Engine<S>,
     user_events: Vec<P::Event>,
     /// Whether the last call filled the event buffer, so that there may be more.
     more_events: bool,
 }
 
-impl<P: Selector, S: System> EventLoop<P, S>
+impl<P: Selector> EventLoop<P>
 where
     for<'a> &'a P::Event: Into<Readiness>,
 {
-    pub(crate) fn new(selector: P, engine: Engine<S>) -> Self {
+    pub(crate) fn new(selector: P) -> Self {
         EventLoop {
             selector,
-            engine,
             user_events: Vec::new(),
             more_events: false,
         }
     }
 
     /// See [`Server::turn`].
-    pub(crate) fn turn(
+    pub(crate) fn turn<S: System>(
         &mut self,
+        engine: &mut Engine<S>,
         timeout: Option<Duration>,
         shutdown_requested: impl Fn() -> bool,
     ) -> io::Result<&[P::Event]> {
-        let timeout = [timeout, self.timeout()].into_iter().flatten().min();
+        let timeout = [timeout, self.timeout(engine)].into_iter().flatten().min();
         let selected = if log_enabled!(Level::Trace) {
-            self.traced_select(timeout)
+            self.traced_select(engine, timeout)
         } else {
             self.selector.select(timeout)
         };
@@ -233,22 +262,26 @@ where
         for event in self.selector.events() {
             count += 1;
             let token = P::token(event);
-            if self.engine.owns(token) {
-                self.engine.handle(token, event);
+            if engine.owns(token) {
+                engine.handle(token, event);
             } else if token != WAKER {
                 self.user_events.push(event.clone());
             } else if shutdown_requested() {
-                self.engine.shutdown(now);
+                engine.shutdown(now);
             }
         }
         self.more_events = count == self.selector.capacity();
-        self.engine.run(now);
+        engine.run(now);
         Ok(&self.user_events)
     }
 
     #[cold]
-    fn traced_select(&mut self, timeout: Option<Duration>) -> io::Result<()> {
-        self.trace_wait(timeout);
+    fn traced_select<S: System>(
+        &mut self,
+        engine: &Engine<S>,
+        timeout: Option<Duration>,
+    ) -> io::Result<()> {
+        self.trace_wait(engine.run_queue_len(), timeout);
         let selected = self.selector.select(timeout);
         let (count, capacity) = (self.selector.events().count(), self.selector.capacity());
         match &selected {
@@ -258,8 +291,7 @@ where
         selected
     }
 
-    fn trace_wait(&self, timeout: Option<Duration>) {
-        let sockets = self.engine.run_queue_len();
+    fn trace_wait(&self, sockets: usize, timeout: Option<Duration>) {
         match timeout {
             None => trace!("waiting for events"),
             Some(Duration::ZERO) if sockets == 1 => {
@@ -277,11 +309,20 @@ where
     }
 
     /// See [`Server::timeout`].
-    pub(crate) fn timeout(&self) -> Option<Duration> {
+    pub(crate) fn timeout<S: System>(&self, engine: &Engine<S>) -> Option<Duration> {
         if self.more_events {
             Some(Duration::ZERO)
         } else {
-            self.engine.timeout(self.selector.now())
+            engine.timeout(self.selector.now())
+        }
+    }
+
+    /// See [`Server::deadline`].
+    pub(crate) fn deadline<S: System>(&self, engine: &Engine<S>) -> Option<Instant> {
+        if self.more_events {
+            Some(engine.now())
+        } else {
+            engine.deadline()
         }
     }
 }

@@ -58,6 +58,9 @@ pub struct Stats {
     pub iterations: u64,
     /// How many sockets had a turn in the last of these calls.
     pub run_queue: usize,
+    /// Events of connections that were lost, because their queue was full; see
+    /// [`ConfigBuilder::connection_events`](crate::ConfigBuilder::connection_events).
+    pub events_lost: u64,
 }
 
 /// Rejected connections, by reason.
@@ -97,7 +100,8 @@ pub struct Closed {
     /// Pending bytes reached [`max_buffered`](crate::ConfigBuilder::max_buffered), and in this
     /// connection no byte had moved for the longest time.
     pub evicted: u64,
-    /// The drain time of a shutdown was over before the peer closed.
+    /// The drain time of a shutdown was over before the peer closed, or the application [closed
+    /// it](crate::Echo::close).
     pub aborted: u64,
 }
 
@@ -167,15 +171,23 @@ impl Dropped {
     }
 }
 
-/// Why a connection was closed.
+/// Why a connection was closed. [`Closed`] explains and counts each reason.
 #[derive(Debug)]
-pub(crate) enum CloseReason {
+#[non_exhaustive]
+pub enum CloseReason {
+    /// See [`Closed::peer_closed`].
     PeerClosed,
+    /// See [`Closed::reset`].
     Reset,
+    /// See [`Closed::error`].
     Error(io::Error),
+    /// See [`Closed::idle_timeout`].
     IdleTimeout,
+    /// See [`Closed::write_timeout`].
     WriteTimeout,
+    /// See [`Closed::evicted`].
     Evicted,
+    /// See [`Closed::aborted`].
     Aborted,
 }
 
@@ -200,7 +212,7 @@ impl fmt::Display for CloseReason {
             CloseReason::IdleTimeout => f.write_str("idle timeout"),
             CloseReason::WriteTimeout => f.write_str("write timeout"),
             CloseReason::Evicted => f.write_str("evicted, at the limit of buffered bytes"),
-            CloseReason::Aborted => f.write_str("aborted by the shutdown"),
+            CloseReason::Aborted => f.write_str("aborted"),
         }
     }
 }

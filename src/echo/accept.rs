@@ -4,9 +4,11 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use log::{debug, trace, warn};
+use mio::Token;
 
 use super::connection::{Connection, Name};
 use super::engine::{Engine, check_memory};
+use super::events::ConnectionEvent;
 use super::slots::{Slot, Source};
 use super::timers::Timeout;
 use crate::net::listener::is_connection_error;
@@ -60,9 +62,18 @@ impl Acceptor {
     pub(super) fn retry_at(&self) -> Option<Instant> {
         match self.gate {
             AcceptGate::BackingOff { retry_at } => Some(retry_at),
-            AcceptGate::Open | AcceptGate::AtLimit => None,
+            AcceptGate::Open | AcceptGate::Paused | AcceptGate::AtLimit => None,
         }
     }
+}
+
+/// Why an accepted connection was not opened.
+#[derive(Debug)]
+pub(super) enum NotAdmitted {
+    /// It was reset, by a rule.
+    Rejected(RejectReason),
+    /// There was no memory or no room for it.
+    Failed(io::Error),
 }
 
 /// While it is not open, no call is made on the listeners. An edge-triggered selector does not announce
@@ -70,6 +81,8 @@ impl Acceptor {
 #[derive(Debug, Clone, Copy)]
 enum AcceptGate {
     Open,
+    /// The application paused it, and has to resume it.
+    Paused,
     /// At the connection limit.
     AtLimit,
     /// After a lack of descriptors or memory, or a turn in which each accept(2) failed.
@@ -103,7 +116,7 @@ impl<S: System> Engine<S> {
             match result {
                 Ok(Some((stream, peer))) => {
                     accepted += 1;
-                    if let Err(error) = self.admit(stream, peer, now) {
+                    if let Err(NotAdmitted::Failed(error)) = self.admit(stream, peer, now) {
                         self.count_accept_error(&error);
                         return self.back_off(&error, now);
                     }
@@ -128,24 +141,28 @@ impl<S: System> Engine<S> {
     }
 
     /// Opens or rejects an accepted connection.
-    pub(super) fn admit(&mut self, stream: S::Stream, peer: Peer, now: Instant) -> io::Result<()> {
+    pub(super) fn admit(
+        &mut self,
+        stream: S::Stream,
+        peer: Peer,
+        now: Instant,
+    ) -> Result<Token, NotAdmitted> {
         if let Some(address) = peer.address()
             && let Err(reason) = self.acceptor.admission.acquire(address)
         {
             stream.reset();
             self.count_rejected(reason, address, now);
-            return Ok(());
+            return Err(NotAdmitted::Rejected(reason));
         }
-        let opened = self.open(stream, peer);
-        if opened.is_err() {
+        self.open(stream, peer).map_err(|error| {
             self.release_admission(peer);
-        }
-        opened
+            NotAdmitted::Failed(error)
+        })
     }
 
     /// Registers an accepted connection and stores it in a slot. Fails if the slab or the selector has
     /// no memory or no room (`ENOMEM`, `ENOSPC`).
-    fn open(&mut self, mut stream: S::Stream, peer: Peer) -> io::Result<()> {
+    fn open(&mut self, mut stream: S::Stream, peer: Peer) -> io::Result<Token> {
         self.check_slot_memory()?;
         let key = self.slots.vacant_key();
         let token = self.token_of(key);
@@ -158,7 +175,11 @@ impl<S: System> Engine<S> {
         self.stats.active += 1;
         self.stats.accepted += 1;
         debug!("{name}: opened");
-        Ok(())
+        self.note(|| ConnectionEvent::Opened {
+            token,
+            peer: peer.address(),
+        });
+        Ok(token)
     }
 
     /// Fails if there is no memory to double a full slab: inserting would abort the process.
@@ -221,8 +242,20 @@ impl<S: System> Engine<S> {
         }
     }
 
-    /// Resumes accepting, if it paused.
-    pub(super) fn resume_accepting(&mut self, _now: Instant) {
+    /// Accepts no connection until [`resume_accepting`](Self::resume_accepting).
+    pub(crate) fn pause_accepting(&mut self) {
+        self.acceptor.gate = AcceptGate::Paused;
+    }
+
+    /// Resumes accepting, unless the application paused it.
+    pub(super) fn retry_accepting(&mut self, now: Instant) {
+        if !matches!(self.acceptor.gate, AcceptGate::Paused) {
+            self.resume_accepting(now);
+        }
+    }
+
+    /// Resumes accepting, whatever paused it.
+    pub(crate) fn resume_accepting(&mut self, _now: Instant) {
         if self.acceptor.is_accepting() {
             return;
         }

@@ -199,8 +199,13 @@ impl<S: Stream> Connection<S> {
     /// What the log says of a connection at its end.
     pub(crate) fn summary(&self, now: Millis) -> String {
         let (echoed, pending) = (self.echoed, self.pending.len());
-        let age = Duration::from_millis(now - self.opened);
+        let age = self.age(now);
         format!("{echoed} bytes echoed, {pending} pending, after {age:.3?}")
+    }
+
+    /// How long the connection has been open.
+    pub(crate) fn age(&self, now: Millis) -> Duration {
+        Duration::from_millis(now - self.opened)
     }
 
     /// Writes back what it reads.

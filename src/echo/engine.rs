@@ -15,6 +15,7 @@ use slab::Slab;
 
 use super::accept::{Acceptor, MAX_ACCEPTS_PER_TURN};
 use super::connection::Next;
+use super::events::{ConnectionEvent, ConnectionEvents};
 use super::shared::Shared;
 use super::shutdown::Phase;
 use super::slots::{RunQueue, Slot, Source};
@@ -49,6 +50,7 @@ pub(crate) struct Engine<S: System> {
     /// Until when the loop polls without sleeping.
     pub(super) busy_until: Option<Instant>,
     pub(super) evictions: LogThrottle,
+    pub(super) events: ConnectionEvents,
     pub(super) stats: Stats,
 }
 
@@ -71,6 +73,7 @@ impl<S: System> Engine<S> {
         sources: Vec<(Endpoint, Source<S>)>,
         registry: &Registry,
         first_token: Token,
+        now: Instant,
     ) -> io::Result<Self> {
         let tokens = token_range(sources.len() + config.max_connections, first_token.0)?;
         let slots = tokens.len().min(RESERVED_SLOTS);
@@ -89,12 +92,13 @@ impl<S: System> Engine<S> {
             slots: Slab::with_capacity(slots),
             run_queue: RunQueue::default(),
             shared: Shared::new(config.buffer_size, config.zero_copy),
-            timers: Timers::new(config.idle_timeout, config.write_timeout),
+            timers: Timers::new(config.idle_timeout, config.write_timeout, now),
             acceptor: Acceptor::new(Admission::new(allowed, config.max_per_source)),
             udp: Udp::new(filter),
             phase: Phase::Serving,
             busy_until: None,
             evictions: LogThrottle::default(),
+            events: ConnectionEvents::with_capacity(config.connection_events)?,
             stats: Stats::default(),
             config,
         };
@@ -124,17 +128,31 @@ impl<S: System> Engine<S> {
     /// loop is [busy polling](crate::ConfigBuilder::busy_poll), else until the next deadline; `None` if
     /// there is none.
     pub(crate) fn timeout(&self, now: Instant) -> Option<Duration> {
-        let is_busy = self.busy_until.is_some_and(|until| now < until);
-        if is_busy || !self.run_queue.keys.is_empty() {
-            return Some(Duration::ZERO);
-        }
-        let next = self.deadlines().into_iter().flatten().min()?;
+        let next = self.deadline_at(now)?;
         Some(next.saturating_duration_since(now))
+    }
+
+    /// See [`Echo::deadline`](super::Echo::deadline).
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.deadline_at(self.now())
+    }
+
+    /// The time of the last turn, to a millisecond.
+    pub(crate) fn now(&self) -> Instant {
+        self.timers.instant()
+    }
+
+    fn deadline_at(&self, now: Instant) -> Option<Instant> {
+        let is_busy = self.busy_until.is_some_and(|until| now < until);
+        if is_busy || !self.run_queue.is_empty() {
+            return Some(now);
+        }
+        self.deadlines().into_iter().flatten().min()
     }
 
     /// What is done when the [deadlines](Self::deadlines) have passed.
     const ON_DEADLINE: [fn(&mut Self, Instant); 5] = [
-        Self::resume_accepting,
+        Self::retry_accepting,
         Self::retry_udp,
         Self::close_remaining_listeners,
         Self::advance_phase,
@@ -174,13 +192,13 @@ impl<S: System> Engine<S> {
             Source::Listener(_) | Source::Udp(_) => true,
         };
         if has_work && !mem::replace(&mut slot.queued, true) {
-            self.run_queue.keys.push(key);
+            self.run_queue.push(key);
         }
     }
 
     /// How many sockets have more to do.
     pub(crate) fn run_queue_len(&self) -> usize {
-        self.run_queue.keys.len()
+        self.run_queue.len()
     }
 
     /// Does what is due at `now`, and gives each socket on the run queue one turn. Those with more to do
@@ -195,36 +213,21 @@ impl<S: System> Engine<S> {
                 act(self, now);
             }
         }
-        if !self.run_queue.keys.is_empty() && !self.config.busy_poll.is_zero() {
+        if !self.run_queue.is_empty() && !self.config.busy_poll.is_zero() {
             self.busy_until = Some(now + self.config.busy_poll);
         }
         if mem::take(&mut self.run_queue.has_stale_keys) {
-            self.remove_stale_keys();
+            self.run_queue.remove_stale_keys(&mut self.slots);
         }
-        let mut batch = self.run_queue.take_batch();
-        self.stats.run_queue = batch.len();
-        trace!("run queue: {}", batch.len());
-        for &key in &batch {
+        let (batch, turns) = self.run_queue.take_batch(self.config.max_turns);
+        self.stats.run_queue = turns.len();
+        trace!("run queue: {}", turns.len());
+        for &key in &batch[turns] {
             self.turn(key, now);
         }
-        batch.clear();
-        self.run_queue.batch = batch;
+        self.run_queue.put_back(batch);
         if !self.timers.due().is_empty() {
             self.close_expired(now);
-        }
-    }
-
-    /// Leaves each queued socket on the run queue once. With two keys, a connection that always has more
-    /// to do would have two turns in each iteration.
-    #[cold]
-    fn remove_stale_keys(&mut self) {
-        let (keys, slots) = (&mut self.run_queue.keys, &mut self.slots);
-        keys.retain(|&key| {
-            let slot = slots.get_mut(key);
-            slot.is_some_and(|slot| mem::take(&mut slot.queued))
-        });
-        for &key in &*keys {
-            slots[key].queued = true;
         }
     }
 
@@ -261,14 +264,14 @@ impl<S: System> Engine<S> {
         match next {
             Next::WaitReadable | Next::WaitWritable => {}
             Next::Again => self.enqueue(key),
-            Next::Close(reason) => return self.close(key, &reason, now),
+            Next::Close(reason) => return self.close(key, reason, now),
         }
         self.schedule(key, Timeout::Write);
         self.enforce_budget(now);
     }
 
     /// A key out of range if the token belongs to another source.
-    fn key_of(&self, token: Token) -> usize {
+    pub(super) fn key_of(&self, token: Token) -> usize {
         token.0.wrapping_sub(self.first_token)
     }
 
@@ -278,7 +281,7 @@ impl<S: System> Engine<S> {
 
     pub(super) fn enqueue(&mut self, key: usize) {
         if !mem::replace(&mut self.slots[key].queued, true) {
-            self.run_queue.keys.push(key);
+            self.run_queue.push(key);
         }
     }
 
@@ -327,7 +330,7 @@ impl<S: System> Engine<S> {
     }
 
     /// Closes a connection. No other place does.
-    pub(super) fn close(&mut self, key: usize, reason: &CloseReason, now: Instant) {
+    pub(super) fn close(&mut self, key: usize, reason: CloseReason, now: Instant) {
         if let Source::Connection(mut connection) = self.take(key) {
             debug!(
                 "{}: closed: {reason}; {}",
@@ -343,9 +346,29 @@ impl<S: System> Engine<S> {
             }
             self.release_admission(connection.name().peer);
             self.stats.active -= 1;
-            self.stats.closed.count(reason);
+            self.stats.closed.count(&reason);
+            let age = connection.age(self.timers.now());
+            self.note(|| ConnectionEvent::Closed {
+                token: connection.name().token,
+                peer: connection.name().peer.address(),
+                reason,
+                echoed: connection.echoed(),
+                age,
+            });
         }
-        self.resume_accepting(now);
+        self.retry_accepting(now);
+    }
+
+    /// Keeps an event for the application, if it wants events.
+    pub(super) fn note(&mut self, event: impl FnOnce() -> ConnectionEvent) {
+        if self.events.is_on() && !self.events.push(event()) {
+            self.stats.events_lost += 1;
+        }
+    }
+
+    /// See [`Echo::connection_events`](super::Echo::connection_events).
+    pub(crate) fn connection_events(&mut self) -> impl Iterator<Item = ConnectionEvent> {
+        self.events.drain()
     }
 }
 

@@ -11,7 +11,9 @@ use mio::{Registry, Token};
 
 mod accept;
 mod connection;
+mod control;
 pub(crate) mod engine;
+mod events;
 pub(crate) mod shared;
 mod shutdown;
 pub(crate) mod slots;
@@ -20,20 +22,23 @@ mod timeouts;
 mod timers;
 pub(crate) mod udp;
 
+pub use events::ConnectionEvent;
+
 use engine::Engine;
 use slots::Source;
 use udp::DatagramSocket;
 
 use crate::config::Config;
 use crate::net::OperatingSystem;
+use crate::net::OwnedSocket;
 use crate::net::bind::{BindOptions, Bound, BoundSocket};
 use crate::net::endpoint::Endpoint;
-use crate::net::listener::Listener;
+use crate::net::listener::{Listener, adopt};
 use crate::stats::Stats;
 
 /// An echo service without a loop: a guest in yours.
 ///
-/// It never blocks, sleeps, starts a thread or reads the clock. It registers its sockets with
+/// It never blocks, sleeps or starts a thread, and reads the clock only when it is created. It registers its sockets with
 /// your [`Registry`], under the first token you give it and [as many above](Echo::tokens) as it
 /// needs. You pass it its events and the current time:
 ///
@@ -120,7 +125,7 @@ impl Echo {
         bound.extend(sockets.into_iter().map(Bound::from));
         let sources = bound.into_iter().map(|it| listen(it, &config));
         let sources = sources.collect::<io::Result<_>>()?;
-        Engine::new(config, sources, registry, first_token).map(Echo)
+        Engine::new(config, sources, registry, first_token, Instant::now()).map(Echo)
     }
 
     /// The bound endpoints: one for each socket, in the order of the configuration, with the real
@@ -158,6 +163,17 @@ impl Echo {
         self.0.timeout(now)
     }
 
+    /// The point in time until which the loop may sleep: [`timeout`](Echo::timeout) for a host with
+    /// timers of its own. A time that has passed says that there is something to do now; `None` is
+    /// without limit.
+    ///
+    /// Ask again after each [`run`](Echo::run) and each other call that takes the time. A timer that is
+    /// less exact than this is rounded up: `run` does nothing before a deadline.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        self.0.deadline()
+    }
+
     /// Notes an event, and makes no system call: a socket with something to do goes to the run queue.
     ///
     /// Events without a socket are ignored: it was closed after the selector reported them.
@@ -165,8 +181,9 @@ impl Echo {
         self.0.handle(event.token(), event);
     }
 
-    /// Does what is due at `now`, and gives each socket on the run queue one turn. Those with more to do
-    /// queue again, for the next call.
+    /// Does what is due at `now`, and gives each socket on the run queue one turn, or
+    /// [`max_turns`](crate::ConfigBuilder::max_turns) of them. Those with more to do queue again, for the
+    /// next call.
     pub fn run(&mut self, now: Instant) {
         self.0.run(now);
     }
@@ -192,6 +209,92 @@ impl Echo {
     /// Calls after the first change nothing.
     pub fn shutdown(&mut self, now: Instant) {
         self.0.shutdown(now);
+    }
+
+    /// Takes over a connection, as if it had been accepted here: it counts for the limits, and its
+    /// peer has to be in the allow list. Returns its token.
+    ///
+    /// For an application that accepts by itself, because several protocols share a port, or because
+    /// something such as a PROXY header comes before the bytes to echo. Bytes that were read already
+    /// are not echoed.
+    ///
+    /// `stream` is a connected TCP or Unix stream socket: a [`TcpStream`](std::net::TcpStream) or
+    /// `UnixStream` of the standard library, or an `OwnedFd` (on Windows an `OwnedSocket`). Its options
+    /// become those of accepted connections: non-blocking, `TCP_NODELAY`, `SO_KEEPALIVE`. A socket of
+    /// mio has to be deregistered before.
+    ///
+    /// # Errors
+    ///
+    /// The connection is closed then.
+    ///
+    /// - [`QuotaExceeded`](io::ErrorKind::QuotaExceeded) at the limit of connections.
+    /// - [`PermissionDenied`](io::ErrorKind::PermissionDenied) if the allow list or the limit per source
+    ///   rejects the peer; it reads `ECONNRESET`, and is counted.
+    /// - [`InvalidInput`](io::ErrorKind::InvalidInput) for a socket that is no stream socket, and
+    ///   [`NotConnected`](io::ErrorKind::NotConnected) for one without a peer.
+    /// - Those of setsockopt(2) and `epoll_ctl(2)`, and any kind after a shutdown has begun.
+    pub fn adopt(&mut self, stream: impl Into<OwnedSocket>, now: Instant) -> io::Result<Token> {
+        let (stream, peer) = adopt(stream.into(), self.0.config.socket_buffer)?;
+        self.0.adopt(stream, peer, now)
+    }
+
+    /// Closes a connection. What was not echoed is lost, and the peer may read `ECONNRESET`.
+    ///
+    /// Returns whether there was a connection with this token, which is that of its
+    /// [events](Echo::connection_events). Take all events before: the token belongs to the connection
+    /// until its end, and then to another one.
+    pub fn close(&mut self, token: Token, now: Instant) -> bool {
+        self.0.close_connection(token, now)
+    }
+
+    /// Takes the events of connections that have happened since the last call, in their order. There
+    /// are none unless the configuration has [room for
+    /// them](crate::ConfigBuilder::connection_events).
+    pub fn connection_events(&mut self) -> impl Iterator<Item = ConnectionEvent> {
+        self.0.connection_events()
+    }
+
+    /// Accepts no more connections until [`resume_accepting`](Echo::resume_accepting): they wait in the
+    /// backlog. Open connections and datagrams are echoed. A shutdown resumes accepting.
+    pub fn pause_accepting(&mut self) {
+        self.0.pause_accepting();
+    }
+
+    /// Accepts connections again.
+    pub fn resume_accepting(&mut self, now: Instant) {
+        self.0.resume_accepting(now);
+    }
+
+    /// The configuration. Without an endpoint of its own, it has [`Endpoint::DEFAULT`].
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.0.config
+    }
+
+    /// Replaces the limits of connections, per source and of buffered bytes, the allow list, and both
+    /// timeouts.
+    ///
+    /// ```
+    /// # use std::time::Instant;
+    /// # use mio_echo::{Config, Echo};
+    /// # fn lower(echo: &mut Echo) -> Result<(), Box<dyn std::error::Error>> {
+    /// let config = echo.config().to_builder().max_connections(100).build()?;
+    /// echo.set_limits(&config, Instant::now())?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// Open connections stay, also those above a limit or outside the allow list; they count. New
+    /// timeouts hold for them too, from their last progress on. If more bytes are pending than
+    /// [`max_buffered`](crate::ConfigBuilder::max_buffered) allows, connections are evicted at once.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if another setting differs from that of
+    /// [`config`](Echo::config), or if the limit of connections is above that of the start, which
+    /// fixed the [tokens](Echo::tokens). Nothing has changed then.
+    pub fn set_limits(&mut self, config: &Config, now: Instant) -> io::Result<()> {
+        self.0.set_limits(config, now)
     }
 
     /// Whether a shutdown is complete: no listener, no connection, no UDP socket is left.

@@ -126,11 +126,11 @@ impl<S: System> Engine<S> {
 
     fn abort_all(&mut self, now: Instant) {
         for key in self.keys() {
-            self.close(key, &CloseReason::Aborted, now);
+            self.close(key, CloseReason::Aborted, now);
         }
     }
 
-    fn keys(&self) -> Vec<usize> {
+    pub(super) fn keys(&self) -> Vec<usize> {
         self.slots.iter().map(|(key, _)| key).collect()
     }
 }

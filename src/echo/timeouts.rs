@@ -41,12 +41,18 @@ impl<S: System> Engine<S> {
         }
     }
 
-    /// After their turns: closes the connections in which still no byte has moved.
+    /// After their turns: closes the connections in which still no byte has moved. Those that wait for
+    /// their turn, because one call gives only so many, are judged in a later one.
     #[cold]
     pub(super) fn close_expired(&mut self, now: Instant) {
         for (key, timeout) in self.timers.take_due() {
-            if self.has_expired(key, timeout) {
-                self.close(key, &timeout.into(), now);
+            if !self.has_expired(key, timeout) {
+                continue;
+            }
+            if self.slots[key].queued {
+                self.timers.judge_later(key, timeout);
+            } else {
+                self.close(key, timeout.into(), now);
             }
         }
     }
@@ -79,7 +85,7 @@ impl<S: System> Engine<S> {
             let Some(key) = self.timers.take_longest_blocked(blocked_since) else {
                 return;
             };
-            self.close(key, &CloseReason::Evicted, now);
+            self.close(key, CloseReason::Evicted, now);
             if let Some(count) = self.evictions.count(now) {
                 let limit = self.config.max_buffered;
                 warn!(
@@ -101,7 +107,7 @@ impl<S: System> Engine<S> {
         }
     }
 
-    fn connection(&self, key: usize) -> Option<&Connection<S::Stream>> {
+    pub(super) fn connection(&self, key: usize) -> Option<&Connection<S::Stream>> {
         self.slots.get(key).and_then(Slot::connection)
     }
 }

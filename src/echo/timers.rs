@@ -11,7 +11,7 @@ use std::array;
 use std::mem;
 use std::time::{Duration, Instant};
 
-/// Milliseconds since the first turn of the engine.
+/// Milliseconds since the engine was created.
 pub(crate) type Millis = u64;
 
 /// The limits on the time without progress.
@@ -29,7 +29,7 @@ const WITHOUT_TIMEOUT: Duration = Duration::from_secs(600);
 /// The clock of the engine, and the connections that can time out.
 #[derive(Debug)]
 pub(crate) struct Timers {
-    start: Option<Instant>,
+    start: Instant,
     now: Millis,
     idle: Wheel,
     /// Also the order in which write-blocked connections are evicted, so that it is kept even
@@ -41,9 +41,9 @@ pub(crate) struct Timers {
 
 impl Timers {
     /// A timeout of zero never expires.
-    pub(crate) fn new(idle: Duration, write: Duration) -> Self {
+    pub(crate) fn new(idle: Duration, write: Duration, now: Instant) -> Self {
         Timers {
-            start: None,
+            start: now,
             now: 0,
             idle: Wheel::new(idle),
             write: Wheel::new(write),
@@ -53,8 +53,7 @@ impl Timers {
 
     /// Updates the clock; never moves it backwards.
     pub(crate) fn set_now(&mut self, now: Instant) {
-        let start = *self.start.get_or_insert(now);
-        let elapsed = now.saturating_duration_since(start);
+        let elapsed = now.saturating_duration_since(self.start);
         self.now = self.now.max(whole_milliseconds(elapsed));
     }
 
@@ -62,11 +61,23 @@ impl Timers {
         self.now
     }
 
+    /// The time of the clock, to a millisecond.
+    pub(crate) fn instant(&self) -> Instant {
+        self.start + Duration::from_millis(self.now)
+    }
+
+    /// Replaces the timeouts. All keys are to be scheduled again.
+    pub(crate) fn set_timeouts(&mut self, idle: Duration, write: Duration) {
+        self.idle = Wheel::new(idle);
+        self.write = Wheel::new(write);
+        self.due.clear();
+    }
+
     /// When the next timeout can expire.
     pub(crate) fn next_at(&self) -> Option<Instant> {
         let wheels = [&self.idle, &self.write].into_iter();
         let next = wheels.filter_map(Wheel::wakes_at).min()?;
-        Some(self.start? + Duration::from_millis(next))
+        Some(self.start + Duration::from_millis(next))
     }
 
     /// Puts a key into the slot of its deadline, unless it is in the wheel already: an earlier entry
@@ -99,6 +110,11 @@ impl Timers {
     /// The keys to check now; none are left.
     pub(crate) fn take_due(&mut self) -> Vec<(usize, Timeout)> {
         mem::take(&mut self.due)
+    }
+
+    /// Keeps a key for the next check.
+    pub(crate) fn judge_later(&mut self, key: usize, timeout: Timeout) {
+        self.due.push((key, timeout));
     }
 
     /// Whether the timeout has passed since the last progress.

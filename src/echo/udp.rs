@@ -51,7 +51,7 @@ const MAX_DRAIN_BATCHES: usize = 4096 / BATCH;
 /// What all UDP sockets share.
 #[derive(Debug)]
 pub(super) struct Udp {
-    filter: ReplyFilter,
+    pub(super) filter: ReplyFilter,
     warnings: LogThrottle,
     /// When the sockets get a turn without an event.
     pub(super) retry_at: Option<Instant>,

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
+use super::OwnedSocket;
 use super::endpoint::Endpoint;
 #[cfg(unix)]
 use super::unix_socket::SocketFile;
@@ -189,15 +190,15 @@ pub struct BoundSocket(Bound);
 impl BoundSocket {
     /// Takes a bound UDP socket, or a listening TCP or Unix stream socket: a
     /// [`TcpListener`](std::net::TcpListener), [`UdpSocket`](std::net::UdpSocket) or `UnixListener` of
-    /// the standard library, a [`socket2::Socket`], or an `OwnedFd`.
+    /// the standard library, or an `OwnedFd` (on Windows an `OwnedSocket`).
     ///
     /// # Errors
     ///
     /// [`InvalidInput`](io::ErrorKind::InvalidInput) for anything else: a connection, a stream socket
     /// that does not listen, a Unix datagram socket, a UDP socket that is not bound. Otherwise the
     /// errors of getsockname(2) and setsockopt(2).
-    pub fn new(socket: impl Into<Socket>) -> io::Result<Self> {
-        let socket = socket.into();
+    pub fn new(socket: impl Into<OwnedSocket>) -> io::Result<Self> {
+        let socket = Socket::from(socket.into());
         let endpoint = endpoint_of(&socket)?;
         Ok(BoundSocket(Bound::new(endpoint, socket, true)?))
     }

@@ -5,18 +5,18 @@ use std::net::{IpAddr, SocketAddr};
 
 use log::debug;
 use mio::event::Source;
-use mio::net::TcpListener;
 #[cfg(unix)]
 use mio::net::UnixListener;
-use socket2::{SockRef, Socket};
+use mio::net::{TcpListener, TcpStream};
+use socket2::{SockRef, Socket, Type};
 
-use super::Accept;
 use super::bind::{Bound, ListenError};
 use super::endpoint::Endpoint;
 use super::stream::{Peer, StreamSocket};
 use super::syn_filter;
 #[cfg(unix)]
 use super::unix_socket::SocketFile;
+use super::{Accept, OwnedSocket};
 
 /// Whether accepted sockets inherit the options of the listener. Then these are set once, without
 /// further system calls for each connection.
@@ -31,6 +31,12 @@ fn set_options(socket: &SockRef<'_>) -> io::Result<()> {
     let _ = socket.set_out_of_band_inline(true);
     // A vanished peer is detected after two hours or so, and its place is free again; see tcp(7).
     socket.set_keepalive(true)
+}
+
+/// The option that an echo needs on every Unix connection: none inherits it. Fails on systems without
+/// urgent data on Unix sockets, where it is not needed.
+fn set_unix_options(socket: &SockRef<'_>) {
+    let _ = socket.set_out_of_band_inline(true);
 }
 
 /// Fixes the size of both buffers; see `SO_RCVBUF` and `SO_SNDBUF` in socket(7). Without a size the
@@ -188,14 +194,35 @@ impl ListeningSocket {
             #[cfg(unix)]
             ListeningSocket::Unix(socket, last) => {
                 let (stream, _) = socket.accept()?;
-                // Never inherited. Fails on systems without urgent data on Unix sockets, where it is
-                // not needed.
-                let _ = SockRef::from(&stream).set_out_of_band_inline(true);
+                set_unix_options(&SockRef::from(&stream));
                 *last += 1;
                 Ok((stream.into(), Peer::Unix(*last)))
             }
         }
     }
+}
+
+/// A connection that another part of the application accepted, with the options that it would have
+/// from here. `socket_buffer` is the size of its buffers.
+pub(crate) fn adopt(
+    socket: OwnedSocket,
+    socket_buffer: Option<usize>,
+) -> io::Result<(StreamSocket, Peer)> {
+    let socket = Socket::from(socket);
+    if socket.r#type()? != Type::STREAM {
+        let message = "it is no stream socket: pass on a connected TCP or Unix stream socket";
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+    }
+    let peer = socket.peer_addr()?.as_socket();
+    let peer = peer.map_or(Peer::Unix(0), |address| Peer::Tcp(canonical(address)));
+    socket.set_nonblocking(true)?;
+    let options = SockRef::from(&socket);
+    match peer {
+        Peer::Tcp(_) => set_options(&options)?,
+        Peer::Unix(_) => set_unix_options(&options),
+    }
+    set_buffers(&options, socket_buffer)?;
+    Ok((TcpStream::from_std(socket.into()).into(), peer))
 }
 
 /// Converts the mapped address of a peer over IPv4, which an inherited socket of both families reports.

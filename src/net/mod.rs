@@ -21,6 +21,12 @@ use std::time::{Duration, Instant};
 use mio::event::{Event, Source};
 use mio::{Interest, Token};
 
+/// An owned socket of the system.
+#[cfg(unix)]
+pub(crate) use std::os::fd::OwnedFd as OwnedSocket;
+#[cfg(windows)]
+pub(crate) use std::os::windows::io::OwnedSocket;
+
 use self::listener::Listener;
 use self::stream::{Peer, StreamSocket};
 use self::udp::{DatagramIo, UdpIo};

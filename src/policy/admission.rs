@@ -47,14 +47,19 @@ impl Admission {
         if !self.allowed.contains(peer.ip()) {
             return Err(RejectReason::NotAllowed);
         }
-        if let Some(max) = self.max_per_source {
-            let count = self.counts.entry(source_key(peer)).or_default();
-            if *count == max {
-                return Err(RejectReason::TooManyFromSource);
-            }
-            *count += 1;
+        let open = self.counts.get(&source_key(peer)).copied().unwrap_or(0);
+        if self.max_per_source.is_some_and(|max| open >= max) {
+            return Err(RejectReason::TooManyFromSource);
         }
+        self.count(peer);
         Ok(())
+    }
+
+    /// Counts a connection that is open, whatever the rules say.
+    pub(crate) fn count(&mut self, peer: SocketAddr) {
+        if self.max_per_source.is_some() {
+            *self.counts.entry(source_key(peer)).or_default() += 1;
+        }
     }
 
     /// Counts one connection less. The entry goes with the last one.

@@ -65,6 +65,10 @@ impl ReplyFilter {
         }
     }
 
+    pub(crate) fn set_allowed(&mut self, allowed: AllowList) {
+        self.allowed = allowed;
+    }
+
     /// Returns why a datagram from `source` gets no reply; `None` if it gets one. `multicast` says
     /// that it was sent to a broadcast or multicast address; `ttl` is what it arrived with, if known.
     pub(crate) fn check(

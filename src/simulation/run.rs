@@ -30,7 +30,11 @@ impl System for Simulation {
     type Datagrams = Descriptor;
 }
 
-type Loop = EventLoop<Selector, Simulation>;
+/// As [`Server`] is: a loop, and the engine in it.
+struct Service {
+    event_loop: EventLoop<Selector>,
+    engine: Engine<Simulation>,
+}
 
 /// Turns for everything to be echoed, and for a shutdown to end. More than any run needs.
 const MAX_TURNS: u64 = 20_000;
@@ -46,7 +50,7 @@ pub(super) fn run(plan: &Plan, registry: &Registry, has_story: bool) {
     }
 }
 
-fn create(plan: &Plan, echo: usize, registry: &Registry) -> Option<Loop> {
+fn create(plan: &Plan, echo: usize, registry: &Registry) -> Option<Service> {
     let address = datagrams::address(echo);
     let path = format!("/echo/{echo}");
     let mut sources = Vec::new();
@@ -64,21 +68,24 @@ fn create(plan: &Plan, echo: usize, registry: &Registry) -> Option<Loop> {
         sources.push((endpoint, Source::Udp(Box::new(socket))));
     }
     let first_token = Token(Server::USER_TOKENS.end);
-    let mut engine = Engine::new(plan.config.clone(), sources, registry, first_token).ok()?;
+    let now = world(|world| world.instant());
+    let config = plan.config.clone();
+    let mut engine = Engine::new(config, sources, registry, first_token, now).ok()?;
     engine.set_splice_min(plan.splice_min);
     let events = Vec::new();
-    Some(EventLoop::new(Selector { echo, events }, engine))
+    let event_loop = EventLoop::new(Selector { echo, events });
+    Some(Service { event_loop, engine })
 }
 
 /// The application around the loops.
 struct Host {
-    loops: Vec<Loop>,
+    loops: Vec<Service>,
     /// When each loop has to be called without an event, if it is nested.
     due_at: Vec<Micros>,
 }
 
 impl Host {
-    fn new(loops: Vec<Loop>) -> Self {
+    fn new(loops: Vec<Service>) -> Self {
         let due_at = vec![0; loops.len()];
         Host { loops, due_at }
     }
@@ -124,10 +131,10 @@ impl Host {
 
     /// A turn of one loop.
     fn turn(&mut self, echo: usize, timeout: Option<Duration>) {
-        let event_loop = &mut self.loops[echo];
-        let turned = event_loop.turn(timeout, || world(World::begin_shutdown));
+        let Service { event_loop, engine } = &mut self.loops[echo];
+        let turned = event_loop.turn(engine, timeout, || world(World::begin_shutdown));
         assert!(turned.is_ok(), "the loop fails: {turned:?}");
-        let stats = event_loop.engine.stats();
+        let stats = engine.stats();
         world(|world| world.check_turn(echo, &stats));
     }
 
@@ -143,7 +150,8 @@ impl Host {
             });
             if is_called {
                 self.turn(echo, Some(Duration::ZERO));
-                let timeout = self.loops[echo].timeout();
+                let Service { event_loop, engine } = &self.loops[echo];
+                let timeout = event_loop.timeout(engine);
                 let timeout = timeout.map_or(NEVER, |it| it.as_micros() as Micros);
                 self.due_at[echo] = world(|world| world.now.saturating_add(timeout));
             }
@@ -164,8 +172,8 @@ impl Host {
             world.begin_shutdown();
             world.instant()
         });
-        for (echo, event_loop) in self.loops.iter_mut().enumerate() {
-            event_loop.engine.shutdown(now);
+        for (echo, service) in self.loops.iter_mut().enumerate() {
+            service.engine.shutdown(now);
             world(|world| world.check_warnings(echo));
         }
         // A host of loops asks for their timeouts again.

@@ -10,6 +10,7 @@ mod admission;
 mod back_pressure;
 mod bound_socket;
 mod budget;
+mod control;
 mod datagram;
 mod dropped;
 mod echo;

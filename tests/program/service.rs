@@ -99,7 +99,7 @@ fn summary_counts_every_outcome() {
     let lines = service.stop();
     for expected in [
         "shutting down: 1 connections to drain",
-        "closed: aborted by the shutdown; 14 bytes echoed, 0 pending, after",
+        "closed: aborted; 14 bytes echoed, 0 pending, after",
         ": 76 bytes echoed; 4 datagrams, 5 dropped; 6 connections, 0 active, 3 closed by peers, \
          2 reset, 0 failed, 0 timed out, 0 evicted, 1 aborted; 7 rejected; ",
     ] {

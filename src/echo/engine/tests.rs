@@ -10,6 +10,7 @@ use socket2::{Domain, Socket, Type};
 
 use crate::config::ConfigBuilder;
 use crate::echo::Echo;
+use crate::echo::accept::NotAdmitted;
 use crate::echo::udp::DatagramSocket;
 use crate::net::OperatingSystem;
 use crate::net::bind::Bound;
@@ -146,12 +147,13 @@ fn close_for_any_reason_releases_the_source() {
         let now = Instant::now();
         let key = echo.slots.vacant_key();
         echo.admit(stream, peer, now).unwrap();
-        echo.admit(other_stream, other_peer, now).unwrap();
+        let rejected = echo.admit(other_stream, other_peer, now);
+        assert!(matches!(rejected, Err(NotAdmitted::Rejected(_))));
         assert_eq!(
             (echo.acceptor.admission.sources(), echo.stats.active),
             (1, 1)
         );
-        echo.close(key, &reason, now);
+        echo.close(key, reason, now);
         assert_eq!(
             (echo.acceptor.admission.sources(), echo.stats.active),
             (0, 0)
@@ -171,7 +173,7 @@ fn connection_with_the_key_of_a_queued_one_has_one_turn() {
     let key = echo.slots.vacant_key();
     echo.admit(stream, peer, now).unwrap();
     echo.enqueue(key);
-    echo.close(key, &CloseReason::Evicted, now);
+    echo.close(key, CloseReason::Evicted, now);
     assert_eq!(echo.slots.vacant_key(), key);
     echo.admit(other_stream, other_peer, now).unwrap();
     echo.enqueue(key);
@@ -267,7 +269,7 @@ fn rejections_are_logged_once_a_minute_by_reason() {
         let now = start + Duration::from_secs(seconds);
         let [(_one, stream, _), (_other, next, _)] = clients();
         sockets.push(next);
-        let lines = logged(|| echo.admit(stream, peer, now).unwrap());
+        let lines = logged(|| assert!(echo.admit(stream, peer, now).is_err()));
         assert_eq!(lines[0].0, log::Level::Debug);
         let line = lines.get(1).map_or("", |(_, line)| line.as_str());
         assert!(line.starts_with(warning.unwrap_or("")), "{line}");

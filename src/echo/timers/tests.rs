@@ -28,10 +28,11 @@ struct World {
 impl World {
     fn new(timeouts: [u64; 2], now: u64) -> Self {
         let [idle, write] = timeouts.map(Duration::from_millis);
+        let start = Instant::now();
         let mut world = World {
-            timers: Timers::new(idle, write),
+            timers: Timers::new(idle, write, start),
             timeouts,
-            start: Instant::now(),
+            start,
             now: 0,
             progress: HashMap::new(),
         };
