@@ -42,7 +42,7 @@ fn main() -> ExitCode {
         Ok(endpoints) => endpoints,
         Err(error) => {
             eprintln!("client: {error}");
-            let is_typo = !matches!(error.kind(), EndpointErrorKind::Unresolved(_));
+            let is_typo = error.kind() != EndpointErrorKind::Unresolved;
             return ExitCode::from(if is_typo { 2 } else { 1 });
         }
     };

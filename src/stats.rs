@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::ops::Sub;
 
 /// What an [`Echo`](crate::Echo) has done since it was created. Counters only grow, except `active`,
 /// `buffered` and `run_queue`, which are the present values.
@@ -75,14 +76,6 @@ pub struct Rejected {
     pub too_many_from_source: u64,
 }
 
-impl Rejected {
-    /// The sum.
-    #[must_use]
-    pub fn total(&self) -> u64 {
-        self.not_allowed + self.too_many_from_source
-    }
-}
-
 /// Closed connections, by reason.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -106,18 +99,6 @@ pub struct Closed {
 }
 
 impl Closed {
-    /// The sum.
-    #[must_use]
-    pub fn total(&self) -> u64 {
-        self.peer_closed
-            + self.reset
-            + self.error
-            + self.idle_timeout
-            + self.write_timeout
-            + self.evicted
-            + self.aborted
-    }
-
     pub(crate) fn count(&mut self, reason: &CloseReason) {
         let counter = match reason {
             CloseReason::PeerClosed => &mut self.peer_closed,
@@ -156,18 +137,86 @@ pub struct Dropped {
     pub hop_limit: u64,
 }
 
-impl Dropped {
-    /// The sum.
-    #[must_use]
-    pub fn total(&self) -> u64 {
-        self.not_allowed
-            + self.port_zero
-            + self.reserved_port
-            + self.nfs_port
-            + self.own_port
-            + self.source_address
-            + self.destination
-            + self.hop_limit
+/// The sum of a group of counters, and their differences.
+macro_rules! group {
+    ($group:ident { $($counter:ident),+ }) => {
+        impl $group {
+            /// The sum.
+            #[must_use]
+            pub fn total(&self) -> u64 {
+                0 $(+ self.$counter)+
+            }
+        }
+
+        impl Sub for $group {
+            type Output = $group;
+
+            fn sub(self, earlier: $group) -> $group {
+                $group { $($counter: self.$counter.saturating_sub(earlier.$counter)),+ }
+            }
+        }
+    };
+}
+
+group!(Rejected {
+    not_allowed,
+    too_many_from_source
+});
+group!(Closed {
+    peer_closed,
+    reset,
+    error,
+    idle_timeout,
+    write_timeout,
+    evicted,
+    aborted
+});
+group!(Dropped {
+    not_allowed,
+    port_zero,
+    reserved_port,
+    nfs_port,
+    own_port,
+    source_address,
+    destination,
+    hop_limit
+});
+
+/// What has happened since an earlier moment: the differences of the counters, and the present values
+/// as they are.
+///
+/// ```
+/// # let [before, after] = [mio_echo::Stats::default(); 2];
+/// let echoed = (after - before).bytes_sent;
+/// ```
+impl Sub for Stats {
+    type Output = Stats;
+
+    fn sub(self, earlier: Stats) -> Stats {
+        let since = |counter: fn(&Stats) -> u64| counter(&self).saturating_sub(counter(&earlier));
+        Stats {
+            accepted: since(|it| it.accepted),
+            rejected: self.rejected - earlier.rejected,
+            accept_errors: since(|it| it.accept_errors),
+            accept_pauses: since(|it| it.accept_pauses),
+            closed: self.closed - earlier.closed,
+            datagrams_received: since(|it| it.datagrams_received),
+            datagrams_sent: since(|it| it.datagrams_sent),
+            datagram_errors: since(|it| it.datagram_errors),
+            send_buffer_drops: since(|it| it.send_buffer_drops),
+            receive_buffer_drops: since(|it| it.receive_buffer_drops),
+            receive_errors: since(|it| it.receive_errors),
+            dropped: self.dropped - earlier.dropped,
+            bytes_received: since(|it| it.bytes_received),
+            bytes_zero_copied: since(|it| it.bytes_zero_copied),
+            bytes_sent: since(|it| it.bytes_sent),
+            bytes_discarded: since(|it| it.bytes_discarded),
+            iterations: since(|it| it.iterations),
+            events_lost: since(|it| it.events_lost),
+            active: self.active,
+            buffered: self.buffered,
+            run_queue: self.run_queue,
+        }
     }
 }
 
@@ -241,6 +290,31 @@ mod tests {
             closed.count(&reason);
             assert_eq!((counter(&closed), closed.total()), (1, 1), "{reason}");
         }
+    }
+
+    #[test]
+    fn counters_are_subtracted_and_present_values_kept() {
+        let mut earlier = Stats {
+            active: 5,
+            accepted: 7,
+            ..Stats::default()
+        };
+        earlier.closed.reset = 2;
+        let mut later = Stats {
+            active: 1,
+            accepted: 10,
+            bytes_sent: 3,
+            ..earlier
+        };
+        later.closed.reset = 6;
+        let difference = later - earlier;
+        let counters = (
+            difference.accepted,
+            difference.bytes_sent,
+            difference.closed.total(),
+        );
+        assert_eq!((difference.active, counters), (1, (3, 3, 4)));
+        assert_eq!(later - Stats::default(), later);
     }
 
     impl From<io::ErrorKind> for CloseReason {

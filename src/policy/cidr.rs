@@ -36,6 +36,36 @@ use ipnet::IpNet;
 pub struct Network(IpNet);
 
 impl Network {
+    /// The network of all addresses that share the first `prefix_len` bits with `address`.
+    ///
+    /// # Errors
+    ///
+    /// [`NetworkError::Prefix`] if the address has fewer bits, [`NetworkError::HostBits`] if bits
+    /// behind them are set.
+    pub fn new(address: IpAddr, prefix_len: u8) -> Result<Self, NetworkError> {
+        let max = IpNet::from(address).max_prefix_len();
+        let net = IpNet::new(address, prefix_len).map_err(|_| NetworkError::Prefix { max })?;
+        let network = Network(canonical(net.trunc()));
+        if net == net.trunc() {
+            Ok(network)
+        } else {
+            let address = address.to_canonical();
+            Err(NetworkError::HostBits { network, address })
+        }
+    }
+
+    /// The first address.
+    #[must_use]
+    pub fn address(&self) -> IpAddr {
+        self.0.addr()
+    }
+
+    /// The number of bits that all its addresses share: up to 32, or 128 for IPv6.
+    #[must_use]
+    pub fn prefix_len(&self) -> u8 {
+        self.0.prefix_len()
+    }
+
     /// Whether an address is in the network.
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
@@ -78,13 +108,7 @@ impl FromStr for Network {
         }
         let max = IpNet::from(address).max_prefix_len();
         let net: IpNet = text.parse().map_err(|_| NetworkError::Prefix { max })?;
-        let network = Network(canonical(net.trunc()));
-        if net == net.trunc() {
-            Ok(network)
-        } else {
-            let address = address.to_canonical();
-            Err(NetworkError::HostBits { network, address })
-        }
+        Network::new(address, net.prefix_len())
     }
 }
 
@@ -197,6 +221,30 @@ mod tests {
             assert_eq!(network(text).to_string(), printed, "{text}");
             assert_eq!(network(printed), network(text));
         }
+    }
+
+    #[test]
+    fn network_is_made_of_an_address_and_a_prefix() {
+        for text in [
+            "10.0.0.0/8",
+            "0.0.0.0/0",
+            "192.0.2.1",
+            "2001:db8::/32",
+            "::1",
+        ] {
+            let network = network(text);
+            let same = Network::new(network.address(), network.prefix_len());
+            assert_eq!(same, Ok(network));
+        }
+        let address = "::ffff:192.0.2.0".parse().unwrap();
+        assert_eq!(Network::new(address, 120), Ok(network("192.0.2.0/24")));
+        let address = "10.1.2.3".parse().unwrap();
+        assert_eq!(
+            Network::new(address, 33),
+            Err(NetworkError::Prefix { max: 32 })
+        );
+        let error = Network::new(address, 8).unwrap_err();
+        assert!(matches!(error, NetworkError::HostBits { .. }), "{error}");
     }
 
     #[test]

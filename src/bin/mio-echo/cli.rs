@@ -175,7 +175,7 @@ impl From<io::Error> for CliError {
 impl From<EndpointError> for CliError {
     fn from(error: EndpointError) -> Self {
         match error.kind() {
-            EndpointErrorKind::Unresolved(_) => CliError::failure(error),
+            EndpointErrorKind::Unresolved => CliError::failure(error),
             _ => CliError::usage(error),
         }
     }
