@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use crate::net::bind::BindOptions;
 use crate::net::endpoint::Endpoint;
 use crate::policy::cidr::Network;
 
@@ -41,8 +42,7 @@ pub struct Config {
     pub(crate) allow: Vec<Network>,
     pub(crate) drain_timeout: Duration,
     pub(crate) dual_stack: bool,
-    pub(crate) reuse_port: bool,
-    pub(crate) unix_mode: Option<u32>,
+    pub(crate) bind: BindOptions,
     pub(crate) udp_answer_any_port: bool,
     pub(crate) idle_timeout: Duration,
     pub(crate) write_timeout: Duration,
@@ -171,7 +171,7 @@ impl Config {
             range,
             "",
         )?;
-        let mode = self.unix_mode.unwrap_or_default();
+        let mode = self.bind.unix_mode.unwrap_or_default();
         check(
             Self::UNIX_MODE_RANGE.contains(&mode),
             "mode of Unix sockets",
@@ -220,8 +220,7 @@ impl Default for Config {
             allow: Vec::new(),
             drain_timeout: Config::DEFAULT_DRAIN_TIMEOUT,
             dual_stack: false,
-            reuse_port: false,
-            unix_mode: None,
+            bind: BindOptions::default(),
             udp_answer_any_port: false,
             idle_timeout: Duration::ZERO,
             write_timeout: Config::DEFAULT_WRITE_TIMEOUT,
@@ -363,7 +362,7 @@ impl ConfigBuilder {
     /// fails on systems without the option. See [`Echo::shutdown`](crate::Echo::shutdown) for how a
     /// process leaves the group.
     pub fn reuse_port(mut self, yes: bool) -> Self {
-        self.config.reuse_port = yes;
+        self.config.bind.reuse_port = yes;
         self
     }
 
@@ -379,7 +378,7 @@ impl ConfigBuilder {
     /// Unix socket, which the system closes within the call that reads. Closing some of them takes
     /// long (a socket with `SO_LINGER`, for one), and the whole loop waits.
     pub fn unix_mode(mut self, mode: u32) -> Self {
-        self.config.unix_mode = Some(mode);
+        self.config.bind.unix_mode = Some(mode);
         self
     }
 

@@ -22,7 +22,7 @@ use super::slots::{RunQueue, Slot, Source};
 use super::timers::{Timeout, Timers};
 use super::udp::Udp;
 use crate::config::Config;
-use crate::net::bind::ListenError;
+use crate::net::bind::listen_error;
 use crate::net::endpoint::Endpoint;
 use crate::net::{Accept, CLOSE_DEREGISTERS, Readiness, Stream, System};
 use crate::policy::admission::Admission;
@@ -303,7 +303,7 @@ impl<S: System> Engine<S> {
             Source::Udp(socket) => socket.update_registration(&self.registry, token),
             Source::Connection(_) => return Ok(()),
         };
-        registered.map_err(|error| ListenError::new(&endpoint, error))?;
+        registered.map_err(|error| listen_error(&endpoint, &error))?;
         info!("listening on {endpoint}");
         trace!("{endpoint}: registered as Token {}", token.0);
         self.endpoints.push(endpoint);

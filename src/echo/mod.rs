@@ -31,7 +31,7 @@ use udp::DatagramSocket;
 use crate::config::Config;
 use crate::net::OperatingSystem;
 use crate::net::OwnedSocket;
-use crate::net::bind::{BindOptions, Bound, BoundSocket};
+use crate::net::bind::{Bound, BoundSocket, bind_group};
 use crate::net::endpoint::Endpoint;
 use crate::net::listener::{Listener, adopt};
 use crate::stats::Stats;
@@ -117,12 +117,11 @@ impl Echo {
         } else {
             config
         };
-        let options = BindOptions {
-            reuse_port: config.reuse_port,
-            unix_mode: config.unix_mode,
-        };
-        let mut bound = Bound::bind_all(config.sockets(), options)?;
-        bound.extend(sockets.into_iter().map(Bound::from));
+        let mut bound = Vec::new();
+        for group in config.sockets() {
+            bound.extend(bind_group(&group, config.bind)?);
+        }
+        bound.extend(sockets.into_iter().map(|socket| socket.0));
         let sources = bound.into_iter().map(|it| listen(it, &config));
         let sources = sources.collect::<io::Result<_>>()?;
         Engine::new(config, sources, registry, first_token, Instant::now()).map(Echo)
@@ -306,8 +305,8 @@ impl Echo {
 
 fn listen(bound: Bound, config: &Config) -> io::Result<(Endpoint, Source<OperatingSystem>)> {
     let endpoint = bound.endpoint.clone();
-    let source = if let Some(address) = bound.udp_address() {
-        Source::Udp(Box::new(DatagramSocket::new(bound, address)?))
+    let source = if let Endpoint::Udp(address) = endpoint {
+        Source::Udp(Box::new(DatagramSocket::new(bound, address)))
     } else {
         let listener = Listener::listen(bound, config.backlog, config.socket_buffer)?;
         Source::Listener(Box::new(listener))

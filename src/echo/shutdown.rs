@@ -77,7 +77,7 @@ impl<S: System> Engine<S> {
 
     /// Installs the SYN filter if other processes may share the port.
     fn drops_new_syns(&mut self, key: usize) -> bool {
-        let reuse_port = self.config.reuse_port;
+        let reuse_port = self.config.bind.reuse_port;
         let listener = self.slots[key].listener_mut();
         listener.is_some_and(|it| reuse_port && !it.is_inherited() && it.drop_new_syns())
     }

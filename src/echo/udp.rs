@@ -30,7 +30,7 @@ use mio::{Interest, Registry, Token};
 
 use super::engine::Engine;
 use super::slots::Slot;
-use crate::net::bind::{Bound, ListenError};
+use crate::net::bind::Bound;
 use crate::net::endpoint::Endpoint;
 use crate::net::udp::{
     self, BATCH, Datagram, DatagramIo, POLL_THRESHOLD, RECEIVE, SEND, SLOT_SIZE, UdpIo,
@@ -126,12 +126,10 @@ pub(crate) struct DatagramSocket<S = UdpIo> {
 }
 
 impl DatagramSocket {
-    pub(crate) fn new(bound: Bound, address: SocketAddr) -> Result<Self, ListenError> {
-        udp::prepare(&bound.socket).map_err(|error| ListenError::new(&bound.endpoint, error))?;
-        let io = UdpIo::new(bound.socket, address);
-        let mut socket = Self::over(io, bound.endpoint);
+    pub(crate) fn new(bound: Bound, address: SocketAddr) -> Self {
+        let mut socket = Self::over(UdpIo::new(bound.socket, address), bound.endpoint);
         socket.drops = (!bound.inherited).then_some(0);
-        Ok(socket)
+        socket
     }
 }
 

@@ -1,8 +1,6 @@
 //! socket(2) and bind(2): endpoints become sockets, some of them with a common port; and sockets that
 //! were bound by another program.
 
-use std::error::Error;
-use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 
@@ -10,6 +8,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::OwnedSocket;
 use super::endpoint::Endpoint;
+use super::udp;
 #[cfg(unix)]
 use super::unix_socket::SocketFile;
 
@@ -18,7 +17,7 @@ use super::unix_socket::SocketFile;
 const MAX_PORTS_TRIED: usize = 64;
 
 /// The options of sockets that are bound here.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct BindOptions {
     /// `SO_REUSEPORT`
     pub(crate) reuse_port: bool,
@@ -45,10 +44,9 @@ pub(crate) struct Bound {
 impl Bound {
     fn new(endpoint: Endpoint, socket: Socket, inherited: bool) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
-        // Before bind(2), after which datagrams can arrive. Other systems have no control messages.
-        #[cfg(any(target_os = "linux", target_os = "android"))]
+        // Before bind(2), after which datagrams can arrive.
         if let Endpoint::Udp(address) = endpoint {
-            super::udp::packet_info::enable(&socket, address)?;
+            udp::prepare(&socket, address)?;
         }
         Ok(Bound {
             endpoint,
@@ -57,26 +55,6 @@ impl Bound {
             inherited,
             socket,
         })
-    }
-
-    /// Binds every endpoint. The endpoints of a group share a port.
-    pub(crate) fn bind_all(
-        groups: impl IntoIterator<Item = Vec<Endpoint>>,
-        options: BindOptions,
-    ) -> Result<Vec<Self>, ListenError> {
-        let mut bound = Vec::new();
-        for group in groups {
-            bound.extend(bind_group(&group, options)?);
-        }
-        Ok(bound)
-    }
-
-    /// The address of a UDP socket.
-    pub(crate) fn udp_address(&self) -> Option<SocketAddr> {
-        match self.endpoint {
-            Endpoint::Udp(address) => Some(address),
-            _ => None,
-        }
     }
 
     /// `any_port` says that the system chooses the port, or has just chosen it.
@@ -134,7 +112,7 @@ impl Bound {
 }
 
 /// Binds all sockets at the port of the first.
-fn bind_group(sockets: &[Endpoint], options: BindOptions) -> Result<Vec<Bound>, ListenError> {
+pub(crate) fn bind_group(sockets: &[Endpoint], options: BindOptions) -> io::Result<Vec<Bound>> {
     let first = sockets.first().and_then(Endpoint::address);
     let any_port = first.is_some_and(|address| address.port() == 0);
     // Ports that are not free for all are held until one is: the system would choose them again.
@@ -155,7 +133,7 @@ fn bind_group(sockets: &[Endpoint], options: BindOptions) -> Result<Vec<Bound>, 
                     held.push(bound);
                     continue 'port;
                 }
-                Err(error) => return Err(ListenError::new(&endpoint, error)),
+                Err(error) => return Err(listen_error(&endpoint, &error)),
             }
         }
         return Ok(bound);
@@ -185,7 +163,7 @@ fn bind_group(sockets: &[Endpoint], options: BindOptions) -> Result<Vec<Bound>, 
 /// The file of a Unix socket is not removed, and the backlog does not change. Copies share the options
 /// that are set here, such as non-blocking mode.
 #[derive(Debug)]
-pub struct BoundSocket(Bound);
+pub struct BoundSocket(pub(crate) Bound);
 
 impl BoundSocket {
     /// Takes a bound UDP socket, or a listening TCP or Unix stream socket: a
@@ -207,12 +185,6 @@ impl BoundSocket {
     #[must_use]
     pub fn endpoint(&self) -> &Endpoint {
         &self.0.endpoint
-    }
-}
-
-impl From<BoundSocket> for Bound {
-    fn from(socket: BoundSocket) -> Self {
-        socket.0
     }
 }
 
@@ -265,66 +237,38 @@ fn unix_endpoint(address: &SockAddr) -> Option<Endpoint> {
     Some(Endpoint::Abstract(name.into_owned()))
 }
 
-/// Why an endpoint cannot be used. As an [`io::Error`] it has the kind of the system's error.
-#[derive(Debug)]
-pub(crate) struct ListenError {
-    endpoint: Endpoint,
-    error: io::Error,
+/// Says why an endpoint cannot be used, and what to do about it. Keeps the kind of the system's error.
+pub(crate) fn listen_error(endpoint: &Endpoint, error: &io::Error) -> io::Error {
+    let message = match advice(endpoint, error.kind()) {
+        "" => format!("cannot listen on {endpoint}: {error}"),
+        advice => format!("cannot listen on {endpoint}: {error}; {advice}"),
+    };
+    io::Error::new(error.kind(), message)
 }
 
-impl ListenError {
-    pub(crate) fn new(endpoint: &Endpoint, error: io::Error) -> Self {
-        ListenError {
-            endpoint: endpoint.clone(),
-            error,
+/// Empty if there is none.
+fn advice(endpoint: &Endpoint, error: io::ErrorKind) -> &'static str {
+    let port = endpoint.address().map(|address| address.port());
+    match (error, port) {
+        (io::ErrorKind::AddrInUse, Some(_)) => {
+            "stop the program that uses it, or choose another port"
         }
-    }
-
-    /// What to do about it; empty if there is no advice.
-    fn advice(&self) -> &'static str {
-        let port = self.endpoint.address().map(|address| address.port());
-        match (self.error.kind(), port) {
-            (io::ErrorKind::AddrInUse, Some(_)) => {
-                "stop the program that uses it, or choose another port"
-            }
-            (io::ErrorKind::AddrInUse, None) => {
-                "stop the program that uses it, or choose another path"
-            }
-            (io::ErrorKind::AddrNotAvailable, _) => "choose an address that this host has",
-            (io::ErrorKind::PermissionDenied, Some(..1024)) if cfg!(target_os = "linux") => {
-                "port numbers below 1024 are privileged: choose a higher one, \
-                 or give the program the capability CAP_NET_BIND_SERVICE"
-            }
-            (io::ErrorKind::PermissionDenied, Some(..1024)) => {
-                "port numbers below 1024 are privileged: choose a higher one"
-            }
-            (io::ErrorKind::PermissionDenied, None) => {
-                "choose a directory that this user may write to, or remove the existing file"
-            }
-            (io::ErrorKind::NotFound, None) => "create the directory first",
-            (io::ErrorKind::AlreadyExists, None) => "choose another path",
-            (io::ErrorKind::Unsupported, _) => "this system does not support it",
-            _ => "",
+        (io::ErrorKind::AddrInUse, None) => "stop the program that uses it, or choose another path",
+        (io::ErrorKind::AddrNotAvailable, _) => "choose an address that this host has",
+        (io::ErrorKind::PermissionDenied, Some(..1024)) if cfg!(target_os = "linux") => {
+            "port numbers below 1024 are privileged: choose a higher one, \
+             or give the program the capability CAP_NET_BIND_SERVICE"
         }
-    }
-}
-
-impl From<ListenError> for io::Error {
-    fn from(error: ListenError) -> Self {
-        io::Error::new(error.error.kind(), error)
-    }
-}
-
-/// Without a source: the message contains that of the system.
-impl Error for ListenError {}
-
-impl fmt::Display for ListenError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "cannot listen on {}: {}", self.endpoint, self.error)?;
-        match self.advice() {
-            "" => Ok(()),
-            advice => write!(f, "; {advice}"),
+        (io::ErrorKind::PermissionDenied, Some(..1024)) => {
+            "port numbers below 1024 are privileged: choose a higher one"
         }
+        (io::ErrorKind::PermissionDenied, None) => {
+            "choose a directory that this user may write to, or remove the existing file"
+        }
+        (io::ErrorKind::NotFound, None) => "create the directory first",
+        (io::ErrorKind::AlreadyExists, None) => "choose another path",
+        (io::ErrorKind::Unsupported, _) => "this system does not support it",
+        _ => "",
     }
 }
 
@@ -332,13 +276,8 @@ impl fmt::Display for ListenError {
 mod tests {
     use super::*;
 
-    const OPTIONS: BindOptions = BindOptions {
-        reuse_port: false,
-        unix_mode: None,
-    };
-
-    fn bind(text: &str) -> Result<Bound, ListenError> {
-        Ok(bind_group(&[text.parse().unwrap()], OPTIONS)?.remove(0))
+    fn bind(text: &str) -> io::Result<Bound> {
+        Ok(bind_group(&[text.parse().unwrap()], BindOptions::default())?.remove(0))
     }
 
     #[test]
@@ -363,7 +302,7 @@ mod tests {
     #[test]
     fn sockets_of_a_group_share_the_port() {
         let group = "127.0.0.1:0".parse::<Endpoint>().unwrap().sockets(false);
-        let bound = bind_group(&group, OPTIONS).unwrap();
+        let bound = bind_group(&group, BindOptions::default()).unwrap();
         let ports = bound.iter().map(|it| it.endpoint.address().unwrap().port());
         let ports: Vec<u16> = ports.collect();
         assert!(
@@ -378,7 +317,7 @@ mod tests {
     fn error_names_the_endpoint_and_says_what_to_do() {
         let holder = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         let taken = format!("udp://{}", holder.local_addr().unwrap());
-        let error = io::Error::from(bind(&taken).unwrap_err());
+        let error = bind(&taken).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
         let text = error.to_string();
         assert!(
@@ -402,7 +341,7 @@ mod tests {
             ("unix:/a", io::ErrorKind::AddrInUse, "another path"),
             ("unix:@a", io::ErrorKind::Unsupported, "does not support it"),
         ] {
-            let error = ListenError::new(&text.parse().unwrap(), kind.into());
+            let error = listen_error(&text.parse().unwrap(), &kind.into());
             assert!(error.to_string().contains(advice), "{error}");
         }
     }

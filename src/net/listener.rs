@@ -1,7 +1,6 @@
 //! listen(2), accept(2), and the errors of accept(2).
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
 
 use log::debug;
 use mio::event::Source;
@@ -10,13 +9,12 @@ use mio::net::UnixListener;
 use mio::net::{TcpListener, TcpStream};
 use socket2::{SockRef, Socket, Type};
 
-use super::bind::{Bound, ListenError};
+use super::bind::{Bound, listen_error};
 use super::endpoint::Endpoint;
 use super::stream::{Peer, StreamSocket};
-use super::syn_filter;
 #[cfg(unix)]
 use super::unix_socket::SocketFile;
-use super::{Accept, OwnedSocket};
+use super::{Accept, OwnedSocket, canonical, syn_filter};
 
 /// Whether accepted sockets inherit the options of the listener. Then these are set once, without
 /// further system calls for each connection.
@@ -78,7 +76,7 @@ impl Listener {
         bound: Bound,
         backlog: u32,
         socket_buffer: Option<usize>,
-    ) -> Result<Self, ListenError> {
+    ) -> io::Result<Self> {
         let is_tcp = matches!(bound.endpoint, Endpoint::Tcp(_));
         let listen = || {
             let socket = SockRef::from(&bound.socket);
@@ -94,20 +92,22 @@ impl Listener {
             }
             socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))
         };
-        listen().map_err(|error| ListenError::new(&bound.endpoint, error))?;
+        listen().map_err(|error| listen_error(&bound.endpoint, &error))?;
         Ok(Listener {
-            endpoint: bound.endpoint,
             #[cfg(unix)]
             file: bound.file,
             inherited: bound.inherited,
             // Connections that came before the options were set do not have them.
             sets_options: is_tcp && (bound.inherited || !OPTIONS_ARE_INHERITED),
             socket_buffer,
-            socket: if is_tcp {
-                ListeningSocket::Tcp(TcpListener::from_std(bound.socket.into()))
-            } else {
-                ListeningSocket::unix(bound.socket)
+            socket: match bound.endpoint {
+                #[cfg(unix)]
+                Endpoint::Unix(_) | Endpoint::Abstract(_) => {
+                    ListeningSocket::Unix(UnixListener::from_std(bound.socket.into()), 0)
+                }
+                _ => ListeningSocket::Tcp(TcpListener::from_std(bound.socket.into())),
             },
+            endpoint: bound.endpoint,
         })
     }
 
@@ -174,17 +174,6 @@ impl Accept for Listener {
 }
 
 impl ListeningSocket {
-    #[cfg(unix)]
-    fn unix(socket: Socket) -> Self {
-        ListeningSocket::Unix(UnixListener::from_std(socket.into()), 0)
-    }
-
-    /// Only TCP sockets are bound on this system.
-    #[cfg(not(unix))]
-    fn unix(_socket: Socket) -> Self {
-        unreachable!("no Unix sockets on this system")
-    }
-
     fn accept(&mut self) -> io::Result<(StreamSocket, Peer)> {
         match self {
             ListeningSocket::Tcp(socket) => {
@@ -223,14 +212,6 @@ pub(crate) fn adopt(
     }
     set_buffers(&options, socket_buffer)?;
     Ok((TcpStream::from_std(socket.into()).into(), peer))
-}
-
-/// Converts the mapped address of a peer over IPv4, which an inherited socket of both families reports.
-fn canonical(peer: SocketAddr) -> SocketAddr {
-    match peer.ip().to_canonical() {
-        ip @ IpAddr::V4(_) => (ip, peer.port()).into(),
-        IpAddr::V6(_) => peer,
-    }
 }
 
 /// Whether accept(2) returned the error of a pending connection, which is lost; see "Error handling"
@@ -272,12 +253,11 @@ pub(crate) fn is_connection_error(error: &io::Error) -> bool {
 mod tests {
     use super::*;
 
-    use crate::net::bind::BindOptions;
+    use crate::net::bind::{BindOptions, bind_group};
 
     fn listener(text: &str) -> Listener {
         let endpoint: Endpoint = text.parse().unwrap();
-        let groups = [endpoint.sockets(false)];
-        let mut bound = Bound::bind_all(groups, BindOptions::default()).unwrap();
+        let mut bound = bind_group(&[endpoint], BindOptions::default()).unwrap();
         Listener::listen(bound.remove(0), 16, None).unwrap()
     }
 
@@ -315,7 +295,7 @@ mod tests {
     #[cfg(target_os = "linux")]
     #[test]
     fn syn_filter_drops_new_connections_and_keeps_established_ones() {
-        use socket2::{Domain, Type};
+        use socket2::{Domain, Socket, Type};
 
         for text in ["tcp://127.0.0.1:0", "tcp://[::1]:0"] {
             if text.contains("::") && !crate::has_ipv6() {

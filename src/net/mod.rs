@@ -16,6 +16,7 @@ pub(crate) mod unix_socket;
 
 use std::fmt;
 use std::io::{self, Read, Write};
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use mio::event::{Event, Source};
@@ -174,6 +175,15 @@ impl From<&Event> for Readiness {
             writable: event.is_writable() || event.is_write_closed() || error,
             read_until_would_block: event.is_priority() || read_closed,
         }
+    }
+}
+
+/// The IPv4 address of a peer over IPv4, which a socket of both families reports as a mapped one
+/// (`::ffff:192.0.2.1`).
+pub(crate) fn canonical(peer: SocketAddr) -> SocketAddr {
+    match peer.ip().to_canonical() {
+        ip @ IpAddr::V4(_) => (ip, peer.port()).into(),
+        IpAddr::V6(_) => peer,
     }
 }
 

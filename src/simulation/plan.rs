@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::random::Random;
 use crate::config::{Config, ZeroCopy};
+use crate::net::bind::BindOptions;
 
 /// Microseconds of the simulated clock.
 pub(super) type Micros = u64;
@@ -134,7 +135,10 @@ fn config(random: &Random, is_bulk: bool, is_storm: bool) -> Config {
         max_buffered: random.either(2, budget, 1 << 30),
         allow: random.either(8, networks.into(), Vec::new()),
         drain_timeout: Duration::from_millis(random.either(4, 0, drain)),
-        reuse_port: random.one_in(4),
+        bind: BindOptions {
+            reuse_port: random.one_in(4),
+            unix_mode: None,
+        },
         udp_answer_any_port: random.one_in(2),
         busy_poll: Duration::from_micros(random.either(8, 50, 0)),
         zero_copy: random.pick(&[ZeroCopy::Off, ZeroCopy::Auto]),

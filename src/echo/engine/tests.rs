@@ -44,7 +44,7 @@ fn replace(echo: &mut Engine<OperatingSystem>, socket: Socket) -> Source<Operati
         inherited: false,
         socket,
     };
-    let socket = DatagramSocket::new(bound, address).unwrap();
+    let socket = DatagramSocket::new(bound, address);
     echo.enqueue(0);
     mem::replace(&mut echo.slots[0].source, Source::Udp(Box::new(socket)))
 }

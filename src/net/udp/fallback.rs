@@ -17,6 +17,12 @@ pub(crate) const BATCH: usize = 1;
 pub(crate) const RECEIVE: &str = "recvfrom";
 pub(crate) const SEND: &str = "sendto";
 
+/// The system needs none: it lets routers fragment, and has no control messages that are known here.
+#[allow(clippy::unnecessary_wraps, reason = "the same on every system")]
+pub(crate) fn set_options(_socket: &Socket, _address: SocketAddr) -> io::Result<()> {
+    Ok(())
+}
+
 /// A UDP socket on any system.
 #[derive(Debug)]
 pub(crate) struct UdpIo(UdpSocket);

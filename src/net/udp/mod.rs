@@ -15,9 +15,9 @@ mod linux;
 pub(crate) mod packet_info;
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-pub(crate) use fallback::{BATCH, RECEIVE, SEND, UdpIo};
+pub(crate) use fallback::{BATCH, RECEIVE, SEND, UdpIo, set_options};
 #[cfg(any(target_os = "linux", target_os = "android"))]
-pub(crate) use linux::{BATCH, RECEIVE, SEND, UdpIo};
+pub(crate) use linux::{BATCH, RECEIVE, SEND, UdpIo, set_options};
 
 /// Room for one datagram of any size, in bytes: with IPv6 up to 65,527 (RFC 8200, section 3, less the
 /// UDP header), with IPv4 up to 65,507. The odd rest keeps the first bytes of neighbours, which is all
@@ -68,29 +68,11 @@ impl Datagram {
     }
 }
 
-/// Sets the options of a bound socket that are not needed before bind(2).
-pub(crate) fn prepare(socket: &Socket) -> io::Result<()> {
+/// Sets the options of a socket that is, or is going to be, bound to `address`.
+pub(crate) fn prepare(socket: &Socket, address: SocketAddr) -> io::Result<()> {
     // Best effort: with a larger buffer bursts fit.
     let _ = socket.set_recv_buffer_size(RECEIVE_BUFFER);
-    allow_fragmentation(socket)
-}
-
-/// Has replies fragmented that are larger than the path MTU. By default the system forbids routers to
-/// do so, and the reply is lost until the reported MTU arrives, if it does. See `IP_MTU_DISCOVER` in
-/// ip(7). With IPv6 routers never fragment (RFC 8200, section 5).
-#[cfg(any(target_os = "linux", target_os = "android"))]
-fn allow_fragmentation(socket: &Socket) -> io::Result<()> {
-    use rustix::net::sockopt::{Ipv4PathMtuDiscovery, set_ip_mtu_discover};
-
-    // Also on IPv6 sockets, for peers over IPv4.
-    Ok(set_ip_mtu_discover(socket, Ipv4PathMtuDiscovery::DONT)?)
-}
-
-/// Elsewhere it is the default.
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-#[allow(clippy::unnecessary_wraps, reason = "the same on every system")]
-fn allow_fragmentation(_socket: &Socket) -> io::Result<()> {
-    Ok(())
+    set_options(socket, address)
 }
 
 /// Whether sending failed because the system is out of memory: `ENOBUFS` or `ENOMEM`.

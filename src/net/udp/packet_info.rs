@@ -132,77 +132,69 @@ mod linux {
         }
     }
 
-    /// The control messages of a reply.
+    /// The control messages of a reply: the local address, and the TTL or hop limit.
     #[derive(Debug)]
-    pub(crate) struct Control {
-        local: Option<Local>,
-        ttl: Option<Ttl>,
-    }
-
-    #[derive(Debug)]
-    enum Local {
-        V4(in_pktinfo),
-        V6(in6_pktinfo),
-    }
-
-    #[derive(Debug)]
-    enum Ttl {
-        V4(c_int),
-        V6(c_int),
+    pub(crate) enum Control {
+        V4(Option<in_pktinfo>, Option<c_int>),
+        V6(Option<in6_pktinfo>, Option<c_int>),
     }
 
     impl Control {
         /// For a reply to `peer`, whose datagram came with this information.
         pub(crate) fn new(info: PacketInfo, peer: IpAddr) -> Self {
             let ttl = info.ttl.map(|ttl| c_int::from(ttl.saturating_sub(1)));
-            Control {
-                local: info.local_ip.map(|ip| Local::new(ip, info.interface)),
-                ttl: ttl.map(if peer.is_ipv4() { Ttl::V4 } else { Ttl::V6 }),
+            match (peer, info.local_ip) {
+                (IpAddr::V4(_), Some(IpAddr::V4(ip))) => {
+                    let local = in_pktinfo {
+                        ipi_ifindex: info.interface.try_into().unwrap_or(0),
+                        ipi_spec_dst: in_addr {
+                            s_addr: u32::from_ne_bytes(ip.octets()),
+                        },
+                        // Ignored when sending.
+                        ipi_addr: in_addr { s_addr: 0 },
+                    };
+                    Control::V4(Some(local), ttl)
+                }
+                (IpAddr::V6(_), Some(IpAddr::V6(ip))) => {
+                    let local = in6_pktinfo {
+                        ipi6_ifindex: info.interface,
+                        ipi6_addr: in6_addr {
+                            s6_addr: ip.octets(),
+                        },
+                    };
+                    Control::V6(Some(local), ttl)
+                }
+                (IpAddr::V4(_), _) => Control::V4(None, ttl),
+                (IpAddr::V6(_), _) => Control::V6(None, ttl),
             }
         }
 
         pub(crate) fn messages(&self) -> Vec<ControlMessage<'_>> {
-            let local = self.local.as_ref().map(|local| match local {
-                Local::V4(info) => ControlMessage::Ipv4PacketInfo(info),
-                Local::V6(info) => ControlMessage::Ipv6PacketInfo(info),
-            });
-            let ttl = self.ttl.as_ref().map(|ttl| match ttl {
-                Ttl::V4(ttl) => ControlMessage::Ipv4Ttl(ttl),
-                Ttl::V6(ttl) => ControlMessage::Ipv6HopLimit(ttl),
-            });
-            local.into_iter().chain(ttl).collect()
+            match self {
+                Control::V4(local, ttl) => {
+                    let local = local.iter().map(ControlMessage::Ipv4PacketInfo);
+                    local
+                        .chain(ttl.iter().map(ControlMessage::Ipv4Ttl))
+                        .collect()
+                }
+                Control::V6(local, ttl) => {
+                    let local = local.iter().map(ControlMessage::Ipv6PacketInfo);
+                    local
+                        .chain(ttl.iter().map(ControlMessage::Ipv6HopLimit))
+                        .collect()
+                }
+            }
         }
 
         /// Room for just these messages: the system would take the rest for another one, and reject it.
         pub(crate) fn space(&self) -> Option<Vec<u8>> {
-            match (&self.local, &self.ttl) {
-                (None, None) => None,
-                (None, Some(_)) => Some(cmsg_space!(c_int)),
-                (Some(Local::V4(_)), None) => Some(cmsg_space!(in_pktinfo)),
-                (Some(Local::V4(_)), Some(_)) => Some(cmsg_space!(in_pktinfo, c_int)),
-                (Some(Local::V6(_)), None) => Some(cmsg_space!(in6_pktinfo)),
-                (Some(Local::V6(_)), Some(_)) => Some(cmsg_space!(in6_pktinfo, c_int)),
-            }
-        }
-    }
-
-    impl Local {
-        fn new(ip: IpAddr, interface: u32) -> Self {
-            match ip {
-                IpAddr::V4(ip) => Local::V4(in_pktinfo {
-                    ipi_ifindex: interface.try_into().unwrap_or(0),
-                    ipi_spec_dst: in_addr {
-                        s_addr: u32::from_ne_bytes(ip.octets()),
-                    },
-                    // Ignored when sending.
-                    ipi_addr: in_addr { s_addr: 0 },
-                }),
-                IpAddr::V6(ip) => Local::V6(in6_pktinfo {
-                    ipi6_ifindex: interface,
-                    ipi6_addr: in6_addr {
-                        s6_addr: ip.octets(),
-                    },
-                }),
+            match self {
+                Control::V4(None, None) | Control::V6(None, None) => None,
+                Control::V4(None, _) | Control::V6(None, _) => Some(cmsg_space!(c_int)),
+                Control::V4(_, None) => Some(cmsg_space!(in_pktinfo)),
+                Control::V4(..) => Some(cmsg_space!(in_pktinfo, c_int)),
+                Control::V6(_, None) => Some(cmsg_space!(in6_pktinfo)),
+                Control::V6(..) => Some(cmsg_space!(in6_pktinfo, c_int)),
             }
         }
     }
@@ -276,13 +268,16 @@ mod linux {
                 };
                 assert_eq!(received, expected, "{peer} to {destination}");
                 // The reply is sent with the same.
-                let control = Control::new(received, peer.parse().unwrap());
-                let (ip, index) = match control.local.unwrap() {
-                    Local::V4(info) => {
+                let (ip, index) = match Control::new(received, peer.parse().unwrap()) {
+                    Control::V4(info, _) => {
+                        let info = info.unwrap();
                         let ip = info.ipi_spec_dst.s_addr.to_ne_bytes();
                         (IpAddr::from(ip), info.ipi_ifindex.try_into().unwrap())
                     }
-                    Local::V6(info) => (IpAddr::from(info.ipi6_addr.s6_addr), info.ipi6_ifindex),
+                    Control::V6(info, _) => {
+                        let info = info.unwrap();
+                        (IpAddr::from(info.ipi6_addr.s6_addr), info.ipi6_ifindex)
+                    }
                 };
                 assert_eq!((Some(ip), index), (expected.local_ip, interface), "{own}");
             }
@@ -305,8 +300,8 @@ mod linux {
                 multicast: true,
             };
             assert_eq!(received, expected);
-            let ttl = Control::new(received, "192.0.2.2".parse().unwrap()).ttl;
-            assert!(matches!(ttl, Some(Ttl::V4(63))), "{ttl:?}");
+            let control = Control::new(received, "192.0.2.2".parse().unwrap());
+            assert!(matches!(control, Control::V4(_, Some(63))), "{control:?}");
         }
     }
 }
