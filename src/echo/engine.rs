@@ -226,7 +226,7 @@ impl<S: System> Engine<S> {
             self.turn(key, now);
         }
         self.run_queue.put_back(batch);
-        if !self.timers.due().is_empty() {
+        if !self.timers.due.is_empty() {
             self.close_expired(now);
         }
     }

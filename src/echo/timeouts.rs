@@ -1,5 +1,6 @@
 //! Closes connections in which no byte moves: after a timeout, or for the memory budget.
 
+use std::mem;
 use std::time::{Duration, Instant};
 
 use log::warn;
@@ -32,8 +33,8 @@ impl<S: System> Engine<S> {
     #[cold]
     pub(super) fn queue_expired(&mut self, _now: Instant) {
         self.timers.collect_due();
-        for index in 0..self.timers.due().len() {
-            let (key, timeout) = self.timers.due()[index];
+        for index in 0..self.timers.due.len() {
+            let (key, timeout) = self.timers.due[index];
             if self.has_expired(key, timeout) {
                 self.enqueue(key);
             }
@@ -45,12 +46,12 @@ impl<S: System> Engine<S> {
     /// their turn, because one call gives only so many, are judged in a later one.
     #[cold]
     pub(super) fn close_expired(&mut self, now: Instant) {
-        for (key, timeout) in self.timers.take_due() {
+        for (key, timeout) in mem::take(&mut self.timers.due) {
             if !self.has_expired(key, timeout) {
                 continue;
             }
             if self.slots[key].queued {
-                self.timers.judge_later(key, timeout);
+                self.timers.due.push((key, timeout));
             } else {
                 self.close(key, timeout.into(), now);
             }

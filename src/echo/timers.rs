@@ -7,7 +7,6 @@
 //! connection costs one check per timeout (G. Varghese and T. Lauck, "Hashed and Hierarchical
 //! Timing Wheels", 1987).
 
-use std::array;
 use std::mem;
 use std::time::{Duration, Instant};
 
@@ -31,12 +30,11 @@ const WITHOUT_TIMEOUT: Duration = Duration::from_secs(600);
 pub(crate) struct Timers {
     start: Instant,
     now: Millis,
-    idle: Wheel,
-    /// Also the order in which write-blocked connections are evicted, so that it is kept even
-    /// without a write timeout.
-    write: Wheel,
+    /// One for each [`Timeout`]. That of `Write` is also the order in which connections are evicted, so
+    /// that it is kept even without a write timeout.
+    wheels: [Wheel; 2],
     /// Keys whose slot is over. Which of them have timed out is still to be checked.
-    due: Vec<(usize, Timeout)>,
+    pub(super) due: Vec<(usize, Timeout)>,
 }
 
 impl Timers {
@@ -45,8 +43,7 @@ impl Timers {
         Timers {
             start: now,
             now: 0,
-            idle: Wheel::new(idle),
-            write: Wheel::new(write),
+            wheels: [idle, write].map(Wheel::new),
             due: Vec::new(),
         }
     }
@@ -68,53 +65,33 @@ impl Timers {
 
     /// Replaces the timeouts. All keys are to be scheduled again.
     pub(crate) fn set_timeouts(&mut self, idle: Duration, write: Duration) {
-        self.idle = Wheel::new(idle);
-        self.write = Wheel::new(write);
+        self.wheels = [idle, write].map(Wheel::new);
         self.due.clear();
     }
 
     /// When the next timeout can expire.
     pub(crate) fn next_at(&self) -> Option<Instant> {
-        let wheels = [&self.idle, &self.write].into_iter();
-        let next = wheels.filter_map(Wheel::wakes_at).min()?;
+        let next = self.wheels.iter().filter_map(Wheel::wakes_at).min()?;
         Some(self.start + Duration::from_millis(next))
     }
 
     /// Puts a key into the slot of its deadline, unless it is in the wheel already: an earlier entry
     /// is checked in time, also one of a former connection with this key.
     pub(crate) fn schedule(&mut self, key: usize, timeout: Timeout, last_progress: Millis) {
-        match timeout {
-            Timeout::Idle if self.idle.timeout.is_none() => {}
-            Timeout::Idle => self.idle.schedule(key, last_progress, self.now),
-            Timeout::Write => self.write.schedule(key, last_progress, self.now),
+        let wheel = &mut self.wheels[timeout as usize];
+        if wheel.timeout.is_some() || timeout == Timeout::Write {
+            wheel.schedule(key, last_progress, self.now);
         }
     }
 
-    /// Takes all keys out of the slots that are over, and keeps them for [`due`](Timers::due). Those that
-    /// have not timed out are to be scheduled again.
+    /// Moves all keys from the slots that are over to those that are due. Keys that have not timed out
+    /// are to be scheduled again.
     pub(crate) fn collect_due(&mut self) {
-        for (wheel, timeout) in [
-            (&mut self.idle, Timeout::Idle),
-            (&mut self.write, Timeout::Write),
-        ] {
-            let keys = wheel.take_due(self.now).into_iter();
-            self.due.extend(keys.map(|key| (key as usize, timeout)));
+        for timeout in [Timeout::Idle, Timeout::Write] {
+            let keys = self.wheels[timeout as usize].take_due(self.now);
+            let keys = keys.into_iter().map(|key| (key as usize, timeout));
+            self.due.extend(keys);
         }
-    }
-
-    /// The keys to check now.
-    pub(crate) fn due(&self) -> &[(usize, Timeout)] {
-        &self.due
-    }
-
-    /// The keys to check now; none are left.
-    pub(crate) fn take_due(&mut self) -> Vec<(usize, Timeout)> {
-        mem::take(&mut self.due)
-    }
-
-    /// Keeps a key for the next check.
-    pub(crate) fn judge_later(&mut self, key: usize, timeout: Timeout) {
-        self.due.push((key, timeout));
     }
 
     /// Whether the timeout has passed since the last progress.
@@ -122,12 +99,9 @@ impl Timers {
     /// Both times are whole milliseconds, rounded down. Their difference can be almost 1 ms more than
     /// the time between them, so it has to be greater than the timeout.
     pub(crate) fn has_expired(&self, timeout: Timeout, last_progress: Millis) -> bool {
-        let wheel = match timeout {
-            Timeout::Idle => &self.idle,
-            Timeout::Write => &self.write,
-        };
         let elapsed = self.now - last_progress;
-        wheel.timeout.is_some_and(|timeout| elapsed > timeout)
+        let limit = self.wheels[timeout as usize].timeout;
+        limit.is_some_and(|limit| elapsed > limit)
     }
 
     /// The write-blocked connection whose last progress is longest ago, to the length of a slot.
@@ -138,21 +112,22 @@ impl Timers {
         &mut self,
         last_progress: impl Fn(usize) -> Option<Millis>,
     ) -> Option<usize> {
+        let wheel = &mut self.wheels[Timeout::Write as usize];
         loop {
-            let (key, slot) = self.write.take_first()?;
+            let (key, slot) = wheel.take_first()?;
             let Some(since) = last_progress(key) else {
                 continue;
             };
-            if self.write.slot_of(since) <= slot {
+            if wheel.slot_of(since) <= slot {
                 return Some(key);
             }
-            self.write.schedule(key, since, self.now);
+            wheel.schedule(key, since, self.now);
         }
     }
 }
 
 /// How many slots a wheel has. The deadline of a timeout is at most 102 slots ahead.
-const SLOTS: usize = 128;
+const SLOTS: u64 = 128;
 
 /// The keys of one timeout. Slot numbers count from the start of the clock; a number modulo
 /// [`SLOTS`] is its place.
@@ -164,15 +139,13 @@ struct Wheel {
     range: u64,
     /// Milliseconds of one slot, and so how late a connection is checked at most.
     slot_length: u64,
-    slots: Box<[Vec<u32>; SLOTS]>,
+    slots: Box<[Vec<u32>]>,
     /// The slots that have keys, a bit for each place.
     occupied: u128,
-    /// The keys that are in a slot.
-    scheduled: KeySet,
+    /// Whether a key is in a slot.
+    scheduled: Vec<bool>,
     /// The number of the first slot that has not been taken out.
     first: u64,
-    /// When the first slot that has keys is over, in milliseconds; `u64::MAX` if none has.
-    due_at: u64,
 }
 
 impl Wheel {
@@ -183,17 +156,18 @@ impl Wheel {
             timeout: expires.then_some(range),
             range,
             slot_length: (range / 100).max(50),
-            slots: Box::new(array::from_fn(|_| Vec::new())),
+            slots: (0..SLOTS).map(|_| Vec::new()).collect(),
             occupied: 0,
-            scheduled: KeySet::new(),
+            // With room, so that the keys rarely move while they grow: that would leave holes in the heap.
+            scheduled: Vec::with_capacity(65_536),
             first: 0,
-            due_at: u64::MAX,
         }
     }
 
-    /// When the loop has to run for this wheel.
+    /// When the loop has to run for this wheel: when the first slot that has keys is over.
     fn wakes_at(&self) -> Option<u64> {
-        (self.timeout.is_some() && self.occupied != 0).then_some(self.due_at)
+        self.timeout?;
+        Some((self.first_occupied()? + 1) * self.slot_length)
     }
 
     /// The slot in which the timeout has expired for certain.
@@ -202,44 +176,40 @@ impl Wheel {
     }
 
     fn schedule(&mut self, key: usize, last_progress: u64, now: u64) {
-        if !self.scheduled.insert(key) {
+        if key >= self.scheduled.len() {
+            self.scheduled.resize(key + 1, false);
+        }
+        if mem::replace(&mut self.scheduled[key], true) {
             return;
         }
         let present = self.present(now);
         self.first = self.first_occupied().unwrap_or(present).min(present);
         if self.timeout.is_none() {
             // Nothing is due without a timeout: the overdue keys stay the first to be evicted.
-            let mut overdue = self.take_before(present);
+            let overdue = self.take_before(present);
             self.first = present;
-            if !overdue.is_empty() {
-                self.slots[place(present)].append(&mut overdue);
-                self.mark_occupied(present);
+            for key in overdue {
+                self.put(present, key);
             }
         }
         // The last slot is early for a deadline behind it, and late for none.
-        let last = self.first + SLOTS as u64 - 1;
+        let last = self.first + SLOTS - 1;
         let slot = self.slot_of(last_progress).max(present).min(last);
-        self.slots[place(slot)].push(short(key));
-        self.mark_occupied(slot);
+        self.put(slot, short(key));
     }
 
-    fn mark_occupied(&mut self, slot: u64) {
+    fn put(&mut self, slot: u64, key: u32) {
+        self.slots[place(slot)].push(key);
         self.occupied |= 1 << place(slot);
-        self.due_at = self.due_at.min(self.end_of(slot));
     }
 
     /// Takes out all slots that are over. Keys that are scheduled after this go into slots that are
     /// not over yet, so that no key is due twice at one time.
     fn take_due(&mut self, now: u64) -> Vec<u32> {
-        if now < self.due_at {
-            return Vec::new();
-        }
-        let present = self.present(now);
-        let due = self.take_before(present);
+        let due = self.take_before(self.present(now));
         for &key in &due {
-            self.scheduled.remove(key as usize);
+            self.scheduled[key as usize] = false;
         }
-        self.update_due_at();
         due
     }
 
@@ -260,57 +230,18 @@ impl Wheel {
         let key = keys.pop()? as usize;
         if keys.is_empty() {
             self.occupied &= !(1 << place(slot));
-            self.update_due_at();
         }
-        self.scheduled.remove(key);
+        self.scheduled[key] = false;
         Some((key, slot))
     }
 
-    fn update_due_at(&mut self) {
-        let first = self.first_occupied();
-        self.due_at = first.map_or(u64::MAX, |slot| self.end_of(slot));
-    }
-
     fn first_occupied(&self) -> Option<u64> {
-        let ahead = self.occupied.rotate_right(place_bits(self.first));
-        (ahead != 0).then(|| self.first + u64::from(ahead.trailing_zeros()))
+        let ahead = || self.occupied.rotate_right((self.first % SLOTS) as u32);
+        (self.occupied != 0).then(|| self.first + u64::from(ahead().trailing_zeros()))
     }
 
     fn present(&self, now: u64) -> u64 {
         now / self.slot_length
-    }
-
-    fn end_of(&self, slot: u64) -> u64 {
-        (slot + 1) * self.slot_length
-    }
-}
-
-/// A set of keys, which are small numbers: a bit for each.
-#[derive(Debug)]
-struct KeySet(Vec<u64>);
-
-impl KeySet {
-    /// With room for 65,536 keys, so that the set rarely moves while the slots grow: that would leave
-    /// holes in the heap.
-    fn new() -> Self {
-        KeySet(Vec::with_capacity(1024))
-    }
-
-    /// Says whether the key was not in the set.
-    fn insert(&mut self, key: usize) -> bool {
-        let (word, bit) = (key / 64, 1 << (key % 64));
-        if word >= self.0.len() {
-            self.0.resize(word + 1, 0);
-        }
-        let is_new = self.0[word] & bit == 0;
-        self.0[word] |= bit;
-        is_new
-    }
-
-    fn remove(&mut self, key: usize) {
-        if let Some(word) = self.0.get_mut(key / 64) {
-            *word &= !(1 << (key % 64));
-        }
     }
 }
 
@@ -322,13 +253,8 @@ fn milliseconds_rounded_up(time: Duration) -> u64 {
     whole_milliseconds(time + Duration::from_nanos(999_999))
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "the remainder is small")]
-fn place_bits(slot: u64) -> u32 {
-    (slot % SLOTS as u64) as u32
-}
-
 fn place(slot: u64) -> usize {
-    place_bits(slot) as usize
+    (slot % SLOTS) as usize
 }
 
 #[expect(
