@@ -9,10 +9,12 @@ use nix::sys::signal::Signal;
 
 use crate::common::peers::{
     echo, refusing_address, silent_udp_server, tcp_echo, tcp_server, udp_echo, udp_server,
-    unix_echo,
+    unix_echo, unix_server,
 };
 use crate::common::service::program;
-use crate::common::{LIMIT, Outcome};
+#[cfg(target_os = "linux")]
+use crate::common::service::state;
+use crate::common::{LIMIT, Outcome, wait_until};
 use crate::process::Process;
 
 impl Outcome {
@@ -173,7 +175,7 @@ fn loss_is_counted() {
             vec![datagram]
         }
     });
-    let outcome = ping(&["-c10", "-i0", "-W2"], &endpoint);
+    let outcome = ping(&["-c10", "-i0", "-W0.5"], &endpoint);
     outcome.assert_counts([10, 7, 3, 0, 0]);
     assert_eq!(outcome.status, Some(1));
     assert!(outcome.stdout.contains(" 3 lost (30%), "), "{outcome:?}");
@@ -228,7 +230,7 @@ fn changed_byte_in_a_datagram() {
             datagram[byte] ^= 0x80;
             vec![datagram]
         });
-        let running = start(&["-c3", "-i0", "-W2", &endpoint]);
+        let running = start(&["-c3", "-i0", "-W0.5", &endpoint]);
         (byte, endpoint, running)
     };
     // In parallel, because each waits for lost answers.
@@ -255,7 +257,7 @@ fn datagram_of_wrong_length() {
         datagram.pop();
         vec![longer, datagram]
     });
-    let outcome = ping(&["-c1", "-W2"], &endpoint);
+    let outcome = ping(&["-c1", "-W0.5"], &endpoint);
     outcome.assert_counts([1, 0, 1, 0, 2]);
     for size in [55, 57] {
         let line = format!("{size} bytes from {endpoint}: corrupted, 56 bytes were sent\n");
@@ -378,12 +380,22 @@ fn signal_ends_it_while_the_peer_does_not_read() {
     assert_eq!(outcome.stderr, "");
 }
 
+/// The peer reads nothing until ping sleeps.
+#[cfg(target_os = "linux")]
 #[test]
 fn full_send_buffer_is_waited_for() {
-    // More than the system's buffers hold.
-    let address = tcp_server(|stream| echo(stream, |_, _| {}));
-    let arguments = ["-i1us", "-c1000", "-q", "-s65507"];
-    ping(&arguments, &format!("tcp://{address}")).assert_clean(1000);
+    let (sender, receiver) = channel();
+    let (read, reads) = channel::<()>();
+    let (_directory, endpoint) = unix_server(move |stream| {
+        sender.send(()).unwrap();
+        reads.recv_timeout(LIMIT).unwrap();
+        echo(stream, |_, _| {});
+    });
+    let running = start(&["-i1us", "-c100", "-q", "-s65507", "-W30", &endpoint]);
+    receiver.recv_timeout(LIMIT).unwrap();
+    wait_until(|| state(running.pid()) == "S");
+    read.send(()).unwrap();
+    running.finish().assert_clean(100);
 }
 
 #[test]

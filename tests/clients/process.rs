@@ -6,6 +6,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 
 use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 
 use crate::common::{self, LIMIT, Outcome};
 
@@ -57,6 +58,10 @@ impl Process {
                 return;
             }
         }
+    }
+
+    pub fn pid(&self) -> Pid {
+        Pid::from_raw(self.child.id().try_into().unwrap())
     }
 
     pub fn signal(&self, signal: Signal) {

@@ -10,8 +10,6 @@ use crate::common::service::{Service, program};
 use crate::common::systemd::activated;
 use crate::common::{LIMIT, wait_until};
 
-const RESTARTS: u32 = 10;
-
 /// Clients at a time.
 const CLIENTS: usize = 4;
 
@@ -85,9 +83,14 @@ fn echo_hello(address: SocketAddr) -> io::Result<()> {
 }
 
 /// Replaces the running service several times.
-fn restart(address: SocketAddr, mut running: Service, mut replace: impl FnMut(Service) -> Service) {
+fn restart(
+    address: SocketAddr,
+    restarts: u32,
+    mut running: Service,
+    mut replace: impl FnMut(Service) -> Service,
+) {
     let clients = Clients::start(address);
-    for _ in 0..RESTARTS {
+    for _ in 0..restarts {
         clients.wait_for(100);
         running = replace(running);
     }
@@ -107,19 +110,28 @@ fn socket_activation_restarts_without_failed_clients() {
         Service::launch(activated(vec![copy.into()], 1, ""))
     };
     // One ends before the next starts: meanwhile clients wait in the backlog.
-    restart(address, start(), |old| {
+    restart(address, 10, start(), |old| {
         old.stop();
         start()
     });
 }
 
+/// At five ports at once. Each restart takes a second, after which clients retransmit dropped SYNs.
 #[test]
 fn reuse_port_restarts_without_failed_clients() {
+    thread::scope(|scope| {
+        for _ in 0..5 {
+            scope.spawn(restart_at_shared_port);
+        }
+    });
+}
+
+fn restart_at_shared_port() {
     let start = |endpoint: &str| Service::launch(program(&[endpoint, "--reuse-port"]));
     let mut first = start("tcp://127.0.0.1:0");
     let address = first.listens_at();
     // The next one listens before the old one stops.
-    restart(address, first, |old| {
+    restart(address, 2, first, |old| {
         let mut new = start(&format!("tcp://{address}"));
         assert_eq!(new.listens_at(), address);
         old.stop();

@@ -282,19 +282,24 @@ fn dead_notify_socket_is_given_up_with_one_warning_and_the_loop_sleeps() {
     let directory = Directory::new();
     let (missing, refusing) = (directory.file("missing"), directory.file("refusing"));
     drop(UnixDatagram::bind(&refusing).unwrap());
-    for path in [missing, refusing] {
+    let services = [missing, refusing].map(|path| {
         let mut command = notifying(&path, &["tcp://127.0.0.1:0", "-vv"]);
         command.env("WATCHDOG_USEC", "60000000");
-        let mut service = Service::launch(command);
+        Service::launch(command)
+    });
+    let services = services.map(|mut service| {
         let address = service.listens_at();
         let lines = lines_until_it_sleeps(&mut service);
         assert_eq!(count(&lines, "NOTIFY_SOCKET is dead"), 1, "{lines:#?}");
         assert_eq!(count(&lines, "cannot notify systemd"), 5, "{lines:#?}");
         assert!(is_served(&mut connect(address)));
         lines_until_it_sleeps(&mut service);
-        // An interval to measure over.
-        let before = wakeups(&service);
-        std::thread::sleep(std::time::Duration::from_millis(500));
+        service
+    });
+    // An interval to measure over.
+    let before = services.each_ref().map(wakeups);
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    for (service, before) in services.into_iter().zip(before) {
         let woken = wakeups(&service) - before;
         assert!(woken <= 1, "the loop woke up {woken} times");
         let lines = service.stop();

@@ -130,6 +130,22 @@ fn request_timeout_is_not_extended_by_more_bytes() {
     assert_eq!(status(&next), Some(Status::TIMEOUT));
 }
 
+/// It arrived in time, and the process was stopped meanwhile.
+#[test]
+fn request_that_waits_is_read_after_its_timeout() {
+    for start in [0, 20] {
+        let (mut connection, now) = connection(Script::reads(&[&ASK[..start]]));
+        if start > 0 {
+            wait(&mut connection, now);
+        }
+        connection.stream.reads = [ASK[start..].to_vec()].into();
+        match connection.turn(now + 2 * REQUEST_TIMEOUT).unwrap() {
+            Next::Respond(request) => assert_eq!(request.resource, Ok(Resource::Metrics)),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
 #[test]
 fn end_of_stream_before_request() {
     let (mut silent, now) = connection(Script::reads(&[b""]));
