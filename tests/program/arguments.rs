@@ -38,27 +38,19 @@ fn service_options_before_a_subcommand_are_an_error() {
     assert!(line.contains("unexpected argument '--backlog'"), "{line}");
 }
 
+/// A mistyped subcommand is an endpoint.
 #[test]
-fn endpoint_that_resembles_a_subcommand_gets_a_hint() {
-    let check = "for the subcommand write mio-echo check";
-    for (arguments, hint) in [
-        (&["chek"][..], check),
-        (&["CHECK", "127.0.0.1:7007"], check),
-        (&["127.0.0.1:0", "check", "127.0.0.1:7007"], check),
-        (&["--", "check"], check),
-        (&["chek", "--bcklog", "5"], check),
-        #[cfg(feature = "tools")]
-        (&["Ping", "-c3", "127.0.0.1:7007"], "write mio-echo ping"),
-        #[cfg(feature = "tools")]
-        (&["laod"], "write mio-echo load"),
+fn malformed_endpoint_names_the_help() {
+    for arguments in [
+        &["chek"][..],
+        &["CHECK", "127.0.0.1:7007"],
+        &["127.0.0.1:0", "check", "127.0.0.1:7007"],
+        &["--", "check"],
+        &["chek", "--bcklog", "5"],
     ] {
         let (line, status) = error_line(program(arguments));
         assert_eq!(status, Some(2), "{line}");
-        assert!(line.contains(hint), "{line}");
-    }
-    for endpoint in ["localhost", "127.0.0.1", "example.org", "7007"] {
-        let (line, _) = error_line(program(&[endpoint]));
-        assert!(!line.contains("subcommand"), "{line}");
+        assert!(line.contains("see mio-echo --help"), "{line}");
     }
 }
 

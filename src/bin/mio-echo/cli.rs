@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io::{self, Write};
 
-use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use log::LevelFilter;
@@ -100,23 +100,6 @@ fn check_order(matches: &ArgMatches) -> Result<(), clap::Error> {
     }
 }
 
-/// The subcommand that the text names or resembles.
-pub(crate) fn similar_subcommand(text: &str) -> Option<String> {
-    let cli = Cli::command();
-    let mut names = cli.get_subcommands().map(clap::Command::get_name);
-    if let Some(name) = names.find(|name| name.eq_ignore_ascii_case(text)) {
-        return Some(name.to_owned());
-    }
-    // The endpoints of the real command line accept any text. Without them clap suggests names.
-    let probe = clap::Command::new("").no_binary_name(true);
-    let probe = probe.subcommands(cli.get_subcommands().cloned());
-    let error = probe.try_get_matches_from([text.to_lowercase()]).err()?;
-    match error.get(ContextKind::SuggestedSubcommand)? {
-        ContextValue::Strings(names) => names.last().cloned(),
-        _ => None,
-    }
-}
-
 /// clap's message without its usage, and the command that prints the help.
 fn one_line(error: &clap::Error) -> String {
     let text = error.render().to_string();
@@ -131,16 +114,11 @@ fn one_line(error: &clap::Error) -> String {
     format!("{message}; {}", hint())
 }
 
-/// Names the help of the subcommand, or the subcommand that an endpoint resembles.
+/// Names the help of the program or of the subcommand.
 fn hint() -> String {
     let known = Cli::command().ignore_errors(true).try_get_matches();
-    let known = known.unwrap_or_default();
-    if let Some(subcommand) = known.subcommand_name() {
-        return format!("see mio-echo {subcommand} --help");
-    }
-    let endpoints = known.try_get_many::<String>("endpoints").ok().flatten();
-    match endpoints.and_then(|mut texts| similar_subcommand(texts.next()?)) {
-        Some(subcommand) => format!("for the subcommand write mio-echo {subcommand}"),
+    match known.unwrap_or_default().subcommand_name() {
+        Some(subcommand) => format!("see mio-echo {subcommand} --help"),
         None => "see mio-echo --help".to_owned(),
     }
 }
@@ -176,7 +154,8 @@ impl From<EndpointError> for CliError {
     fn from(error: EndpointError) -> Self {
         match error.kind() {
             EndpointErrorKind::Unresolved => CliError::failure(error),
-            _ => CliError::usage(error),
+            // A mistyped subcommand is an endpoint, too.
+            _ => CliError::usage(format!("{error}; see mio-echo --help")),
         }
     }
 }

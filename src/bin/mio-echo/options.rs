@@ -7,12 +7,9 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use clap::Args;
 use log::warn;
-use mio_echo::{
-    BoundSocket, Config, ConfigBuilder, Endpoint, EndpointError, EndpointErrorKind, Network,
-    ZeroCopy,
-};
+use mio_echo::{BoundSocket, Config, ConfigBuilder, Endpoint, EndpointError, Network, ZeroCopy};
 
-use crate::cli::{CliError, similar_subcommand};
+use crate::cli::CliError;
 
 #[derive(Debug, Args)]
 #[allow(clippy::doc_markdown, reason = "the help is plain text")]
@@ -82,11 +79,11 @@ pub(crate) struct ServiceOptions {
     #[arg(long, value_name = "TIME", value_parser = time, default_value = "0s")]
     busy_poll: Duration,
 
-    /// Move bulk streams with splice(2), without copying: auto (if the system can) or off
+    /// Move bulk streams with splice(2), without copying, if the system can
     ///
     /// A spliced connection has up to 256 KiB pending, whatever the buffer size.
-    #[arg(long, value_name = "WHEN", value_parser = zero_copy, default_value = "auto")]
-    zero_copy: ZeroCopy,
+    #[arg(long, value_name = "WHEN", value_parser = ["auto", "off"], default_value = "auto")]
+    zero_copy: String,
 
     /// Serve IPv4 at [::] as well
     #[arg(long)]
@@ -131,6 +128,10 @@ impl ServiceOptions {
         open_files: Option<usize>,
         sockets: &[BoundSocket],
     ) -> Result<Config, CliError> {
+        let zero_copy = match &*self.zero_copy {
+            "off" => ZeroCopy::Off,
+            _ => ZeroCopy::Auto,
+        };
         let mut builder = Config::builder()
             .backlog(self.backlog)
             .buffer_size(self.buffer_size)
@@ -139,37 +140,39 @@ impl ServiceOptions {
             .idle_timeout(self.idle_timeout)
             .write_timeout(self.write_timeout)
             .busy_poll(self.busy_poll)
-            .zero_copy(self.zero_copy)
+            .zero_copy(zero_copy)
             .dual_stack(self.dual_stack)
             .reuse_port(self.reuse_port)
             .udp_answer_any_port(self.udp_answer_any_port);
-        if let Some(mode) = self.unix_mode {
-            builder = builder.unix_mode(mode);
-        }
-        if let Some(size) = self.socket_buffer {
-            builder = builder.socket_buffer(size);
-        }
-        if let Some(connections) = self.max_per_source {
-            builder = builder.max_per_source(connections);
-        }
-        let networks = self.allow.iter().copied();
-        builder = networks.fold(builder, ConfigBuilder::allow);
+        builder = self
+            .unix_mode
+            .into_iter()
+            .fold(builder, ConfigBuilder::unix_mode);
+        builder = self
+            .socket_buffer
+            .into_iter()
+            .fold(builder, ConfigBuilder::socket_buffer);
+        builder = self
+            .max_per_source
+            .into_iter()
+            .fold(builder, ConfigBuilder::max_per_source);
+        builder = self
+            .allow
+            .iter()
+            .copied()
+            .fold(builder, ConfigBuilder::allow);
         let endpoints = self.endpoints(sockets)?;
         let sockets = sockets.len() + SOCKETS_PER_ENDPOINT * endpoints.len();
         builder = endpoints.into_iter().fold(builder, ConfigBuilder::endpoint);
         let most = open_files.map(|files| max_connections(files, sockets));
         let most = most.transpose()?;
-        if let Some(connections) = self.max_connections.or(most) {
-            builder = builder.max_connections(connections);
-        }
+        let connections = self.max_connections.or(most);
+        builder = connections
+            .into_iter()
+            .fold(builder, ConfigBuilder::max_connections);
         let config = builder.build().map_err(CliError::usage)?;
-        if let (Some(asked), Some(most)) = (self.max_connections, most)
-            && asked > most
-        {
-            warn!(
-                "the limit on open files has room for {most} connections, not for {asked}: raise it \
-                 (see ulimit -Hn), or connections will wait in the backlog"
-            );
+        if let Some(most) = most.filter(|most| self.max_connections > Some(*most)) {
+            warn!("the limit on open files has room for {most} connections: see ulimit -Hn");
         }
         Ok(config)
     }
@@ -179,22 +182,12 @@ impl ServiceOptions {
     fn endpoints(&self, sockets: &[BoundSocket]) -> Result<Vec<Endpoint>, CliError> {
         let mut endpoints = Vec::new();
         for text in &self.endpoints {
-            endpoints.extend(resolve(text).map_err(|error| with_hint(error, text))?);
+            endpoints.extend(resolve(text)?);
         }
         if endpoints.is_empty() && sockets.is_empty() {
             endpoints.push(Endpoint::DEFAULT);
         }
         Ok(endpoints)
-    }
-}
-
-/// Adds a hint to the error if the endpoint names or resembles a subcommand.
-fn with_hint(error: EndpointError, text: &str) -> CliError {
-    match (error.kind(), similar_subcommand(text)) {
-        (EndpointErrorKind::Syntax, Some(name)) => {
-            CliError::usage(format!("{error}; for the subcommand write mio-echo {name}"))
-        }
-        _ => error.into(),
     }
 }
 
@@ -262,14 +255,6 @@ fn mode(text: &str) -> Result<u32, &'static str> {
     let is_octal = text.bytes().all(|byte| byte.is_ascii_digit());
     let mode = u32::from_str_radix(text, 8).ok().filter(|_| is_octal);
     mode.ok_or("write permissions in octal, such as 0660")
-}
-
-fn zero_copy(text: &str) -> Result<ZeroCopy, &'static str> {
-    match text {
-        "auto" => Ok(ZeroCopy::Auto),
-        "off" => Ok(ZeroCopy::Off),
-        _ => Err("write auto or off"),
-    }
 }
 
 pub(crate) fn time(text: &str) -> Result<Duration, &'static str> {
