@@ -18,7 +18,6 @@ use crate::cli::CliError;
 ///
 /// To be called before the program opens anything: a descriptor that is announced but missing would
 /// be mistaken for whatever is opened with its number.
-#[cfg(target_os = "linux")]
 pub(crate) fn sockets() -> Result<Vec<(String, BoundSocket)>, CliError> {
     let unusable = |number, error: io::Error| {
         CliError::failure(format!("cannot serve at {}: {error}", label(number)))
@@ -38,7 +37,6 @@ pub(crate) fn sockets() -> Result<Vec<(String, BoundSocket)>, CliError> {
 
 /// The first announced descriptor that is not open. It must not become an `OwnedFd`, and there can be
 /// too many of them: `LISTEN_FDS` can be any number. Without /proc nothing is checked.
-#[cfg(target_os = "linux")]
 fn missing_descriptor() -> Option<usize> {
     let number = |name| env::var(name).ok()?.parse::<u32>().ok();
     let is_own = number("LISTEN_PID") == Some(std::process::id());
@@ -50,7 +48,6 @@ fn missing_descriptor() -> Option<usize> {
 }
 
 /// The number of a descriptor, with its name in `LISTEN_FDNAMES`.
-#[cfg(target_os = "linux")]
 fn label(number: usize) -> String {
     let names = env::var("LISTEN_FDNAMES").unwrap_or_default();
     match names.split(':').nth(number - 3) {
@@ -59,20 +56,11 @@ fn label(number: usize) -> String {
     }
 }
 
-/// There is no socket activation on other systems.
-#[cfg(not(target_os = "linux"))]
-pub(crate) fn sockets() -> Result<Vec<(String, BoundSocket)>, CliError> {
-    Ok(Vec::new())
-}
-
 /// Minimum time between two status messages.
 const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Pause after a message that could not be sent.
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
-
-/// After this many failures in a row the socket is dead, unless the last one is temporary.
-const MAX_FAILURES: u32 = 5;
 
 /// The shortest accepted watchdog timeout, in microseconds.
 const MIN_WATCHDOG_USEC: u64 = 10_000;
@@ -90,8 +78,6 @@ pub(crate) struct Notifier {
     /// `active` of the last status; `None` before READY. And when the next one may be sent.
     reported: Option<usize>,
     status_at: Instant,
-    /// Failures since the last message that was sent.
-    failures: u32,
     /// No message that is due is sent before.
     retry_at: Instant,
     /// Nothing can be sent any more.
@@ -111,7 +97,6 @@ impl Notifier {
             active: 0,
             reported: None,
             status_at: now,
-            failures: 0,
             retry_at: now,
             is_dead: false,
         }
@@ -161,30 +146,23 @@ impl Notifier {
     /// Returns whether the message was sent. The service goes on without its service manager.
     fn send(&mut self, message: &str, now: Instant) -> bool {
         let Err(error) = (self.send)(message) else {
-            self.failures = 0;
             return true;
         };
         debug!("cannot notify systemd of {message:?}: {error}");
         // The first failure leaves half of the watchdog timeout: it has to be enough for some retries.
         let longest = self.watchdog.map(|(interval, _)| interval / 4);
         self.retry_at = now + longest.unwrap_or(RETRY_INTERVAL).min(RETRY_INTERVAL);
-        self.failures = self.failures.saturating_add(1);
-        self.is_dead = self.failures >= MAX_FAILURES && !is_temporary(&error);
+        // Other errors are temporary, such as a full queue or a lack of memory. If the watchdog messages
+        // ended then, the service would be killed.
+        self.is_dead = matches!(
+            error.kind(),
+            ErrorKind::NotFound | ErrorKind::PermissionDenied | ErrorKind::ConnectionRefused
+        );
         if self.is_dead {
             warn!("NOTIFY_SOCKET is dead, no more notifications are sent: {error}");
         }
         false
     }
-}
-
-/// The queue of the service manager is full, or the system is out of memory. If the watchdog messages
-/// ended then, the service would be killed.
-fn is_temporary(error: &io::Error) -> bool {
-    #[cfg(unix)]
-    if error.raw_os_error() == Some(nix::errno::Errno::ENOBUFS as i32) {
-        return true;
-    }
-    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::OutOfMemory)
 }
 
 fn notify_socket() -> Option<Send> {

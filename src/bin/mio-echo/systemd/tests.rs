@@ -165,20 +165,11 @@ fn full_queue_of_the_service_manager_is_retried_before_the_watchdog_expires() {
 }
 
 #[test]
-fn dead_socket_is_given_up_after_five_failures_in_a_row() {
-    let mut fixture = Fixture::ready(Some(Duration::from_secs(20)));
-    for (millis, error, is_dead) in [
-        (10_000, Some(Errno::ECONNREFUSED), false),
-        (10_100, Some(Errno::ECONNREFUSED), false),
-        (10_200, None, false),
-        (20_200, Some(Errno::ENOENT), false),
-        (20_300, Some(Errno::ENOENT), false),
-        (20_400, Some(Errno::ENOENT), false),
-        (20_500, Some(Errno::ENOENT), false),
-        (20_600, Some(Errno::ENOENT), true),
-    ] {
-        fixture.fail_with(error);
-        fixture.run(millis, 0);
-        assert_eq!(fixture.notifier.is_dead, is_dead, "after {millis} ms");
+fn dead_socket_is_given_up() {
+    for errno in [Errno::ENOENT, Errno::ECONNREFUSED, Errno::EACCES] {
+        let mut fixture = Fixture::ready(Some(Duration::from_secs(20)));
+        fixture.fail_with(Some(errno));
+        fixture.run(10_000, 0);
+        assert!(fixture.notifier.is_dead, "{errno}");
     }
 }
