@@ -444,15 +444,15 @@ fn health_check_fails_while_draining() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn out_of_descriptors_it_waits_warns_once_and_recovers() {
-    let arguments = "--max-connections 1000 --metrics tcp://127.0.0.1:0";
+fn out_of_descriptors_it_waits_and_recovers() {
+    let arguments = "-v --max-connections 1000 --metrics tcp://127.0.0.1:0";
     let mut service = Service::spawn(limited("-n 40", arguments));
     let metrics = metrics_address(&mut service);
     let mut peers: Vec<_> = (0..40).map(|_| connect(service.address)).collect();
     service.wait_for("cannot accept (");
     let mut client = connect(metrics);
     client.write_all(REQUEST.as_bytes()).unwrap();
-    service.wait_for("clients of the metrics wait");
+    service.wait_for("cannot accept a client: ");
 
     // An interval to measure over; see `service.rs`.
     let before = cpu_ticks(service.pid());
@@ -463,11 +463,7 @@ fn out_of_descriptors_it_waits_warns_once_and_recovers() {
     assert!(is_served(&mut peers[0]));
     drop(peers);
     assert_eq!(read_response(&mut client).status(), "200 OK");
-    let lines = service.stop();
-    let warnings = lines
-        .iter()
-        .filter(|line| line.contains("clients of the metrics"));
-    assert_eq!(warnings.count(), 1, "{lines:#?}");
+    service.stop();
 }
 
 #[test]

@@ -8,6 +8,9 @@
 
 #![forbid(unsafe_code)]
 
+#[cfg(not(unix))]
+compile_error!("the program is for Unix; build the library alone with --no-default-features");
+
 #[cfg(feature = "tools")]
 mod arguments;
 mod check;
@@ -36,7 +39,6 @@ use std::time::Instant;
 
 use log::{info, warn};
 use mio_echo::{BoundSocket, Config, Endpoint, Network, Server};
-#[cfg(unix)]
 use nix::sys::{
     resource::{Resource, getrlimit, setrlimit},
     stat::{Mode, umask},
@@ -45,7 +47,7 @@ use nix::sys::{
 use crate::cli::{Cli, CliError, Command, LogOptions, print_error};
 use crate::metrics::Metrics;
 use crate::options::ServiceOptions;
-use crate::service::{SIGNALS_TOKEN, Service};
+use crate::service::{Service, TOKEN};
 use crate::signals::Signals;
 use crate::summary::Summary;
 use crate::systemd::Notifier;
@@ -95,7 +97,7 @@ fn serve(options: &ServiceOptions, log: &LogOptions) -> Result<(), CliError> {
     // Before the log says that the service listens: a reader of that line may stop it at once.
     signals.catch_stops()?;
     let server = bind(config, sockets, options.unix_mode)?;
-    signals.register(server.registry(), SIGNALS_TOKEN)?;
+    signals.register(server.registry(), TOKEN)?;
     warn_if_public(server.endpoints(), &options.allow);
     let metrics = metrics.map(|endpoints| Metrics::listen(&endpoints, server.registry()));
     let service = Service {
@@ -110,12 +112,9 @@ fn serve(options: &ServiceOptions, log: &LogOptions) -> Result<(), CliError> {
 
 /// Binds and listens. With `--unix-mode`, the umask is cleared meanwhile: bind(2) removes its bits from
 /// the mode. No other thread shares the cleared umask.
-#[cfg_attr(not(unix), allow(unused_variables, reason = "there is no umask"))]
 fn bind(config: Config, sockets: Vec<BoundSocket>, unix_mode: Option<u32>) -> io::Result<Server> {
-    #[cfg(unix)]
     let umask_before = unix_mode.map(|_| umask(Mode::empty()));
     let server = Server::with_sockets(config, sockets);
-    #[cfg(unix)]
     umask_before.map(umask);
     server
 }
@@ -139,16 +138,9 @@ pub(crate) fn list(items: &[impl ToString]) -> String {
 /// Raises the soft limit on open files to the hard one (see getrlimit(2)). Returns the new limit, or
 /// `None` if it is unknown.
 pub(crate) fn raise_nofile_limit() -> Option<usize> {
-    #[cfg(unix)]
-    {
-        let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
-        if let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
-            warn!("cannot raise the limit on open files ({soft}): {error}");
-        }
-        // Read again, because some systems set a lower limit than they accept.
-        let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
-        usize::try_from(soft).ok()
-    }
-    #[cfg(not(unix))]
-    None
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
+    // If this fails, the soft limit holds. Some systems set a lower limit than they accept.
+    let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
+    usize::try_from(soft).ok()
 }

@@ -6,16 +6,16 @@ use std::time::Instant;
 use log::info;
 use mio::Token;
 use mio_echo::Server;
+use signal_hook::{consts::SIGUSR1, low_level::signal_name};
 
 use crate::metrics::Metrics;
-use crate::signals::{Signal, Signals};
+use crate::signals::Signals;
 use crate::summary::Summary;
 use crate::systemd::Notifier;
 
-pub(crate) const SIGNALS_TOKEN: Token = Token(Server::USER_TOKENS.start);
-
-/// The token of all sockets of the metrics.
-pub(crate) const METRICS_TOKEN: Token = Token(SIGNALS_TOKEN.0 + 1);
+/// The token of the signals and of all sockets of the metrics. An event does not say which of them it is
+/// for: such events are rare, and a call that would block costs little.
+pub(crate) const TOKEN: Token = Token(Server::USER_TOKENS.start);
 
 /// A server, and the other parts of the loop. Each part has a turn after the echo's.
 pub(crate) struct Service {
@@ -39,29 +39,21 @@ impl Service {
     }
 
     fn turn(&mut self) -> io::Result<()> {
-        let due = earliest([
-            self.summary.due,
-            self.metrics.as_ref().and_then(|it| it.due),
-        ]);
-        let notifier = self.notifier.as_ref().and_then(Notifier::due);
-        let timeout = earliest([due, notifier]);
-        let timeout = timeout.map(|at| at.saturating_duration_since(Instant::now()));
+        let metrics_due = self.metrics.as_ref().and_then(|it| it.due);
+        let due = self.summary.due.into_iter().chain(metrics_due).min();
+        let notifier_due = self.notifier.as_ref().and_then(Notifier::due);
+        let until = due.into_iter().chain(notifier_due).min();
+        let timeout = until.map(|at| at.saturating_duration_since(Instant::now()));
         let events = self.server.turn(timeout)?;
         // Most turns have work for the echo only, and should cost nothing more.
-        if due.is_none() && events.is_empty() {
+        if events.is_empty() && due.is_none_or(|due| due > Instant::now()) {
             return Ok(());
         }
         let now = Instant::now();
-        let has_event = |token| events.iter().any(|it| it.token() == token);
-        let (has_signal, has_metrics_event) = (has_event(SIGNALS_TOKEN), has_event(METRICS_TOKEN));
-        if has_signal {
-            self.take_signals(now);
-        }
+        self.take_signals(now);
         let stats = self.server.stats();
         self.summary.run(now, &stats);
-        if let Some(metrics) = &mut self.metrics
-            && (has_metrics_event || metrics.due.is_some_and(|due| due <= now))
-        {
+        if let Some(metrics) = &mut self.metrics {
             metrics.run(now, &stats);
         }
         Ok(())
@@ -77,9 +69,9 @@ impl Service {
     fn take_signals(&mut self, now: Instant) {
         for signal in self.signals.pending() {
             match signal {
-                Signal::Summary => self.summary.log("running for", &self.server.stats()),
-                Signal::Stop(name) => {
-                    info!("{name}");
+                SIGUSR1 => self.summary.log("running for", &self.server.stats()),
+                stop => {
+                    info!("{}", signal_name(stop).unwrap_or("signal"));
                     self.notifier.iter_mut().for_each(|it| it.stopping(now));
                     self.metrics.iter_mut().for_each(|it| it.is_draining = true);
                     self.server.shutdown();
@@ -87,8 +79,4 @@ impl Service {
             }
         }
     }
-}
-
-fn earliest(times: [Option<Instant>; 2]) -> Option<Instant> {
-    times.into_iter().flatten().min()
 }

@@ -5,11 +5,10 @@
 //! limited: the [head](connection::MAX_HEAD) of one request, one response, and a few seconds.
 
 use std::io;
-use std::mem::replace;
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::time::{Duration, Instant, SystemTime};
 
-use log::{debug, info, warn};
+use log::{debug, info};
 use mio::net::{TcpListener, TcpStream};
 use mio::{Interest, Registry};
 use mio_echo::{Endpoint, Stats};
@@ -22,7 +21,7 @@ mod prometheus;
 use self::connection::{Connection, Next};
 use self::http::{Resource, Status, response};
 use crate::cli::CliError;
-use crate::service::METRICS_TOKEN;
+use crate::service::TOKEN;
 use crate::{list, warn_if_public};
 
 /// A client more replaces the one that has been sending its request longest. So clients that connect
@@ -32,12 +31,11 @@ const MAX_CLIENTS: usize = 16;
 /// Pause after an error of accept(2), such as no descriptors.
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
-/// The listener and its clients, all with [`METRICS_TOKEN`].
+/// The listener and its clients, all with [`TOKEN`].
 pub(crate) struct Metrics {
     registry: Registry,
     listener: TcpListener,
     clients: Slab<Connection<TcpStream>>,
-    has_warned: bool,
     /// Whether /healthz responds that the service is shutting down.
     pub(crate) is_draining: bool,
     /// When to [run](Metrics::run), if no event comes before.
@@ -57,7 +55,7 @@ impl Metrics {
         })?;
         listener.set_nonblocking(true)?;
         let mut listener = TcpListener::from_std(listener);
-        registry.register(&mut listener, METRICS_TOKEN, Interest::READABLE)?;
+        registry.register(&mut listener, TOKEN, Interest::READABLE)?;
         let address = listener.local_addr()?;
         info!("metrics on http://{address}/metrics");
         warn_if_public(&[Endpoint::Tcp(address)], &[]);
@@ -65,7 +63,6 @@ impl Metrics {
             registry: registry.try_clone()?,
             listener,
             clients: Slab::new(),
-            has_warned: false,
             is_draining: false,
             due: None,
         })
@@ -89,11 +86,7 @@ impl Metrics {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
             // Retries later, after any error: the waiting clients are not announced again.
             Err(error) => {
-                if !replace(&mut self.has_warned, true) {
-                    warn!(
-                        "cannot accept ({error}): clients of the metrics wait until resources are free"
-                    );
-                }
+                debug!("cannot accept a client: {error}");
                 Some(now + RETRY_INTERVAL)
             }
         }
@@ -102,8 +95,7 @@ impl Metrics {
     fn open(&mut self, mut stream: TcpStream, peer: SocketAddr, now: Instant) -> io::Result<()> {
         self.make_room();
         let interest = Interest::READABLE | Interest::WRITABLE;
-        self.registry
-            .register(&mut stream, METRICS_TOKEN, interest)?;
+        self.registry.register(&mut stream, TOKEN, interest)?;
         let key = self.clients.insert(Connection::new(stream, now));
         debug!("client {key} opened: {peer}");
         Ok(())
