@@ -1,6 +1,5 @@
 //! The options of the service and the configuration that they make.
 
-use std::io;
 use std::net::UdpSocket;
 use std::time::Duration;
 
@@ -194,29 +193,24 @@ impl ServiceOptions {
 /// Resolves an endpoint. Of the addresses of a name, those that this host does not have are left out
 /// with a warning: `localhost` can include `::1` on a host without IPv6.
 fn resolve(text: &str) -> Result<Vec<Endpoint>, EndpointError> {
-    let endpoints = Endpoint::resolve(text)?;
-    let errors: Vec<_> = endpoints.iter().map(|it| check_address(it).err()).collect();
+    let endpoints = Endpoint::resolve(text)?.into_iter();
+    let (present, missing): (Vec<_>, Vec<_>) = endpoints.partition(has_address);
     // If this host has none of them, binding reports why.
-    if errors.iter().all(Option::is_some) {
-        return Ok(endpoints);
+    if present.is_empty() {
+        return Ok(missing);
     }
-    let mut present = Vec::new();
-    for (endpoint, error) in endpoints.into_iter().zip(errors) {
-        match error {
-            None => present.push(endpoint),
-            Some(error) => warn!("{text}: {endpoint} is left out: {error}"),
-        }
+    for endpoint in missing {
+        warn!("{text}: {endpoint} is left out: this host does not have its address");
     }
     Ok(present)
 }
 
-/// Fails if the address of the endpoint cannot be bound at any port.
-fn check_address(endpoint: &Endpoint) -> io::Result<()> {
-    let Some(mut address) = endpoint.address() else {
-        return Ok(());
-    };
-    address.set_port(0);
-    UdpSocket::bind(address).map(drop)
+/// Whether this host has the address of the endpoint: whether it can be bound at any port.
+fn has_address(endpoint: &Endpoint) -> bool {
+    endpoint.address().is_none_or(|mut address| {
+        address.set_port(0);
+        UdpSocket::bind(address).is_ok()
+    })
 }
 
 /// Descriptors of the program itself: standard streams (3), signals (2), the selector and its copies

@@ -3,9 +3,7 @@
 //! The crate `sd-notify` is not used, because its calls can block, and the loop must not.
 
 use std::env;
-use std::ffi::OsStr;
 use std::io::{self, ErrorKind};
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use log::{debug, warn};
@@ -166,39 +164,33 @@ impl Notifier {
 }
 
 fn notify_socket() -> Option<Send> {
-    let name = env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty())?;
+    let name = env::var("NOTIFY_SOCKET").ok().filter(|it| !it.is_empty())?;
     let open = || {
         let socket = Socket::new(Domain::UNIX, Type::DGRAM, None)?;
         socket.set_nonblocking(true)?;
-        let address = SockAddr::unix(socket_path(&name))?;
+        // A path, or after `@` an abstract name, which a zero byte marks; see unix(7).
+        let address = match name.strip_prefix('@') {
+            Some(name) => SockAddr::unix(format!("\0{name}"))?,
+            None => SockAddr::unix(&name)?,
+        };
         // Not connected: the service manager may have opened another socket there since.
         let send = move |message: &str| socket.send_to(message.as_bytes(), &address).map(drop);
         Ok(Box::new(send) as Send)
     };
-    let warn = |error: &_| warn!("NOTIFY_SOCKET {} cannot be used: {error}", name.display());
+    let warn = |error: &_| warn!("NOTIFY_SOCKET {name} cannot be used: {error}");
     io::Result::inspect_err(open(), warn).ok()
-}
-
-/// A path, or after `@` a name in the abstract namespace of Linux, which the system marks with a zero
-/// byte; see unix(7).
-fn socket_path(name: &OsStr) -> PathBuf {
-    match name.to_str().and_then(|name| name.strip_prefix('@')) {
-        Some(name) => format!("\0{name}").into(),
-        None => name.into(),
-    }
 }
 
 /// `WATCHDOG_USEC`, unless `WATCHDOG_PID` names another process.
 fn watchdog_timeout() -> Option<Duration> {
-    let text = env::var_os("WATCHDOG_USEC")?;
+    let text = env::var("WATCHDOG_USEC").ok()?;
     let pid = env::var_os("WATCHDOG_PID");
     if pid.is_some_and(|pid| pid != *std::process::id().to_string()) {
         return None;
     }
-    let micros = text.to_str().and_then(|text| text.parse().ok());
+    let micros = text.parse().ok();
     let micros = micros.filter(|micros| *micros >= MIN_WATCHDOG_USEC);
     if micros.is_none() {
-        let text = text.display();
         warn!("WATCHDOG_USEC={text} ignored: write a number of {MIN_WATCHDOG_USEC} or more");
     }
     micros.map(Duration::from_micros)
