@@ -9,12 +9,10 @@ use nix::sys::signal::Signal;
 
 use crate::common::peers::{
     echo, refusing_address, silent_udp_server, tcp_echo, tcp_server, udp_echo, udp_server,
-    unix_echo, unix_server,
+    unix_echo,
 };
 use crate::common::service::program;
-#[cfg(target_os = "linux")]
-use crate::common::service::state;
-use crate::common::{LIMIT, Outcome, wait_until};
+use crate::common::{LIMIT, Outcome};
 use crate::process::Process;
 
 impl Outcome {
@@ -384,6 +382,8 @@ fn signal_ends_it_while_the_peer_does_not_read() {
 #[cfg(target_os = "linux")]
 #[test]
 fn full_send_buffer_is_waited_for() {
+    use crate::common::{peers::unix_server, service::state, wait_until};
+
     let (sender, receiver) = channel();
     let (read, reads) = channel::<()>();
     let (_directory, endpoint) = unix_server(move |stream| {

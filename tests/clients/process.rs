@@ -6,6 +6,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 
 use nix::sys::signal::Signal;
+#[cfg(target_os = "linux")]
 use nix::unistd::Pid;
 
 use crate::common::{self, LIMIT, Outcome};
@@ -60,6 +61,7 @@ impl Process {
         }
     }
 
+    #[cfg(target_os = "linux")]
     pub fn pid(&self) -> Pid {
         Pid::from_raw(self.child.id().try_into().unwrap())
     }

@@ -100,7 +100,7 @@ fn unusable_socket_gets_one_line_that_names_the_descriptor() {
     // Two are announced, and one is passed.
     let line = activation_error(listener, 2);
     assert!(
-        line.contains("descriptor 4 (echo.socket): Bad file"),
+        line.contains("descriptor 4 (echo.socket): it is not open"),
         "{line}"
     );
 }
@@ -114,7 +114,7 @@ fn too_many_announced_descriptors_get_one_line() {
     let (status, lines) = Service::launch(command).end();
     assert_eq!(status.code(), Some(1), "{lines:#?}");
     assert_eq!(lines.len(), 1, "{lines:#?}");
-    assert!(lines[0].contains("descriptor 4 (second): Bad file"));
+    assert!(lines[0].contains("descriptor 4 (second): it is not open"));
 }
 
 #[test]
@@ -141,8 +141,8 @@ fn descriptors_are_counted_and_named_by_the_variables() {
         let (line, _) = error_line(command);
         let expected = match (count.parse::<u32>(), names.split(':').next().unwrap()) {
             (Ok(0), _) => "cannot listen on unix:/nonexistent/socket",
-            (Ok(_), "") => "cannot serve at descriptor 3: Bad file",
-            (Ok(_), name) => &format!("cannot serve at descriptor 3 ({name}): Bad file"),
+            (Ok(_), "") => "cannot serve at descriptor 3: it is not open",
+            (Ok(_), name) => &format!("cannot serve at descriptor 3 ({name}): it is not open"),
             (Err(_), _) => "LISTEN_PID and LISTEN_FDS are no numbers",
         };
         assert!(line.contains(expected), "{line}");

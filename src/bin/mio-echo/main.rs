@@ -8,9 +8,6 @@
 
 #![forbid(unsafe_code)]
 
-#[cfg(not(unix))]
-compile_error!("the program is for Unix; build the library alone with --no-default-features");
-
 #[cfg(feature = "tools")]
 mod arguments;
 mod check;
@@ -39,6 +36,7 @@ use std::time::Instant;
 
 use log::{info, warn};
 use mio_echo::{BoundSocket, Config, Endpoint, Network, Server};
+#[cfg(unix)]
 use nix::sys::{
     resource::{Resource, getrlimit, setrlimit},
     stat::{Mode, umask},
@@ -112,9 +110,12 @@ fn serve(options: &ServiceOptions, log: &LogOptions) -> Result<(), CliError> {
 
 /// Binds and listens. With `--unix-mode`, the umask is cleared meanwhile: bind(2) removes its bits from
 /// the mode. No other thread shares the cleared umask.
+#[cfg_attr(not(unix), allow(unused_variables, reason = "there is no umask"))]
 fn bind(config: Config, sockets: Vec<BoundSocket>, unix_mode: Option<u32>) -> io::Result<Server> {
+    #[cfg(unix)]
     let umask_before = unix_mode.map(|_| umask(Mode::empty()));
     let server = Server::with_sockets(config, sockets);
+    #[cfg(unix)]
     umask_before.map(umask);
     server
 }
@@ -138,9 +139,14 @@ pub(crate) fn list(items: &[impl ToString]) -> String {
 /// Raises the soft limit on open files to the hard one (see getrlimit(2)). Returns the new limit, or
 /// `None` if it is unknown.
 pub(crate) fn raise_nofile_limit() -> Option<usize> {
-    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
-    // If this fails, the soft limit holds. Some systems set a lower limit than they accept.
-    let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
-    let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
-    usize::try_from(soft).ok()
+    #[cfg(unix)]
+    {
+        let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
+        // If this fails, the soft limit holds. Some systems set a lower limit than they accept.
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+        let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
+        usize::try_from(soft).ok()
+    }
+    #[cfg(not(unix))]
+    None
 }

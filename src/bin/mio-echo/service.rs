@@ -6,7 +6,6 @@ use std::time::Instant;
 use log::info;
 use mio::Token;
 use mio_echo::Server;
-use signal_hook::{consts::SIGUSR1, low_level::signal_name};
 
 use crate::metrics::Metrics;
 use crate::signals::Signals;
@@ -69,9 +68,9 @@ impl Service {
     fn take_signals(&mut self, now: Instant) {
         for signal in self.signals.pending() {
             match signal {
-                SIGUSR1 => self.summary.log("running for", &self.server.stats()),
-                stop => {
-                    info!("{}", signal_name(stop).unwrap_or("signal"));
+                "SIGUSR1" => self.summary.log("running for", &self.server.stats()),
+                name => {
+                    info!("{name}");
                     self.notifier.iter_mut().for_each(|it| it.stopping(now));
                     self.metrics.iter_mut().for_each(|it| it.is_draining = true);
                     self.server.shutdown();

@@ -1,26 +1,36 @@
-//! Signals as an event source of the loop.
+//! Signals as an event source of the loop. Only on Unix: elsewhere none is caught, and Ctrl-C ends the
+//! program.
 
 use std::io;
+#[cfg(unix)]
 use std::sync::{Arc, atomic::AtomicBool};
 
 use mio::{Registry, Token};
+#[cfg(unix)]
 use signal_hook::{
     consts::{SIGINT, SIGTERM, SIGUSR1},
     flag,
+    low_level::signal_name,
 };
 
-pub(crate) struct Signals(signal_hook_mio::v1_0::Signals);
+pub(crate) struct Signals(#[cfg(unix)] signal_hook_mio::v1_0::Signals);
 
+#[cfg_attr(not(unix), allow(unused_variables, reason = "no signal is caught"))]
 impl Signals {
     /// Catches SIGUSR1 from now on. Its default action ends the program.
     pub(crate) fn new() -> io::Result<Self> {
-        signal_hook_mio::v1_0::Signals::new([SIGUSR1]).map(Signals)
+        Ok(Signals(
+            #[cfg(unix)]
+            signal_hook_mio::v1_0::Signals::new([SIGUSR1])?,
+        ))
     }
 
     /// Catches the first SIGINT or SIGTERM. A second one has its default action in the signal handler:
     /// it ends the program, even if the loop is stuck.
     pub(crate) fn catch_stops(&self) -> io::Result<()> {
+        #[cfg(unix)]
         let is_second = Arc::new(AtomicBool::new(false));
+        #[cfg(unix)]
         for signal in [SIGINT, SIGTERM] {
             self.0.add_signal(signal)?;
             // In this order: the handler of the first signal tests the flag before it sets it.
@@ -31,11 +41,16 @@ impl Signals {
     }
 
     pub(crate) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
-        registry.register(&mut self.0, token, mio::Interest::READABLE)
+        #[cfg(unix)]
+        registry.register(&mut self.0, token, mio::Interest::READABLE)?;
+        Ok(())
     }
 
-    /// The numbers of the signals since the last call.
-    pub(crate) fn pending(&mut self) -> impl Iterator<Item = i32> {
-        self.0.pending()
+    /// The names of the signals since the last call.
+    pub(crate) fn pending(&mut self) -> impl Iterator<Item = &'static str> {
+        #[cfg(unix)]
+        return (self.0.pending()).map(|signal| signal_name(signal).unwrap_or("signal"));
+        #[cfg(not(unix))]
+        std::iter::empty()
     }
 }

@@ -4,6 +4,7 @@
 
 use std::env;
 use std::io::{self, ErrorKind};
+use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use log::{debug, warn};
@@ -21,12 +22,13 @@ pub(crate) fn sockets() -> Result<Vec<(String, BoundSocket)>, CliError> {
         CliError::failure(format!("cannot serve at {}: {error}", label(number)))
     };
     if let Some(number) = missing_descriptor() {
-        return Err(unusable(number, nix::errno::Errno::EBADF.into()));
+        return Err(unusable(number, io::Error::other("it is not open")));
     }
     let malformed = |_| CliError::failure("LISTEN_PID and LISTEN_FDS are no numbers: unset them");
     let descriptors = sd_listen_fds::get().map_err(malformed)?;
     let sockets = (3..).zip(descriptors).map(|(number, (_, descriptor))| {
-        let socket = BoundSocket::new(descriptor.into_std());
+        // A socket of any kind: this type converts on every system.
+        let socket = BoundSocket::new(TcpListener::from(descriptor));
         let socket = socket.map_err(|error| unusable(number, error))?;
         Ok((label(number), socket))
     });
