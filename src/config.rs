@@ -110,8 +110,7 @@ impl Config {
 
     /// Starts from the defaults.
     pub fn builder() -> ConfigBuilder {
-        let config = Config::default();
-        ConfigBuilder { config }
+        ConfigBuilder::default()
     }
 
     /// The settings, to change some of them.
@@ -193,6 +192,66 @@ impl Config {
     }
 }
 
+/// The settings as they are.
+impl Config {
+    /// See [`ConfigBuilder::endpoint`].
+    #[must_use]
+    pub fn endpoints(&self) -> &[Endpoint] {
+        &self.endpoints
+    }
+
+    /// See [`ConfigBuilder::reuse_port`].
+    #[must_use]
+    pub fn reuse_port(&self) -> bool {
+        self.bind.reuse_port
+    }
+
+    /// See [`ConfigBuilder::unix_mode`].
+    #[must_use]
+    pub fn unix_mode(&self) -> Option<u32> {
+        self.bind.unix_mode
+    }
+
+    /// See [`ConfigBuilder::allow`].
+    #[must_use]
+    pub fn allow(&self) -> &[Network] {
+        &self.allow
+    }
+}
+
+/// Methods that return a setting, each under the name that it has in [`ConfigBuilder`].
+macro_rules! getters {
+    ($($setting:ident: $type:ty),+) => {
+        impl Config {
+            $(
+                #[doc = concat!("See [`ConfigBuilder::", stringify!($setting), "`].")]
+                #[must_use]
+                pub fn $setting(&self) -> $type {
+                    self.$setting
+                }
+            )+
+        }
+    };
+}
+
+getters! {
+    backlog: u32,
+    buffer_size: usize,
+    max_connections: usize,
+    max_per_source: Option<usize>,
+    max_buffered: usize,
+    socket_buffer: Option<usize>,
+    drain_timeout: Duration,
+    dual_stack: bool,
+    udp_answer_any_port: bool,
+    idle_timeout: Duration,
+    write_timeout: Duration,
+    busy_poll: Duration,
+    zero_copy: ZeroCopy,
+    max_turns: usize,
+    connection_events: usize
+}
+
 /// One byte of the address terminates the path, or begins an abstract name.
 #[cfg(unix)]
 const fn unix_path_max() -> usize {
@@ -234,12 +293,18 @@ impl Default for Config {
 
 /// See [`ConfigBuilder::zero_copy`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum ZeroCopy {
     /// A stream that fills the buffer with one read is moved by splice(2) from then on, until less
     /// than 16 KiB come at once. This needs Linux, a buffer of 16 KiB or more, and a process that
     /// ignores `SIGPIPE`, as Rust programs do by default: splice(2) raises it. A trial at the start
     /// decides whether the system allows it (a seccomp(2) filter may not); otherwise bytes are read
     /// and written.
+    ///
+    /// An application in which `SIGPIPE` is not ignored (a C program, or one with
+    /// `-Zon-broken-pipe`) ignores it before it creates an [`Echo`](crate::Echo), and leaves it so:
+    /// `signal(SIGPIPE, SIG_IGN)`; see signal(7). Otherwise the start logs a line at `debug`, and all
+    /// bytes are read and written. Restored later, the signal ends the process when a peer is gone.
     ///
     /// There are up to 32 pipes, of 256 KiB and two descriptors each: one for all connections that
     /// keep up, and one for each stream with pending bytes in it. Without a free pipe, bytes are read
@@ -251,7 +316,7 @@ pub enum ZeroCopy {
 }
 
 /// Collects settings; [`build`](ConfigBuilder::build) checks them.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 #[must_use]
 pub struct ConfigBuilder {
     config: Config,
@@ -507,7 +572,7 @@ fn can_be_allowed(allow: &[Network], sockets: &[Endpoint]) -> bool {
 fn check_path(endpoint: &Endpoint) -> Result<(), ConfigError> {
     let path = match endpoint {
         Endpoint::Unix(path) => path.as_os_str().as_encoded_bytes(),
-        Endpoint::Abstract(name) => name.as_bytes(),
+        Endpoint::Abstract(name) => name,
         _ => return Ok(()),
     };
     if path.len() > Config::UNIX_PATH_MAX {

@@ -7,6 +7,42 @@ fn error(builder: ConfigBuilder) -> ConfigError {
 }
 
 #[test]
+fn settings_can_be_read_and_changed() {
+    let second = Duration::from_secs(1);
+    let config = Config::builder()
+        .endpoint("unix:/a".parse().unwrap())
+        .endpoint("127.0.0.1:1".parse().unwrap())
+        .allow("10.0.0.0/8".parse().unwrap())
+        .reuse_port(true)
+        .unix_mode(0o600)
+        .max_connections(3)
+        .max_per_source(2)
+        .drain_timeout(second)
+        .zero_copy(ZeroCopy::Off);
+    let config = config.build().unwrap();
+    assert_eq!((config.endpoints().len(), config.allow().len()), (2, 1));
+    assert!(config.reuse_port() && !config.dual_stack());
+    assert_eq!(
+        (config.unix_mode(), config.max_per_source()),
+        (Some(0o600), Some(2))
+    );
+    assert_eq!(
+        (config.drain_timeout(), config.zero_copy()),
+        (second, ZeroCopy::Off)
+    );
+    assert_eq!(
+        (config.max_connections(), config.max_turns()),
+        (3, usize::MAX)
+    );
+    assert_eq!(config.to_builder().build(), Ok(config.clone()));
+    let changed = config.to_builder().max_turns(5).build().unwrap();
+    assert_ne!(changed, config);
+    assert_eq!(changed.max_turns(), 5);
+    let of_default = ConfigBuilder::default().build();
+    assert_eq!(of_default, Ok(Config::default()));
+}
+
+#[test]
 fn accepts_the_ends_of_every_range() {
     for builder in [
         Config::builder()
@@ -34,9 +70,13 @@ fn accepts_the_ends_of_every_range() {
         Config::builder().busy_poll(Duration::ZERO),
         Config::builder().busy_poll(Duration::from_secs(1)),
         Config::builder().unix_mode(0),
+        Config::builder().max_turns(1),
+        Config::builder().max_turns(usize::MAX),
+        Config::builder().connection_events(0),
+        Config::builder().connection_events(1_000_000),
         Config::builder().unix_mode(0o777),
         Config::builder().endpoint(Endpoint::Unix("x".repeat(Config::UNIX_PATH_MAX).into())),
-        Config::builder().endpoint(Endpoint::Abstract("x".repeat(Config::UNIX_PATH_MAX))),
+        Config::builder().endpoint(Endpoint::Abstract(vec![b'x'; Config::UNIX_PATH_MAX])),
     ] {
         builder.build().unwrap();
     }
@@ -102,6 +142,12 @@ fn value_out_of_range_is_named_with_its_range() {
             Config::builder().socket_buffer(4095),
             "socket buffer 4095",
             "4096 to 1073741824 bytes",
+        ),
+        (Config::builder().max_turns(0), "limit of turns 0", "1 to"),
+        (
+            Config::builder().connection_events(1_000_001),
+            "room for connection events 1000001",
+            "0 to 1000000",
         ),
         (
             Config::builder().socket_buffer(max),
@@ -187,7 +233,7 @@ fn rejects_long_path_with_the_maximum() {
     let long = "x".repeat(Config::UNIX_PATH_MAX + 1);
     for endpoint in [
         Endpoint::Unix(long.clone().into()),
-        Endpoint::Abstract(long),
+        Endpoint::Abstract(long.into()),
     ] {
         let error = error(Config::builder().endpoint(endpoint.clone()));
         assert_eq!(error, ConfigError::LongPath(endpoint));

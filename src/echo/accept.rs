@@ -208,7 +208,10 @@ impl<S: System> Engine<S> {
         *counter += 1;
         debug!("{peer}: rejected: {reason}");
         if let Some(count) = throttle.count(now) {
-            warn!("{count} connections rejected, the last one from {peer}: {reason}");
+            warn!(
+                "{}: {count} connections rejected, the last one from {peer}: {reason}",
+                self.name
+            );
         }
     }
 
@@ -223,8 +226,8 @@ impl<S: System> Engine<S> {
         // During a shutdown the remaining connections are reset in any case.
         if self.is_serving() && self.acceptor.at_limit.count(now).is_some() {
             warn!(
-                "at the limit of {} connections: others wait until one closes",
-                self.config.max_connections
+                "{}: at the limit of {} connections: others wait until one closes",
+                self.name, self.config.max_connections
             );
         }
     }
@@ -235,9 +238,9 @@ impl<S: System> Engine<S> {
         self.acceptor.gate = AcceptGate::BackingOff { retry_at };
         if self.acceptor.back_offs.count(now).is_some() {
             warn!(
-                "cannot accept ({error}): tries again every {RETRY_INTERVAL:?}, and when one of {} \
-                 connections closes; raise the limit on open files if that is the cause",
-                self.stats.active
+                "{}: cannot accept ({error}): tries again every {RETRY_INTERVAL:?}, and when one of \
+                 {} connections closes; raise the limit on open files if that is the cause",
+                self.name, self.stats.active
             );
         }
     }

@@ -37,6 +37,8 @@ pub(crate) struct Engine<S: System> {
     pub(super) first_token: usize,
     pub(super) token_count: usize,
     pub(super) config: Config,
+    /// The first endpoint, which distinguishes several echoes in the log.
+    pub(super) name: String,
     /// One for each socket, with its real port. Their keys are the first.
     pub(super) endpoints: Vec<Endpoint>,
     /// All sockets. A token is the key plus the first token.
@@ -88,6 +90,9 @@ impl<S: System> Engine<S> {
             registry: registry.try_clone()?,
             first_token: tokens.start,
             token_count: tokens.len(),
+            name: sources
+                .first()
+                .map_or_else(String::new, |(it, _)| it.to_string()),
             endpoints: Vec::new(),
             slots: Slab::with_capacity(slots),
             run_queue: RunQueue::default(),
@@ -303,7 +308,7 @@ impl<S: System> Engine<S> {
             Source::Udp(socket) => socket.update_registration(&self.registry, token),
             Source::Connection(_) => return Ok(()),
         };
-        registered.map_err(|error| listen_error(&endpoint, &error))?;
+        registered.map_err(|error| listen_error(&endpoint, error))?;
         info!("listening on {endpoint}");
         trace!("{endpoint}: registered as Token {}", token.0);
         self.endpoints.push(endpoint);

@@ -76,6 +76,11 @@ use crate::stats::Stats;
 /// An error of one connection never reaches you: it ends that connection, is counted in
 /// [`stats`](Echo::stats) and logged at `debug`.
 ///
+/// Several of them can share a loop: the first token of the next one is the end of the
+/// [`tokens`](Echo::tokens) of the last. If two ranges overlap, events go to the wrong one. In the log, a
+/// line about a connection has its token, and other lines begin with an endpoint. Where each echo has
+/// a loop of its own, ranges that do not overlap still keep their connections apart in the log.
+///
 /// To stop, call [`shutdown`](Echo::shutdown). To drop an `Echo` closes every socket at once.
 pub struct Echo(pub(crate) Engine<OperatingSystem>);
 
@@ -89,7 +94,9 @@ impl Echo {
     /// system's error, such as [`AddrInUse`](io::ErrorKind::AddrInUse),
     /// [`AddrNotAvailable`](io::ErrorKind::AddrNotAvailable) or
     /// [`PermissionDenied`](io::ErrorKind::PermissionDenied); see bind(2) and listen(2). No endpoint
-    /// listens before all are bound, and none does after an error.
+    /// listens before all are bound, and none does after an error. The system's error is the
+    /// [`source`](std::error::Error::source), with its
+    /// [`raw_os_error`](io::Error::raw_os_error).
     ///
     /// [`InvalidInput`](io::ErrorKind::InvalidInput) if there are too few tokens from `first_token` on
     /// for all connections that the limit allows.

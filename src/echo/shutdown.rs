@@ -49,7 +49,8 @@ impl<S: System> Engine<S> {
             self.acceptor.listeners_close_at = Some(now + grace);
         }
         self.finish_udp();
-        info!("shutting down: {} connections to drain", self.stats.active);
+        let (name, active) = (&self.name, self.stats.active);
+        info!("{name}: shutting down: {active} connections to drain");
     }
 
     /// Closes the listeners that were kept open for pending handshakes.

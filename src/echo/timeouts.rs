@@ -88,10 +88,10 @@ impl<S: System> Engine<S> {
             };
             self.close(key, CloseReason::Evicted, now);
             if let Some(count) = self.evictions.count(now) {
-                let limit = self.config.max_buffered;
+                let (name, limit) = (&self.name, self.config.max_buffered);
                 warn!(
-                    "{count} connections evicted: pending bytes of peers that do not read reached \
-                     the limit of {limit}"
+                    "{name}: {count} connections evicted: pending bytes of peers that do not read \
+                     reached the limit of {limit}"
                 );
             }
         }

@@ -67,14 +67,22 @@ impl Udp {
     }
 
     /// Whether a datagram gets a reply. If not, counts and logs it.
-    fn admits(&mut self, datagram: &Datagram, stats: &mut Stats, now: Instant) -> bool {
+    fn admits(
+        &mut self,
+        endpoint: &Endpoint,
+        datagram: &Datagram,
+        stats: &mut Stats,
+        now: Instant,
+    ) -> bool {
         let (peer, info) = (datagram.peer, &datagram.info);
         let reason = self.filter.check(peer, info.multicast, info.ttl);
         if let Some(reason) = reason {
             *counter(&mut stats.dropped, reason) += 1;
             debug!("{peer}: datagram dropped: {reason}");
             if let Some(count) = self.warnings.count(now) {
-                warn!("{count} datagrams got no reply, the last one from {peer}: {reason}");
+                warn!(
+                    "{endpoint}: {count} datagrams got no reply, the last one from {peer}: {reason}"
+                );
             }
         }
         reason.is_none()
@@ -184,7 +192,7 @@ impl<S: DatagramIo> DatagramSocket<S> {
     pub(super) fn turn(&mut self, udp: &mut Udp, stats: &mut Stats, now: Instant) -> Next {
         let next = self.receive(stats);
         self.batch
-            .retain(|datagram| udp.admits(datagram, stats, now));
+            .retain(|datagram| udp.admits(&self.endpoint, datagram, stats, now));
         self.reply(stats);
         match next {
             Next::WaitReadable if self.batches_left.is_some() => Next::Close,

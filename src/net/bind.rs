@@ -1,10 +1,18 @@
 //! socket(2) and bind(2): endpoints become sockets, some of them with a common port; and sockets that
 //! were bound by another program.
 
+use std::error::Error;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+use std::ffi::OsStr;
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+use std::os::unix::ffi::OsStrExt;
 
-use socket2::{Domain, SockAddr, Socket, Type};
+#[cfg(unix)]
+use socket2::SockAddr;
+use socket2::{Domain, Socket, Type};
 
 use super::OwnedSocket;
 use super::endpoint::Endpoint;
@@ -72,10 +80,16 @@ impl Bound {
             Endpoint::Unix(path) => {
                 bound.file = Some(SocketFile::bind(&bound.socket, path, options.unix_mode)?);
             }
-            Endpoint::Abstract(name) if cfg!(any(target_os = "linux", target_os = "android")) => {
-                bound.socket.bind(&SockAddr::unix(format!("\0{name}"))?)?;
+            #[cfg(any(target_os = "linux", target_os = "android"))]
+            Endpoint::Abstract(name) => {
+                // A zero byte marks an abstract name; see unix(7).
+                let path = [b"\0", &name[..]].concat();
+                bound
+                    .socket
+                    .bind(&SockAddr::unix(OsStr::from_bytes(&path))?)?;
             }
             Endpoint::TcpAndUdp(_) => unreachable!("split by Endpoint::sockets"),
+            #[cfg(not(any(target_os = "linux", target_os = "android")))]
             _ => return Err(io::ErrorKind::Unsupported.into()),
         }
         Ok(bound)
@@ -133,7 +147,7 @@ pub(crate) fn bind_group(sockets: &[Endpoint], options: BindOptions) -> io::Resu
                     held.push(bound);
                     continue 'port;
                 }
-                Err(error) => return Err(listen_error(&endpoint, &error)),
+                Err(error) => return Err(listen_error(&endpoint, error)),
             }
         }
         return Ok(bound);
@@ -233,17 +247,36 @@ fn unix_endpoint(address: &SockAddr) -> Option<Endpoint> {
     if let Some(path) = address.as_pathname() {
         return Some(Endpoint::Unix(path.to_owned()));
     }
-    let name = String::from_utf8_lossy(address.as_abstract_namespace()?);
-    Some(Endpoint::Abstract(name.into_owned()))
+    let name = address.as_abstract_namespace()?;
+    Some(Endpoint::Abstract(name.to_owned()))
 }
 
-/// Says why an endpoint cannot be used, and what to do about it. Keeps the kind of the system's error.
-pub(crate) fn listen_error(endpoint: &Endpoint, error: &io::Error) -> io::Error {
+/// Says why an endpoint cannot be used, and what to do about it. Keeps the kind of the system's error,
+/// and the error itself as the source, which has its number.
+pub(crate) fn listen_error(endpoint: &Endpoint, error: io::Error) -> io::Error {
     let message = match advice(endpoint, error.kind()) {
         "" => format!("cannot listen on {endpoint}: {error}"),
         advice => format!("cannot listen on {endpoint}: {error}; {advice}"),
     };
-    io::Error::new(error.kind(), message)
+    io::Error::new(error.kind(), ListenError { message, error })
+}
+
+#[derive(Debug)]
+struct ListenError {
+    message: String,
+    error: io::Error,
+}
+
+impl fmt::Display for ListenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl Error for ListenError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&self.error)
+    }
 }
 
 /// Empty if there is none.
@@ -341,7 +374,7 @@ mod tests {
             ("unix:/a", io::ErrorKind::AddrInUse, "another path"),
             ("unix:@a", io::ErrorKind::Unsupported, "does not support it"),
         ] {
-            let error = listen_error(&text.parse().unwrap(), &kind.into());
+            let error = listen_error(&text.parse().unwrap(), kind.into());
             assert!(error.to_string().contains(advice), "{error}");
         }
     }

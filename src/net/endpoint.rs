@@ -42,8 +42,9 @@ pub enum Endpoint {
     Udp(SocketAddr),
     /// A Unix stream socket at this path.
     Unix(PathBuf),
-    /// A Unix stream socket with this name in the abstract namespace of Linux.
-    Abstract(String),
+    /// A Unix stream socket with this name in the abstract namespace of Linux: any bytes, which need not be
+    /// text; see unix(7). Those that are no UTF-8 are printed as U+FFFD.
+    Abstract(Vec<u8>),
 }
 
 impl Endpoint {
@@ -138,7 +139,7 @@ impl fmt::Display for Endpoint {
                 write!(f, "unix:./{}", path.display())
             }
             Endpoint::Unix(path) => write!(f, "unix:{}", path.display()),
-            Endpoint::Abstract(name) => write!(f, "unix:@{name}"),
+            Endpoint::Abstract(name) => write!(f, "unix:@{}", String::from_utf8_lossy(name)),
         }
     }
 }

@@ -92,7 +92,7 @@ impl Listener {
             }
             socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))
         };
-        listen().map_err(|error| listen_error(&bound.endpoint, &error))?;
+        listen().map_err(|error| listen_error(&bound.endpoint, error))?;
         Ok(Listener {
             #[cfg(unix)]
             file: bound.file,

@@ -10,8 +10,6 @@ use crate::common::{
     run_until_idle, small_buffers, wait_until, write_block,
 };
 use mio::Token;
-use socket2::SockRef;
-
 use mio_echo::{CloseReason, ConfigBuilder, ConnectionEvent};
 
 /// A timeout is at most so late.
@@ -137,7 +135,7 @@ fn unix_stream_can_be_adopted() {
     let (mut client, stream) = std::os::unix::net::UnixStream::pair().unwrap();
     let copy = stream.try_clone().unwrap();
     host.echo.adopt(stream, host.now).unwrap();
-    assert!(SockRef::from(&copy).nonblocking().unwrap());
+    assert!(socket2::SockRef::from(&copy).nonblocking().unwrap());
     client.write_all(b"hello").unwrap();
     host.run_until(|echo| echo.stats().bytes_sent == 5);
     client.read_exact(&mut [0; 5]).unwrap();

@@ -287,6 +287,10 @@ fn bind_error_closes_the_sockets_bound_before() {
     let poll = Poll::new().unwrap();
     let error = Echo::new(config.build().unwrap(), poll.registry(), FIRST_TOKEN).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::AddrInUse);
+    let system = std::error::Error::source(&error).unwrap();
+    let system = system.downcast_ref::<std::io::Error>().unwrap();
+    let again = TcpListener::bind(taken.local_addr().unwrap()).unwrap_err();
+    assert_eq!(system.raw_os_error(), again.raw_os_error());
     assert!(
         error
             .to_string()

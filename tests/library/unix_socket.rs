@@ -497,3 +497,28 @@ fn abstract_name_is_served_and_freed() {
     drop(server);
     bind(config()).unwrap();
 }
+
+#[cfg(target_os = "linux")]
+#[test]
+fn abstract_name_of_any_bytes_is_served() {
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::net::SocketAddr;
+
+    let name = [&std::process::id().to_ne_bytes()[..], b"\xff\0mio-echo"].concat();
+    let config = Config::builder().endpoint(Endpoint::Abstract(name.clone()));
+    let mut server = bind(config).unwrap();
+    let address = SocketAddr::from_abstract_name(&name).unwrap();
+    let mut client = UnixStream::connect_addr(&address).unwrap();
+    client.write_all(b"hello").unwrap();
+    assert_eq!(receive(&mut server, &mut client, 5), b"hello");
+
+    // The name of a socket that is handed over is not changed either.
+    let listener = UnixListener::bind_addr(
+        &SocketAddr::from_abstract_name([&name[..], b"2"].concat()).unwrap(),
+    );
+    let socket = mio_echo::BoundSocket::new(listener.unwrap()).unwrap();
+    assert_eq!(
+        *socket.endpoint(),
+        Endpoint::Abstract([&name[..], b"2"].concat())
+    );
+}

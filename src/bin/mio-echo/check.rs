@@ -1,8 +1,12 @@
 //! `mio-echo check`: a health check for containers that hold nothing else. Blocking calls in threads,
 //! because resolving a name and connecting to a Unix socket have no timeout of their own.
 
+#[cfg(unix)]
+use std::ffi::OsStr;
 use std::fmt::Display;
 use std::io::{self, Read, Write};
+#[cfg(unix)]
+use std::os::unix::ffi::OsStrExt;
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -74,8 +78,12 @@ fn echo(endpoint: &Endpoint) -> io::Result<()> {
         Endpoint::Tcp(address) => echo_over(Type::STREAM, &(*address).into()),
         Endpoint::Udp(address) => echo_over(Type::DGRAM, &(*address).into()),
         Endpoint::Unix(path) => echo_over(Type::STREAM, &SockAddr::unix(path)?),
-        // A zero byte marks an abstract name; see unix(7).
-        Endpoint::Abstract(name) => echo_over(Type::STREAM, &SockAddr::unix(format!("\0{name}"))?),
+        #[cfg(unix)]
+        Endpoint::Abstract(name) => {
+            // A zero byte marks an abstract name; see unix(7).
+            let path = [b"\0", &name[..]].concat();
+            echo_over(Type::STREAM, &SockAddr::unix(OsStr::from_bytes(&path))?)
+        }
         _ => Err(io::ErrorKind::Unsupported.into()),
     }
 }

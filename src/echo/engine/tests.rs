@@ -272,6 +272,9 @@ fn rejections_are_logged_once_a_minute_by_reason() {
         let lines = logged(|| assert!(echo.admit(stream, peer, now).is_err()));
         assert_eq!(lines[0].0, log::Level::Debug);
         let line = lines.get(1).map_or("", |(_, line)| line.as_str());
+        let line = line
+            .strip_prefix(&format!("{}: ", echo.name))
+            .unwrap_or(line);
         assert!(line.starts_with(warning.unwrap_or("")), "{line}");
         assert_eq!(lines.len(), 1 + usize::from(warning.is_some()), "{lines:?}");
     }

@@ -415,6 +415,7 @@ fn drops_are_counted_by_reason_and_logged_once_a_minute() {
     let mut expired = nothing;
     expired.ttl = Some(1);
     let (mut udp, mut stats) = (udp(), Stats::default());
+    let endpoint = "udp://127.0.0.1:7007".parse().unwrap();
     let start = Instant::now();
     for (seconds, port, info, warned) in [
         (0, 0, nothing, Some(1)),
@@ -426,13 +427,17 @@ fn drops_are_counted_by_reason_and_logged_once_a_minute() {
         (1000, 50_000, expired, Some(2)),
     ] {
         let now = start + Duration::from_secs(seconds);
-        let lines = logged(|| assert!(!udp.admits(&datagram(port, info), &mut stats, now)));
+        let datagram = datagram(port, info);
+        let lines = logged(|| assert!(!udp.admits(&endpoint, &datagram, &mut stats, now)));
         assert_eq!(lines[0].0, log::Level::Debug);
         let warning = lines.get(1).map(|(level, line)| (*level, line.as_str()));
         match (warned, warning) {
             (None, None) => {}
             (Some(count), Some((log::Level::Warn, line))) => {
-                assert!(line.starts_with(&format!("{count} datagrams")), "{line}");
+                assert!(
+                    line.starts_with(&format!("udp://127.0.0.1:7007: {count} datagrams")),
+                    "{line}"
+                );
             }
             other => panic!("{other:?} after {seconds} s"),
         }
@@ -448,5 +453,5 @@ fn drops_are_counted_by_reason_and_logged_once_a_minute() {
     };
     assert_eq!(stats.dropped, expected);
     let last = start + Duration::from_secs(2000);
-    assert!(udp.admits(&datagram(50_000, nothing), &mut stats, last));
+    assert!(udp.admits(&endpoint, &datagram(50_000, nothing), &mut stats, last));
 }
