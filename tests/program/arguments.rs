@@ -20,17 +20,19 @@ fn global_options_precede_or_follow_the_subcommand() {
 
 #[test]
 fn service_options_before_a_subcommand_are_an_error() {
-    for (arguments, name) in [
-        (&["--reuse-port"][..], "'--reuse-port'"),
-        (&["--backlog", "5"], "'--backlog <N>'"),
-        (&["-v", "--metrics", "tcp://127.0.0.1:0"], "'--metrics"),
-        (&["127.0.0.1:0", "-v"], "'[ENDPOINT]...'"),
+    for arguments in [
+        &["--reuse-port"][..],
+        &["--backlog", "5"],
+        &["-v", "--metrics", "tcp://127.0.0.1:0"],
+        &["127.0.0.1:0", "-v"],
     ] {
         let arguments = [arguments, &["check", "127.0.0.1:7007"]].concat();
         let (line, status) = error_line(program(&arguments));
         assert_eq!(status, Some(2), "{line}");
-        assert!(line.contains(name), "{line}");
-        assert!(line.contains("is for the service, not for 'check'"));
+        assert!(
+            line.contains("of the service precede a subcommand"),
+            "{line}"
+        );
         assert!(line.contains("see mio-echo check --help"), "{line}");
     }
     let (line, status) = error_line(program(&["check", "--backlog", "5", "127.0.0.1:7007"]));

@@ -3,9 +3,7 @@
 use std::fmt;
 use std::io::{self, Write};
 
-use clap::error::ErrorKind;
-use clap::parser::ValueSource;
-use clap::{Arg, ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
 use log::LevelFilter;
 use mio_echo::{EndpointError, EndpointErrorKind};
 
@@ -67,11 +65,11 @@ fn level(text: &str) -> Result<LevelFilter, &'static str> {
 impl Cli {
     /// Parses the arguments. Returns `None` after it has printed the help or the version.
     pub(crate) fn parse() -> Result<Option<Self>, CliError> {
-        let parsed = Cli::command().try_get_matches().and_then(|matches| {
-            check_order(&matches)?;
-            Cli::from_arg_matches(&matches)
-        });
-        match parsed {
+        match Cli::try_parse() {
+            Ok(cli) if cli.command.is_some() && cli.service != Cli::parse_from([""]).service => {
+                let message = "options and endpoints of the service precede a subcommand";
+                Err(CliError::usage(format!("{message}; {}", hint())))
+            }
             Ok(cli) => Ok(Some(cli)),
             Err(error) if error.use_stderr() => Err(CliError::usage(one_line(&error))),
             Err(help) => match help.print() {
@@ -80,23 +78,6 @@ impl Cli {
                 _ => Ok(None),
             },
         }
-    }
-}
-
-/// Fails if an option of the service or an endpoint precedes a subcommand. `conflicts_with` and
-/// `args_conflicts_with_subcommands` cannot say this without refusing the global options too.
-fn check_order(matches: &ArgMatches) -> Result<(), clap::Error> {
-    let is_given = |id: &str| matches.value_source(id) == Some(ValueSource::CommandLine);
-    let is_misplaced = |it: &&Arg| !it.is_global_set() && is_given(it.get_id().as_str());
-    let mut command = Cli::command();
-    command.build();
-    let misplaced = command.get_arguments().find(is_misplaced);
-    match (misplaced.map(Arg::to_string), matches.subcommand_name()) {
-        (Some(argument), Some(subcommand)) => {
-            let message = format!("'{argument}' is for the service, not for '{subcommand}'");
-            Err(command.error(ErrorKind::ArgumentConflict, message))
-        }
-        _ => Ok(()),
     }
 }
 
