@@ -285,26 +285,28 @@ where
         let selected = self.selector.select(timeout);
         let (count, capacity) = (self.selector.events().count(), self.selector.capacity());
         match &selected {
-            Ok(()) => trace!("poll {count} of {capacity} events"),
-            Err(error) => trace!("poll: {error}"),
+            Ok(()) => trace!(call = "poll", events = count; "poll {count} of {capacity} events"),
+            Err(error) => trace!(call = "poll", events = 0; "poll: {error}"),
         }
         selected
     }
 
-    fn trace_wait(&self, sockets: usize, timeout: Option<Duration>) {
+    fn trace_wait(&self, run_queue: usize, timeout: Option<Duration>) {
         match timeout {
-            None => trace!("waiting for events"),
-            Some(Duration::ZERO) if sockets == 1 => {
-                trace!("not sleeping: 1 socket has more to do");
+            None => trace!(run_queue; "waiting for events"),
+            Some(Duration::ZERO) if run_queue == 1 => {
+                trace!(run_queue; "not sleeping: 1 socket has more to do");
             }
-            Some(Duration::ZERO) if sockets > 1 => {
-                trace!("not sleeping: {sockets} sockets have more to do");
+            Some(Duration::ZERO) if run_queue > 1 => {
+                trace!(run_queue; "not sleeping: {run_queue} sockets have more to do");
             }
             Some(Duration::ZERO) if self.more_events => {
-                trace!("not sleeping: the last poll returned as many events as fit");
+                trace!(run_queue; "not sleeping: the last poll returned as many events as fit");
             }
-            Some(Duration::ZERO) => trace!("not sleeping: busy polling, or a deadline is due"),
-            Some(timeout) => trace!("waiting for events, {timeout:?} at most"),
+            Some(Duration::ZERO) => {
+                trace!(run_queue; "not sleeping: busy polling, or a deadline is due");
+            }
+            Some(timeout) => trace!(run_queue; "waiting for events, {timeout:?} at most"),
         }
     }
 

@@ -112,7 +112,8 @@ impl<S: System> Engine<S> {
             };
             let result = nonblocking(|| listener.accept());
             let peer = |it: &(_, Peer)| format!(": {}", it.1);
-            trace!("{}: accept{}", self.endpoints[key], outcome(&result, peer));
+            let endpoint = &self.endpoints[key];
+            trace!(endpoint:%, call = "accept"; "{endpoint}: accept{}", outcome(&result, peer));
             match result {
                 Ok(Some((stream, peer))) => {
                     accepted += 1;
@@ -174,7 +175,7 @@ impl<S: System> Engine<S> {
         self.schedule(key, Timeout::Idle);
         self.stats.active += 1;
         self.stats.accepted += 1;
-        debug!("{name}: opened");
+        debug!(token = token.0, peer:%; "{name}: opened");
         self.note(|| ConnectionEvent::Opened {
             token,
             peer: peer.address(),

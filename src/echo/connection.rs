@@ -287,7 +287,8 @@ impl<S: Stream> Connection<S> {
         }
         if self.state == State::Flushing {
             self.stream.shutdown_write()?;
-            trace!("{}: shutdown(SHUT_WR): 0", self.name);
+            let name = self.name;
+            trace!(token = name.token.0, call = "shutdown"; "{name}: shutdown(SHUT_WR): 0");
             self.state = State::Lingering;
         } else {
             self.state = self.resume;
@@ -317,7 +318,7 @@ impl<S: Stream> Connection<S> {
     }
 
     fn read_would_block(&mut self) -> Next {
-        trace!("{}: recv: EAGAIN", self.name);
+        self.trace("recv", 0, 0);
         self.read_until_would_block = self.name.peer.may_read_short();
         Next::WaitReadable
     }
@@ -325,7 +326,8 @@ impl<S: Stream> Connection<S> {
     /// A write took some of the bytes, or none.
     fn after_short_write(&self, sent: usize) -> Next {
         let pending = self.pending.len();
-        trace!("{}: write-blocked with {pending} bytes pending", self.name);
+        let name = self.name;
+        trace!(token = name.token.0, pending; "{name}: write-blocked with {pending} bytes pending");
         // On Linux an event follows a short write(2); see epoll(7). None is promised after splice(2).
         let event_follows = matches!(self.pending, Pending::Buffer(_)) && EVENT_FOLLOWS_SHORT_IO;
         if event_follows || sent == 0 {
@@ -337,7 +339,8 @@ impl<S: Stream> Connection<S> {
 
     /// The peer sends no more, and nothing is pending. Closing the socket passes the end on.
     fn end_of_stream(&self, reason: CloseReason) -> Next {
-        trace!("{}: recv 0 bytes: end of stream", self.name);
+        let name = self.name;
+        trace!(token = name.token.0, call = "recv", bytes = 0; "{name}: recv 0 bytes: end of stream");
         Next::Close(reason)
     }
 
@@ -363,11 +366,12 @@ fn discard_unsent(count: usize, error: io::Error, stats: &mut Stats) -> Next {
 
 /// Not inlined, so that the code of reading and writing stays small.
 #[cold]
-fn trace_call(name: &Name, call: &str, count: usize, size: usize) {
+fn trace_call(name: &Name, call: &str, bytes: usize, size: usize) {
+    let token = name.token.0;
     // The end of the stream, where recv(2) returns 0, has a line of its own.
-    match count {
-        0 => trace!("{name}: {call}: EAGAIN"),
-        _ => trace!("{name}: {call} {count} of {size} bytes"),
+    match bytes {
+        0 => trace!(token, call, bytes; "{name}: {call}: EAGAIN"),
+        _ => trace!(token, call, bytes; "{name}: {call} {bytes} of {size} bytes"),
     }
 }
 

@@ -226,7 +226,8 @@ impl<S: System> Engine<S> {
         }
         let (batch, turns) = self.run_queue.take_batch(self.config.max_turns);
         self.stats.run_queue = turns.len();
-        trace!("run queue: {}", turns.len());
+        trace!(run_queue = turns.len(), active = self.stats.active, buffered = self.stats.buffered;
+            "run queue: {}", turns.len());
         for &key in &batch[turns] {
             self.turn(key, now);
         }
@@ -337,11 +338,9 @@ impl<S: System> Engine<S> {
     /// Closes a connection. No other place does.
     pub(super) fn close(&mut self, key: usize, reason: CloseReason, now: Instant) {
         if let Source::Connection(mut connection) = self.take(key) {
-            debug!(
-                "{}: closed: {reason}; {}",
-                connection.name(),
-                connection.summary(self.timers.now())
-            );
+            let name = connection.name();
+            debug!(token = name.token.0, closed:% = reason;
+                "{name}: closed: {reason}; {}", connection.summary(self.timers.now()));
             self.limit_unacknowledged(&connection);
             connection.release(&mut self.shared, &mut self.stats);
             if !CLOSE_DEREGISTERS {
@@ -381,8 +380,13 @@ impl<S: System> Engine<S> {
 #[cold]
 fn trace_event<S: System>(slot: &Slot<S>, endpoint: Option<&Endpoint>, readiness: Readiness) {
     match (slot.connection(), endpoint) {
-        (Some(connection), _) => trace!("{}: event: {readiness}", connection.name()),
-        (None, Some(endpoint)) => trace!("{endpoint}: event: {readiness}"),
+        (Some(connection), _) => {
+            let name = connection.name();
+            trace!(token = name.token.0, event:% = readiness; "{name}: event: {readiness}");
+        }
+        (None, Some(endpoint)) => {
+            trace!(endpoint:%, event:% = readiness; "{endpoint}: event: {readiness}");
+        }
         (None, None) => {}
     }
 }

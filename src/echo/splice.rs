@@ -46,9 +46,11 @@ impl<S: Stream> Connection<S> {
             return Ok(0);
         };
         let moved = nonblocking(|| self.stream.splice_in(&mut pipe));
+        let (name, bytes) = (self.name, pipe.len());
         self.pending = Pending::Pipe(pipe);
-        let bytes = |count: &usize| format!(" {count} bytes");
-        trace!("{}: splice in{}", self.name, outcome(&moved, bytes));
+        let count = |count: &usize| format!(" {count} bytes");
+        trace!(token = name.token.0, call = "splice in", bytes;
+            "{name}: splice in{}", outcome(&moved, count));
         Ok(moved?.unwrap_or(0))
     }
 

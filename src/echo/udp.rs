@@ -209,7 +209,8 @@ impl<S: DatagramIo> DatagramSocket<S> {
         let (buffers, batch) = (&mut self.buffers, &mut self.batch);
         let result = nonblocking(|| self.socket.receive(buffers, batch));
         let batch_of = |count: &usize| format!(": batch of {count}");
-        trace!("{}: {RECEIVE}{}", self.endpoint, outcome(&result, batch_of));
+        let endpoint = &self.endpoint;
+        trace!(endpoint:%, call = RECEIVE; "{endpoint}: {RECEIVE}{}", outcome(&result, batch_of));
         match result {
             Ok(count) => {
                 self.count_received(stats);
@@ -257,7 +258,8 @@ impl<S: DatagramIo> DatagramSocket<S> {
             let count = group(&mut self.batch);
             let result = nonblocking(|| self.socket.send(&self.buffers, &self.batch[..count]));
             let sent = |sent: &usize| format!(": {sent} of {count} datagrams");
-            trace!("{}: {SEND}{}", self.endpoint, outcome(&result, sent));
+            let endpoint = &self.endpoint;
+            trace!(endpoint:%, call = SEND; "{endpoint}: {SEND}{}", outcome(&result, sent));
             match result {
                 Ok(Some(count)) => self.count_sent(count, stats),
                 Ok(None) => self.drop_batch(&"the send buffer is full", stats),
