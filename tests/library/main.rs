@@ -23,6 +23,7 @@ mod nesting;
 mod parsers;
 mod reset;
 mod shutdown;
+mod timeline;
 mod timeouts;
 mod unix_socket;
 mod urgent;
