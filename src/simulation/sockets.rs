@@ -126,8 +126,8 @@ impl event::Source for Descriptor {
         panic!("sockets are registered once")
     }
 
+    /// The close that follows it does the same.
     fn deregister(&mut self, _: &Registry) -> io::Result<()> {
-        world(|world| world.deregister(self.0));
         Ok(())
     }
 }

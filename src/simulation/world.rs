@@ -15,7 +15,7 @@ use mio::Token;
 use super::checks::Echo;
 use super::connections::Connection;
 use super::datagrams::SentDatagram;
-use super::errors::EMFILE;
+use super::errors::{EINTR, EMFILE};
 use super::listeners::Backlog;
 use super::peers::Peer;
 use super::plan::{Micros, NEVER, Plan};
@@ -40,6 +40,10 @@ pub(super) fn world_at_drop(act: impl FnOnce(&mut World)) {
 
 /// The result of a call that fails.
 pub(super) fn error<T>(errno: i32) -> io::Result<T> {
+    // No number of Windows is of this kind.
+    if cfg!(windows) && errno == EINTR {
+        return Err(io::ErrorKind::Interrupted.into());
+    }
     Err(io::Error::from_raw_os_error(errno))
 }
 

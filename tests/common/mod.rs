@@ -241,7 +241,8 @@ pub fn signal(child: &Child, signal: nix::sys::signal::Signal) {
 pub fn example(name: &str) -> Command {
     let test = std::env::current_exe().unwrap();
     let build = test.parent().unwrap().parent().unwrap();
-    let path = build.join("examples").join(name);
+    let file = format!("{name}{}", std::env::consts::EXE_SUFFIX);
+    let path = build.join("examples").join(file);
     assert!(
         path.exists(),
         "{} is not built: cargo build --examples",

@@ -1,7 +1,5 @@
 //! The examples work. `cargo test` builds them.
 
-#![cfg(unix)]
-
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};

@@ -209,7 +209,8 @@ impl Connection {
         for _ in 0..Self::READS {
             // A datagram that is not awaited can stay in the buffer: the event of the next one
             // announces both.
-            let is_idle = !self.is_stream && self.in_flight.outstanding() == 0;
+            let is_idle =
+                SHORT_MEANS_DRAINED && !self.is_stream && self.in_flight.outstanding() == 0;
             if !self.ready.read || is_idle && !all {
                 return Ok((latest, false));
             }
