@@ -1,12 +1,8 @@
 //! `mio-echo check`: a health check for containers that hold nothing else. Blocking calls in threads,
 //! because resolving a name and connecting to a Unix socket have no timeout of their own.
 
-#[cfg(unix)]
-use std::ffi::OsStr;
 use std::fmt::Display;
 use std::io::{self, Read, Write};
-#[cfg(unix)]
-use std::os::unix::ffi::OsStrExt;
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -78,11 +74,10 @@ fn echo(endpoint: &Endpoint) -> io::Result<()> {
         Endpoint::Tcp(address) => echo_over(Type::STREAM, &(*address).into()),
         Endpoint::Udp(address) => echo_over(Type::DGRAM, &(*address).into()),
         Endpoint::Unix(path) => echo_over(Type::STREAM, &SockAddr::unix(path)?),
-        #[cfg(unix)]
         Endpoint::Abstract(name) => {
-            // A zero byte marks an abstract name; see unix(7).
-            let path = [b"\0", &name[..]].concat();
-            echo_over(Type::STREAM, &SockAddr::unix(OsStr::from_bytes(&path))?)
+            // A zero byte marks an abstract name; see unix(7). An argument is UTF-8.
+            let name = String::from_utf8_lossy(name);
+            echo_over(Type::STREAM, &SockAddr::unix(format!("\0{name}"))?)
         }
         _ => Err(io::ErrorKind::Unsupported.into()),
     }

@@ -143,32 +143,17 @@ impl ServiceOptions {
             .dual_stack(self.dual_stack)
             .reuse_port(self.reuse_port)
             .udp_answer_any_port(self.udp_answer_any_port);
-        builder = self
-            .unix_mode
-            .into_iter()
-            .fold(builder, ConfigBuilder::unix_mode);
-        builder = self
-            .socket_buffer
-            .into_iter()
-            .fold(builder, ConfigBuilder::socket_buffer);
-        builder = self
-            .max_per_source
-            .into_iter()
-            .fold(builder, ConfigBuilder::max_per_source);
-        builder = self
-            .allow
-            .iter()
-            .copied()
-            .fold(builder, ConfigBuilder::allow);
+        builder = with_each(builder, self.unix_mode, ConfigBuilder::unix_mode);
+        builder = with_each(builder, self.socket_buffer, ConfigBuilder::socket_buffer);
+        builder = with_each(builder, self.max_per_source, ConfigBuilder::max_per_source);
+        builder = with_each(builder, self.allow.iter().copied(), ConfigBuilder::allow);
         let endpoints = self.endpoints(sockets)?;
         let sockets = sockets.len() + SOCKETS_PER_ENDPOINT * endpoints.len();
-        builder = endpoints.into_iter().fold(builder, ConfigBuilder::endpoint);
+        builder = with_each(builder, endpoints, ConfigBuilder::endpoint);
         let most = open_files.map(|files| max_connections(files, sockets));
         let most = most.transpose()?;
         let connections = self.max_connections.or(most);
-        builder = connections
-            .into_iter()
-            .fold(builder, ConfigBuilder::max_connections);
+        builder = with_each(builder, connections, ConfigBuilder::max_connections);
         let config = builder.build().map_err(CliError::usage)?;
         if let Some(most) = most.filter(|most| self.max_connections > Some(*most)) {
             warn!("the limit on open files has room for {most} connections: see ulimit -Hn");
@@ -188,6 +173,15 @@ impl ServiceOptions {
         }
         Ok(endpoints)
     }
+}
+
+/// Sets each value of an option or of a list.
+fn with_each<T>(
+    builder: ConfigBuilder,
+    values: impl IntoIterator<Item = T>,
+    set: impl Fn(ConfigBuilder, T) -> ConfigBuilder,
+) -> ConfigBuilder {
+    values.into_iter().fold(builder, set)
 }
 
 /// Resolves an endpoint. Of the addresses of a name, those that this host does not have are left out

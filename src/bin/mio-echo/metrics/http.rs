@@ -24,15 +24,14 @@ impl Request {
     pub(super) fn parse(head: &[u8]) -> Option<Self> {
         let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
         let mut request = httparse::Request::new(&mut fields);
-        match request.parse(head) {
-            Ok(httparse::Status::Partial) => None,
-            Ok(httparse::Status::Complete(_)) => Some(Request {
-                is_head: request.method == Some("HEAD"),
-                resource: resource(&request),
-            }),
-            Err(httparse::Error::TooManyHeaders) => Some(Request::error(Status::TOO_LARGE)),
-            Err(_) => Some(Request::error(Status::BAD_REQUEST)),
-        }
+        let resource = match request.parse(head) {
+            Ok(httparse::Status::Partial) => return None,
+            Ok(httparse::Status::Complete(_)) => resource(&request),
+            Err(httparse::Error::TooManyHeaders) => Err(Status::TOO_LARGE),
+            Err(_) => Err(Status::BAD_REQUEST),
+        };
+        let is_head = request.method == Some("HEAD");
+        Some(Request { is_head, resource })
     }
 
     pub(super) fn error(status: Status) -> Self {
