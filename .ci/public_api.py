@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Compares the public API of the library with docs/public-api.txt, or writes that file with --update.
 
-rustdoc's JSON says what is public; the signatures are the text of the source. Traits that hold for each
-type, such as Any, are left out, and so is the guide, which is a module in the documentation only.
+What is public comes from rustdoc's JSON, which is not stable: another version of Rust may need a change
+here. Left out are traits that hold for every type, such as Any, and the guide, a module that is in the
+documentation only.
 """
 
 import difflib
@@ -15,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 LIST = ROOT / "docs/public-api.txt"
-# Not the target directory of other commands: the variable that allows JSON would rebuild all there.
+# Not that of other commands: the variable that allows JSON would have them compile all again.
 TARGET = ROOT / "target/public-api"
 
 # Others are unstable.
@@ -35,69 +36,63 @@ class Crate:
         return [item for item in map(self.item, numbers) if item]
 
     def lines(self):
-        """The lines of the list: each type or function, with its parts indented below."""
+        """Each type or function, with its parts indented below."""
         entries = []
         for item in self.items(body(self.root)["items"]):
             if kind(item) == "use":
                 target = self.item(body(item)["id"])
-                entries.append(self.entry(target) if target else [f"pub use {body(item)['source']}"])
+                entries.append(self.entry(target) if target else [f"use {body(item)['source']}"])
             elif item["name"] != "guide":
                 entries.append(self.entry(item))
-        return [line for entry in sorted(entries, key=by_name) for line in entry]
+        return [line for entry in sorted(entries, key=last_word) for line in entry]
 
     def entry(self, item):
-        parts = []
+        if kind(item) == "function":
+            return [function(item)]
+        parts, traits = [], []
         if kind(item) == "struct":
             parts += self.fields(body(item)["kind"])
-        elif kind(item) == "enum":
-            for variant in self.items(body(item)["variants"]):
-                parts.append(variant["name"] + self.variant_fields(variant))
-        traits = []
-        for implementation in self.items(body(item).get("impls", [])):
+        if kind(item) == "enum":
+            parts += map(self.variant, self.items(body(item)["variants"]))
+        for implementation in self.items(body(item)["impls"]):
             if body(implementation)["trait"] is None:
-                parts += self.public(body(implementation)["items"])
-            elif name := self.trait(implementation):
-                traits.append(name)
+                parts += map(member, self.public(body(implementation)["items"]))
+            else:
+                traits += self.trait(body(implementation))
         if traits:
-            parts.append("impl " + ", ".join(sorted(traits)))
+            traits = ["impl " + ", ".join(sorted(traits))]
         exhaustive = "#[non_exhaustive] " if "non_exhaustive" in str(item["attrs"]) else ""
-        return [exhaustive + signature(item)] + ["    " + part for part in sorted(parts, key=name_of)]
+        heading = f"{exhaustive}{kind(item)} {item['name']}"
+        return [heading] + ["    " + part for part in sorted(parts, key=name_in) + traits]
 
     def fields(self, shape):
         if shape == "unit":
             return []
         numbers = shape["plain"]["fields"] if "plain" in shape else shape["tuple"]
-        return self.public(number for number in numbers if number is not None)
+        return [field(item) for item in self.public(filter(None, numbers))]
 
-    def variant_fields(self, variant):
-        shape = body(variant)["kind"]
+    def variant(self, item):
+        shape, name = body(item)["kind"], item["name"]
         if shape == "plain":
-            return ""
+            return name
         if "tuple" in shape:
-            types = [signature(field) for field in self.items(shape["tuple"])]
-            return f"({', '.join(types)})"
-        fields = [signature(field) for field in self.items(shape["struct"]["fields"])]
-        return f" {{ {', '.join(fields)} }}"
+            types = [render(body(item)) for item in self.items(shape["tuple"])]
+            return f"{name}({', '.join(types)})"
+        return f"{name} {{ {', '.join(map(field, self.items(shape['struct']['fields'])))} }}"
 
     def public(self, numbers):
-        return [signature(item) for item in self.items(numbers) if item["visibility"] == "public"]
+        return [item for item in self.items(numbers) if item["visibility"] == "public"]
 
-    def trait(self, item):
-        """The trait of an implementation, or None if it does not belong into the list."""
-        implementation = body(item)
-        name = implementation["trait"]["path"].rpartition("::")[2]
-        if implementation["blanket_impl"] or name == "StructuralPartialEq":
-            return None
+    def trait(self, implementation):
+        """The name of the trait with its types, if it belongs into the list."""
+        name = path(implementation["trait"]).rpartition("::")[2]
         if implementation["is_synthetic"]:
-            is_listed = name in AUTO_TRAITS and not implementation["is_negative"]
-            return name if is_listed else None
-        text = signature(item)
-        if not text.startswith("impl"):
-            return name  # Derived.
+            return [name] if name in AUTO_TRAITS and not implementation["is_negative"] else []
+        if implementation["blanket_impl"] or name == "StructuralPartialEq":
+            return []
         items = self.items(implementation["items"])
-        types = [f" {{ {signature(each)} }}" for each in items if kind(each) == "assoc_type"]
-        arguments = text.partition(" for ")[0].partition(name)[2]
-        return name + arguments + "".join(types)
+        types = [item for item in items if kind(item) == "assoc_type"]
+        return [name + "".join(f" {{ {it['name']} = {render(body(it)['type'])} }}" for it in types)]
 
 
 def kind(item):
@@ -108,43 +103,75 @@ def body(item):
     return item["inner"][kind(item)]
 
 
-def signature(item):
-    """The text of an item up to its body, on one line."""
-    text = source(item)
-    if kind(item) == "function" and not re.search(rf"\bfn {item['name']}\b", text):
-        text = in_macro(item)
-    if kind(item) == "struct":
-        text = re.match(r"[^({;]*", text)[0]
-    elif kind(item) != "assoc_const":
-        text = text.partition("{")[0]
-    text = " ".join(text.split())
-    return re.sub(r"(?<=\() |,? (?=\))", "", text).rstrip(" ,;")
+def member(item):
+    return constant(item) if kind(item) == "assoc_const" else function(item)
 
 
-def source(item):
+def field(item):
+    return f"{item['name']}: {render(body(item))}"
+
+
+def function(item):
+    sig, header = body(item)["sig"], body(item)["header"]
+    names = [parameter["name"] for parameter in body(item)["generics"]["params"]]
+    if not all(name.startswith("impl ") for name in names):
+        sys.exit(f"{item['name']}: generic parameters are not written yet: see {__file__}")
+    inputs = ", ".join(f"{name}: {render(type)}" for name, type in sig["inputs"])
+    inputs = re.sub(r"^self: (&?(?:mut )?)Self\b", r"\1self", inputs)
+    output = f" -> {render(sig['output'])}" if sig["output"] else ""
+    qualifiers = [word for word in ("const", "async", "unsafe") if header[f"is_{word}"]]
+    return " ".join([*qualifiers, "fn", f"{item['name']}({inputs}){output}"])
+
+
+def constant(item):
+    """The value is that of the source: rustdoc has only the simplest ones."""
     span = item["span"]
-    lines = (ROOT / span["filename"]).read_text().splitlines()
-    (first, start), (last, end) = span["begin"], span["end"]
-    lines = lines[first - 1 : last]
-    lines[-1] = lines[-1][: end - 1]
-    lines[0] = lines[0][start - 1 :]
-    return "\n".join(lines)
+    (first, _), (last, _) = span["begin"], span["end"]
+    lines = (ROOT / span["filename"]).read_text().splitlines()[first - 1 : last]
+    value = " ".join(line.strip() for line in lines).partition(" = ")[2].rstrip(";")
+    return f"const {item['name']}: {render(body(item)['type'])} = {value}"
 
 
-def in_macro(item):
-    """A function that a macro makes: its span is the call of the macro, in the same file."""
-    text = (ROOT / item["span"]["filename"]).read_text()
-    return re.search(rf"pub (const )?fn {item['name']}\b[^{{]*", text)[0]
+def render(type):
+    """The type as Rust writes it. What the API does not have yet is an error."""
+    name, content = next(iter(type.items()))
+    match name:
+        case "primitive" | "generic":
+            return content
+        case "resolved_path":
+            return path(content)
+        case "borrowed_ref":
+            lifetime = f"{content['lifetime']} " if content["lifetime"] else ""
+            return f"&{lifetime}{'mut ' * content['is_mutable']}{render(content['type'])}"
+        case "slice":
+            return f"[{render(content)}]"
+        case "array":
+            return f"[{render(content['type'])}; {content['len']}]"
+        case "tuple":
+            return f"({', '.join(map(render, content))})"
+        case "impl_trait":
+            return "impl " + " + ".join(path(bound["trait_bound"]["trait"]) for bound in content)
+    sys.exit(f"types of the kind {name} are not written yet: see {__file__}")
 
 
-def name_of(line):
-    """Sorts members by their names, and traits last."""
-    words = line.replace("(", " ").split()
-    return (words[0] == "impl", [word for word in words if word not in ("pub", "const", "fn")])
+def path(content):
+    # rustdoc has some paths as the source has them, and others in full.
+    name = re.sub(r"^(crate|mio|std)::(\w+::)*", "", content["path"])
+    if not content["args"]:
+        return name
+    parts = content["args"]["angle_bracketed"]
+    arguments = [it.get("lifetime") or render(it["type"]) for it in parts["args"]]
+    for each in parts["constraints"]:
+        arguments.append(f"{each['name']} = {render(each['binding']['equality']['type'])}")
+    return f"{name}<{', '.join(arguments)}>" if arguments else name
 
 
-def by_name(entry):
-    return re.sub(r"^(#\S+ )?(pub )?(struct|enum|fn|use|trait|type) ", "", entry[0])
+def name_in(part):
+    return re.sub(r"^((const|async|unsafe|fn) )+", "", part)
+
+
+def last_word(entry):
+    return entry[0].split()[-1]
 
 
 def document():
@@ -163,9 +190,10 @@ def main():
         return
     before = LIST.read_text()
     if text != before:
-        names = ("docs/public-api.txt", "the source")
-        lines = difflib.unified_diff(before.splitlines(), text.splitlines(), *names, lineterm="")
-        print("\n".join(lines))
+        lines = difflib.unified_diff(
+            before.splitlines(), text.splitlines(), LIST.name, "the source", lineterm=""
+        )
+        print(*lines, sep="\n", flush=True)
         sys.exit("the public API changes: if that is meant, run .ci/public_api.py --update")
 
 
