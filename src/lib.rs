@@ -141,7 +141,7 @@
 //! - `server.rs`: the poll loop, and the handle that shuts it down from another thread.
 //! - `echo/`: the engine. It has no poll and no clock.
 //!   - `mod.rs`: `Echo`, with the sockets of the operating system. `engine.rs`: `handle`, `run` and
-//!     `timeout`. `slots.rs`: the sockets, and the run queue.
+//!     `timeout`. `slots.rs`: its sockets.
 //!   - `connection.rs`: the echo state machine of one connection. `splice.rs`: its zero-copy mode.
 //!   - `shared.rs`: the read buffer and the pool of pipes, which all connections share.
 //!   - `accept.rs`: accepts connections, pauses at limits, backs off from errors.

@@ -59,13 +59,7 @@ const EVENTS_CAPACITY: usize = 256;
 pub struct Server {
     event_loop: EventLoop<PollSelector>,
     echo: Echo,
-    shutdown: Arc<Shutdown>,
-}
-
-/// Shared by a server and its handles.
-struct Shutdown {
-    requested: AtomicBool,
-    waker: Arc<Waker>,
+    shutdown: ShutdownHandle,
 }
 
 impl Server {
@@ -90,17 +84,17 @@ impl Server {
     /// Those of [`bind`](Server::bind).
     pub fn with_sockets(config: Config, sockets: Vec<BoundSocket>) -> io::Result<Self> {
         let poll = Poll::new()?;
-        let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
+        let shutdown = ShutdownHandle {
+            requested: Arc::default(),
+            waker: Arc::new(Waker::new(poll.registry(), WAKER)?),
+        };
         let first_token = Token(Self::USER_TOKENS.end);
         let echo = Echo::with_sockets(config, sockets, poll.registry(), first_token)?;
         let events = Events::with_capacity(EVENTS_CAPACITY);
         Ok(Server {
             event_loop: EventLoop::new(PollSelector { poll, events }),
             echo,
-            shutdown: Arc::new(Shutdown {
-                requested: AtomicBool::new(false),
-                waker,
-            }),
+            shutdown,
         })
     }
 
@@ -204,9 +198,7 @@ impl Server {
     /// A handle that shuts the server down from another thread.
     #[must_use]
     pub fn shutdown_handle(&self) -> ShutdownHandle {
-        ShutdownHandle {
-            shared: Arc::clone(&self.shutdown),
-        }
+        self.shutdown.clone()
     }
 }
 
@@ -281,7 +273,7 @@ where
         engine: &Engine<S>,
         timeout: Option<Duration>,
     ) -> io::Result<()> {
-        self.trace_wait(engine.run_queue_len(), timeout);
+        self.trace_wait(engine.run_queue.len(), timeout);
         let selected = self.selector.select(timeout);
         let (count, capacity) = (self.selector.events().count(), self.selector.capacity());
         match &selected {
@@ -376,9 +368,10 @@ impl std::os::fd::AsRawFd for Server {
 }
 
 /// Shuts a [`Server`] down, from any thread. Clones belong to the same server.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct ShutdownHandle {
-    shared: Arc<Shutdown>,
+    requested: Arc<AtomicBool>,
+    waker: Arc<Waker>,
 }
 
 impl ShutdownHandle {
@@ -389,13 +382,7 @@ impl ShutdownHandle {
     ///
     /// Those of waking the loop; see eventfd(2).
     pub fn shutdown(&self) -> io::Result<()> {
-        self.shared.requested.store(true, Ordering::Release);
-        self.shared.waker.wake()
-    }
-}
-
-impl fmt::Debug for ShutdownHandle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ShutdownHandle").finish_non_exhaustive()
+        self.requested.store(true, Ordering::Release);
+        self.waker.wake()
     }
 }

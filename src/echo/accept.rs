@@ -26,7 +26,7 @@ pub(super) const MAX_ACCEPTS_PER_TURN: usize = 32;
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The listeners, and whether connections are accepted or wait in the backlog.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Acceptor {
     pub(super) admission: Admission,
     gate: AcceptGate,
@@ -44,13 +44,7 @@ impl Acceptor {
     pub(super) fn new(admission: Admission) -> Self {
         Acceptor {
             admission,
-            gate: AcceptGate::Open,
-            listeners: Vec::new(),
-            listeners_close_at: None,
-            at_limit: LogThrottle::default(),
-            back_offs: LogThrottle::default(),
-            not_allowed: LogThrottle::default(),
-            too_many_from_source: LogThrottle::default(),
+            ..Acceptor::default()
         }
     }
 
@@ -78,17 +72,16 @@ pub(super) enum NotAdmitted {
 
 /// While it is not open, no call is made on the listeners. An edge-triggered selector does not announce
 /// the waiting connections again, so a connection that closes, or a timer, has to resume accepting.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 enum AcceptGate {
+    #[default]
     Open,
     /// The application paused it, and has to resume it.
     Paused,
     /// At the connection limit.
     AtLimit,
     /// After a lack of descriptors or memory, or a turn in which each accept(2) failed.
-    BackingOff {
-        retry_at: Instant,
-    },
+    BackingOff { retry_at: Instant },
 }
 
 impl<S: System> Engine<S> {
@@ -164,7 +157,10 @@ impl<S: System> Engine<S> {
     /// Registers an accepted connection and stores it in a slot. Fails if the slab or the selector has
     /// no memory or no room (`ENOMEM`, `ENOSPC`).
     fn open(&mut self, mut stream: S::Stream, peer: Peer) -> io::Result<Token> {
-        self.check_slot_memory()?;
+        if self.slots.len() == self.slots.capacity() {
+            // Inserting doubles the slab, and would abort the process.
+            check_memory::<S>(2 * self.slots.capacity())?;
+        }
         let key = self.slots.vacant_key();
         let token = self.token_of(key);
         self.registry
@@ -181,14 +177,6 @@ impl<S: System> Engine<S> {
             peer: peer.address(),
         });
         Ok(token)
-    }
-
-    /// Fails if there is no memory to double a full slab: inserting would abort the process.
-    fn check_slot_memory(&self) -> io::Result<()> {
-        if self.slots.len() < self.slots.capacity() {
-            return Ok(());
-        }
-        check_memory::<S>(2 * self.slots.capacity())
     }
 
     pub(super) fn release_admission(&mut self, peer: Peer) {

@@ -79,7 +79,7 @@ pub(crate) struct Connection<S: Stream> {
     /// When a byte was last read or written.
     pub(super) last_progress: Millis,
     /// How many bytes were written back.
-    echoed: u64,
+    pub(super) echoed: u64,
     /// Empty unless `WriteBlocked` or `Flushing`.
     pub(super) pending: Pending<S::Pipe>,
     pub(super) state: State,
@@ -151,25 +151,6 @@ impl<S: Stream> Connection<S> {
         self.state = State::Flushing;
     }
 
-    pub(crate) fn name(&self) -> Name {
-        self.name
-    }
-
-    /// When a byte was last read or written.
-    pub(crate) fn last_progress(&self) -> Millis {
-        self.last_progress
-    }
-
-    /// How many bytes were written back.
-    pub(crate) fn echoed(&self) -> u64 {
-        self.echoed
-    }
-
-    /// Whether the state is `WriteBlocked` or `Flushing`, the states in which bytes can be pending.
-    pub(crate) fn may_have_pending(&self) -> bool {
-        !self.state.reads()
-    }
-
     /// Whether the timeout applies in the present state. `Flushing` and `Lingering` have the deadline
     /// of the shutdown phase, and no other.
     pub(crate) fn is_subject_to(&self, timeout: Timeout) -> bool {
@@ -178,14 +159,6 @@ impl<S: Stream> Connection<S> {
             (Timeout::Idle, _) => true,
             (Timeout::Write, state) => state == State::WriteBlocked,
         }
-    }
-
-    pub(crate) fn stream(&self) -> &S {
-        &self.stream
-    }
-
-    pub(crate) fn stream_mut(&mut self) -> &mut S {
-        &mut self.stream
     }
 
     /// Returns the pipe to the pool and the held bytes to the memory budget. Pending bytes are lost.
@@ -298,15 +271,17 @@ impl<S: Stream> Connection<S> {
     }
 
     fn send_pending(&mut self) -> io::Result<usize> {
-        let buffer = match &mut self.pending {
-            Pending::Buffer(buffer) => buffer,
-            Pending::Pipe(_) => return self.splice_out(),
+        let Pending::Buffer { bytes, sent } = &mut self.pending else {
+            return self.splice_out();
         };
-        let pending = buffer.unsent().len();
-        let sent = nonblocking(|| self.stream.write(buffer.unsent()))?.unwrap_or(0);
-        buffer.consume(sent);
-        self.trace("send", sent, pending);
-        Ok(sent)
+        let pending = bytes.len() - *sent;
+        let count = nonblocking(|| self.stream.write(&bytes[*sent..]))?.unwrap_or(0);
+        *sent += count;
+        if count == pending {
+            self.pending = Pending::default();
+        }
+        self.trace("send", count, pending);
+        Ok(count)
     }
 
     fn after_read(&self, is_full: bool) -> Next {
@@ -329,7 +304,8 @@ impl<S: Stream> Connection<S> {
         let name = self.name;
         trace!(token = name.token.0, pending; "{name}: write-blocked with {pending} bytes pending");
         // On Linux an event follows a short write(2); see epoll(7). None is promised after splice(2).
-        let event_follows = matches!(self.pending, Pending::Buffer(_)) && EVENT_FOLLOWS_SHORT_IO;
+        let event_follows =
+            matches!(self.pending, Pending::Buffer { .. }) && EVENT_FOLLOWS_SHORT_IO;
         if event_follows || sent == 0 {
             Next::WaitWritable
         } else {
@@ -378,20 +354,33 @@ fn trace_call(name: &Name, call: &str, bytes: usize, size: usize) {
 /// Bytes that were read from a peer and that its socket does not take yet.
 #[derive(Debug)]
 pub(crate) enum Pending<P> {
-    Buffer(WriteBuffer),
+    /// In memory, which is freed with the last of them.
+    Buffer { bytes: Box<[u8]>, sent: usize },
     /// Bytes that were [spliced](super::splice).
     Pipe(P),
 }
 
+/// Bytes of memory that must be free after a copy of pending bytes: allocations that abort the process
+/// on failure, such as those of a log line, need them.
+const HEADROOM: usize = 16 * 1024;
+
 impl<P: Pipe> Pending<P> {
-    /// Fails where there is no memory.
+    /// Copies `bytes` into memory of just that size. Fails where there is no memory: peers decide how
+    /// many such buffers there are, and must not be able to abort the process.
     fn copy_of(bytes: &[u8]) -> Result<Self, TryReserveError> {
-        WriteBuffer::copy_of(bytes).map(Pending::Buffer)
+        let mut copy = Vec::new();
+        copy.try_reserve_exact(bytes.len() + HEADROOM)?;
+        copy.extend_from_slice(bytes);
+        // The conversion frees the headroom.
+        Ok(Pending::Buffer {
+            bytes: copy.into(),
+            sent: 0,
+        })
     }
 
     pub(super) fn len(&self) -> usize {
         match self {
-            Pending::Buffer(buffer) => buffer.unsent().len(),
+            Pending::Buffer { bytes, sent } => bytes.len() - sent,
             Pending::Pipe(pipe) => pipe.len(),
         }
     }
@@ -400,7 +389,7 @@ impl<P: Pipe> Pending<P> {
     /// sent.
     pub(super) fn held(&self) -> usize {
         match self {
-            Pending::Buffer(buffer) => buffer.bytes.len(),
+            Pending::Buffer { bytes, .. } => bytes.len(),
             Pending::Pipe(pipe) => pipe.len(),
         }
     }
@@ -408,45 +397,9 @@ impl<P: Pipe> Pending<P> {
 
 impl<P> Default for Pending<P> {
     fn default() -> Self {
-        Pending::Buffer(WriteBuffer::default())
-    }
-}
-
-/// Pending bytes in memory of their own.
-#[derive(Debug, Default)]
-pub(crate) struct WriteBuffer {
-    bytes: Box<[u8]>,
-    sent: usize,
-}
-
-/// Bytes of memory that must be free after a copy of pending bytes: allocations that abort the process
-/// on failure, such as those of a log line, need them.
-const HEADROOM: usize = 16 * 1024;
-
-impl WriteBuffer {
-    /// Copies `bytes` into memory of just that size. Fails where there is no memory: peers decide how
-    /// many such buffers there are, and must not be able to abort the process.
-    fn copy_of(bytes: &[u8]) -> Result<Self, TryReserveError> {
-        let mut copy = Vec::new();
-        copy.try_reserve_exact(bytes.len() + HEADROOM)?;
-        copy.extend_from_slice(bytes);
-        // The conversion frees the headroom.
-        Ok(WriteBuffer {
-            bytes: copy.into(),
+        Pending::Buffer {
+            bytes: Box::default(),
             sent: 0,
-        })
-    }
-
-    fn unsent(&self) -> &[u8] {
-        &self.bytes[self.sent..]
-    }
-
-    /// Removes the first `count` unsent bytes. Frees the memory after the last.
-    fn consume(&mut self, count: usize) {
-        self.sent += count;
-        debug_assert!(self.sent <= self.bytes.len(), "sent more than was pending");
-        if self.sent == self.bytes.len() {
-            *self = WriteBuffer::default();
         }
     }
 }

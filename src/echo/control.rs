@@ -59,7 +59,7 @@ impl<S: System> Engine<S> {
         self.set_now(now);
         self.config = config.clone();
         let allowed = AllowList::new(&config.allow);
-        self.udp.filter.set_allowed(allowed.clone());
+        self.udp.filter.allowed = allowed.clone();
         self.acceptor.admission = Admission::new(allowed, config.max_per_source);
         self.timers
             .set_timeouts(config.idle_timeout, config.write_timeout);
@@ -80,7 +80,7 @@ impl<S: System> Engine<S> {
                     .to_owned(),
             );
         }
-        let tokens = self.token_count - self.endpoints.len();
+        let tokens = self.tokens.len() - self.endpoints.len();
         if config.max_connections > tokens {
             return invalid(format!(
                 "the limit of connections cannot be above that of the start, {tokens}, which fixed \
@@ -92,7 +92,7 @@ impl<S: System> Engine<S> {
 
     /// Counts an open connection anew, and schedules its timeouts.
     fn apply_limits(&mut self, key: usize) {
-        let address = self.connection(key).and_then(|it| it.name().peer.address());
+        let address = self.connection(key).and_then(|it| it.name.peer.address());
         if let Some(address) = address {
             self.acceptor.admission.count(address);
         }

@@ -4,6 +4,7 @@
 //! A socket with more to do goes to the back of the queue, because an edge-triggered selector does not
 //! announce the rest again.
 
+use std::collections::VecDeque;
 use std::io;
 use std::mem;
 use std::ops::Range;
@@ -15,10 +16,10 @@ use slab::Slab;
 
 use super::accept::{Acceptor, MAX_ACCEPTS_PER_TURN};
 use super::connection::Next;
-use super::events::{ConnectionEvent, ConnectionEvents};
+use super::events::ConnectionEvent;
 use super::shared::Shared;
 use super::shutdown::Phase;
-use super::slots::{RunQueue, Slot, Source};
+use super::slots::{Slot, Source};
 use super::timers::{Timeout, Timers};
 use super::udp::Udp;
 use crate::config::Config;
@@ -34,8 +35,7 @@ use crate::stats::{CloseReason, Stats};
 /// See [`Echo`](super::Echo), whose methods these are.
 pub(crate) struct Engine<S: System> {
     pub(super) registry: Registry,
-    pub(super) first_token: usize,
-    pub(super) token_count: usize,
+    pub(super) tokens: Range<usize>,
     pub(super) config: Config,
     /// The first endpoint, which distinguishes several echoes in the log.
     pub(super) name: String,
@@ -43,7 +43,12 @@ pub(crate) struct Engine<S: System> {
     pub(super) endpoints: Vec<Endpoint>,
     /// All sockets. A token is the key plus the first token.
     pub(super) slots: Slab<Slot<S>>,
-    pub(super) run_queue: RunQueue,
+    /// Keys of the sockets that have something to do: each at most once, in the order of arrival.
+    pub(crate) run_queue: Vec<usize>,
+    /// A queued socket was closed. Its key is still there, and can be that of another one by now.
+    has_stale_keys: bool,
+    /// The keys that have their turns now. Empty between runs; kept for its memory.
+    batch: Vec<usize>,
     pub(super) shared: Shared<<S::Stream as Stream>::Pipe>,
     pub(super) timers: Timers,
     pub(super) acceptor: Acceptor,
@@ -52,7 +57,9 @@ pub(crate) struct Engine<S: System> {
     /// Until when the loop polls without sleeping.
     pub(super) busy_until: Option<Instant>,
     pub(super) evictions: LogThrottle,
-    pub(super) events: ConnectionEvents,
+    /// What the application has not taken yet. The memory is reserved, so that an event cannot fail for
+    /// lack of it.
+    events: VecDeque<ConnectionEvent>,
     pub(super) stats: Stats,
 }
 
@@ -81,21 +88,24 @@ impl<S: System> Engine<S> {
         let slots = tokens.len().min(RESERVED_SLOTS);
         check_memory::<S>(slots)?;
         let allowed = AllowList::new(&config.allow);
-        let filter = ReplyFilter::new(
-            allowed.clone(),
-            udp_ports(&sources),
-            config.udp_answer_any_port,
-        );
+        let filter = ReplyFilter {
+            allowed: allowed.clone(),
+            own_ports: udp_ports(&sources),
+            answer_any_port: config.udp_answer_any_port,
+        };
+        let mut events = VecDeque::new();
+        events.try_reserve_exact(config.connection_events)?;
         let mut engine = Engine {
             registry: registry.try_clone()?,
-            first_token: tokens.start,
-            token_count: tokens.len(),
+            tokens,
             name: sources
                 .first()
                 .map_or_else(String::new, |(it, _)| it.to_string()),
             endpoints: Vec::new(),
             slots: Slab::with_capacity(slots),
-            run_queue: RunQueue::default(),
+            run_queue: Vec::new(),
+            has_stale_keys: false,
+            batch: Vec::new(),
             shared: Shared::new(config.buffer_size, config.zero_copy),
             timers: Timers::new(config.idle_timeout, config.write_timeout, now),
             acceptor: Acceptor::new(Admission::new(allowed, config.max_per_source)),
@@ -103,7 +113,7 @@ impl<S: System> Engine<S> {
             phase: Phase::Serving,
             busy_until: None,
             evictions: LogThrottle::default(),
-            events: ConnectionEvents::with_capacity(config.connection_events)?,
+            events,
             stats: Stats::default(),
             config,
         };
@@ -113,20 +123,12 @@ impl<S: System> Engine<S> {
         Ok(engine)
     }
 
-    pub(crate) fn endpoints(&self) -> &[Endpoint] {
-        &self.endpoints
-    }
-
     pub(crate) fn stats(&self) -> Stats {
         self.stats
     }
 
     pub(crate) fn owns(&self, token: Token) -> bool {
-        self.key_of(token) < self.token_count
-    }
-
-    pub(crate) fn tokens(&self) -> Range<usize> {
-        self.first_token..self.first_token + self.token_count
+        self.tokens.contains(&token.0)
     }
 
     /// How long the loop may sleep if no event wakes it: zero while sockets are on the run queue or the
@@ -201,11 +203,6 @@ impl<S: System> Engine<S> {
         }
     }
 
-    /// How many sockets have more to do.
-    pub(crate) fn run_queue_len(&self) -> usize {
-        self.run_queue.len()
-    }
-
     /// Does what is due at `now`, and gives each socket on the run queue one turn. Those with more to do
     /// queue again, for the next call.
     // Inlined into its caller it has fewer registers, and takes 5 % more instructions per echo.
@@ -221,19 +218,46 @@ impl<S: System> Engine<S> {
         if !self.run_queue.is_empty() && !self.config.busy_poll.is_zero() {
             self.busy_until = Some(now + self.config.busy_poll);
         }
-        if mem::take(&mut self.run_queue.has_stale_keys) {
-            self.run_queue.remove_stale_keys(&mut self.slots);
+        if mem::take(&mut self.has_stale_keys) {
+            self.remove_stale_keys();
         }
-        let (batch, turns) = self.run_queue.take_batch(self.config.max_turns);
-        self.stats.run_queue = turns.len();
-        trace!(run_queue = turns.len(), active = self.stats.active, buffered = self.stats.buffered;
-            "run queue: {}", turns.len());
-        for &key in &batch[turns] {
+        let mut batch = mem::replace(&mut self.run_queue, mem::take(&mut self.batch));
+        let turns = batch.len().min(self.config.max_turns);
+        self.stats.run_queue = turns;
+        trace!(run_queue = turns, active = self.stats.active, buffered = self.stats.buffered;
+            "run queue: {turns}");
+        for &key in &batch[..turns] {
             self.turn(key, now);
         }
-        self.run_queue.put_back(batch);
+        if turns < batch.len() {
+            self.keep_rest(&mut batch, turns);
+        }
+        batch.clear();
+        self.batch = batch;
         if !self.timers.due.is_empty() {
             self.close_expired(now);
+        }
+    }
+
+    /// Sockets without a turn are the first in the next call.
+    #[cold]
+    fn keep_rest(&mut self, batch: &mut Vec<usize>, turns: usize) {
+        batch.drain(..turns);
+        batch.append(&mut self.run_queue);
+        mem::swap(batch, &mut self.run_queue);
+    }
+
+    /// Leaves each queued socket on the run queue once. With two keys, a connection that always has more
+    /// to do would have two turns in each iteration.
+    #[cold]
+    fn remove_stale_keys(&mut self) {
+        let (keys, slots) = (&mut self.run_queue, &mut self.slots);
+        keys.retain(|&key| {
+            let slot = slots.get_mut(key);
+            slot.is_some_and(|slot| mem::take(&mut slot.queued))
+        });
+        for &key in &*keys {
+            slots[key].queued = true;
         }
     }
 
@@ -278,11 +302,11 @@ impl<S: System> Engine<S> {
 
     /// A key out of range if the token belongs to another source.
     pub(super) fn key_of(&self, token: Token) -> usize {
-        token.0.wrapping_sub(self.first_token)
+        token.0.wrapping_sub(self.tokens.start)
     }
 
     pub(super) fn token_of(&self, key: usize) -> Token {
-        Token(self.first_token + key)
+        Token(self.tokens.start + key)
     }
 
     pub(super) fn enqueue(&mut self, key: usize) {
@@ -320,7 +344,7 @@ impl<S: System> Engine<S> {
     /// Removes a socket from its slot.
     fn take(&mut self, key: usize) -> Source<S> {
         let slot = self.slots.remove(key);
-        self.run_queue.has_stale_keys |= slot.queued;
+        self.has_stale_keys |= slot.queued;
         slot.source
     }
 
@@ -329,7 +353,7 @@ impl<S: System> Engine<S> {
         // Best effort: closing deregisters too, unless another process has a copy of the socket.
         let _ = match &mut self.take(key) {
             Source::Listener(listener) => self.registry.deregister(listener.source_mut()),
-            Source::Udp(socket) => socket.deregister(&self.registry),
+            Source::Udp(socket) => self.registry.deregister(socket.source_mut()),
             Source::Connection(_) => Ok(()),
         };
         trace!("{}: closed", self.endpoints[key]);
@@ -338,25 +362,23 @@ impl<S: System> Engine<S> {
     /// Closes a connection. No other place does.
     pub(super) fn close(&mut self, key: usize, reason: CloseReason, now: Instant) {
         if let Source::Connection(mut connection) = self.take(key) {
-            let name = connection.name();
+            let name = connection.name;
             debug!(token = name.token.0, closed:% = reason;
                 "{name}: closed: {reason}; {}", connection.summary(self.timers.now()));
             self.limit_unacknowledged(&connection);
             connection.release(&mut self.shared, &mut self.stats);
             if !CLOSE_DEREGISTERS {
-                let _ = self
-                    .registry
-                    .deregister(connection.stream_mut().source_mut());
+                let _ = self.registry.deregister(connection.stream.source_mut());
             }
-            self.release_admission(connection.name().peer);
+            self.release_admission(connection.name.peer);
             self.stats.active -= 1;
             self.stats.closed.count(&reason);
             let age = connection.age(self.timers.now());
             self.note(|| ConnectionEvent::Closed {
-                token: connection.name().token,
-                peer: connection.name().peer.address(),
+                token: connection.name.token,
+                peer: connection.name.peer.address(),
                 reason,
-                echoed: connection.echoed(),
+                echoed: connection.echoed,
                 age,
             });
         }
@@ -365,14 +387,17 @@ impl<S: System> Engine<S> {
 
     /// Keeps an event for the application, if it wants events.
     pub(super) fn note(&mut self, event: impl FnOnce() -> ConnectionEvent) {
-        if self.events.is_on() && !self.events.push(event()) {
+        let capacity = self.config.connection_events;
+        if self.events.len() < capacity {
+            self.events.push_back(event());
+        } else if capacity > 0 {
             self.stats.events_lost += 1;
         }
     }
 
     /// See [`Echo::connection_events`](super::Echo::connection_events).
     pub(crate) fn connection_events(&mut self) -> impl Iterator<Item = ConnectionEvent> {
-        self.events.drain()
+        self.events.drain(..)
     }
 }
 
@@ -381,7 +406,7 @@ impl<S: System> Engine<S> {
 fn trace_event<S: System>(slot: &Slot<S>, endpoint: Option<&Endpoint>, readiness: Readiness) {
     match (slot.connection(), endpoint) {
         (Some(connection), _) => {
-            let name = connection.name();
+            let name = connection.name;
             trace!(token = name.token.0, event:% = readiness; "{name}: event: {readiness}");
         }
         (None, Some(endpoint)) => {
@@ -405,11 +430,11 @@ fn token_range(count: usize, first: usize) -> io::Result<Range<usize>> {
 }
 
 fn udp_ports<S: System>(sources: &[(Endpoint, Source<S>)]) -> Vec<u16> {
-    let udp = sources
-        .iter()
-        .filter(|(_, source)| matches!(source, Source::Udp(_)));
-    udp.filter_map(|(endpoint, _)| Some(endpoint.address()?.port()))
-        .collect()
+    let port = |(endpoint, _): &(Endpoint, _)| match endpoint {
+        Endpoint::Udp(address) => Some(address.port()),
+        _ => None,
+    };
+    sources.iter().filter_map(port).collect()
 }
 
 /// Deregisters listeners and UDP sockets: copies of [inherited ones](crate::BoundSocket) would keep them

@@ -1,7 +1,5 @@
-//! What the application learns of connections: a bounded queue of events.
+//! What the application learns of connections.
 
-use std::collections::VecDeque;
-use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -33,38 +31,4 @@ pub enum ConnectionEvent {
         /// How long it was open, to a millisecond.
         age: Duration,
     },
-}
-
-/// The events that the application has not taken yet.
-#[derive(Debug)]
-pub(super) struct ConnectionEvents {
-    queue: VecDeque<ConnectionEvent>,
-    capacity: usize,
-}
-
-impl ConnectionEvents {
-    /// Reserves the memory, so that a later event cannot fail for lack of it.
-    pub(super) fn with_capacity(capacity: usize) -> io::Result<Self> {
-        let mut queue = VecDeque::new();
-        queue.try_reserve_exact(capacity)?;
-        Ok(ConnectionEvents { queue, capacity })
-    }
-
-    /// Whether the application wants events.
-    pub(super) fn is_on(&self) -> bool {
-        self.capacity > 0
-    }
-
-    /// Returns whether there was room for the event.
-    pub(super) fn push(&mut self, event: ConnectionEvent) -> bool {
-        let has_room = self.queue.len() < self.capacity;
-        if has_room {
-            self.queue.push_back(event);
-        }
-        has_room
-    }
-
-    pub(super) fn drain(&mut self) -> impl Iterator<Item = ConnectionEvent> {
-        self.queue.drain(..)
-    }
 }

@@ -29,11 +29,10 @@ use slots::Source;
 use udp::DatagramSocket;
 
 use crate::config::Config;
-use crate::net::OperatingSystem;
-use crate::net::OwnedSocket;
 use crate::net::bind::{Bound, BoundSocket, bind_group};
 use crate::net::endpoint::Endpoint;
 use crate::net::listener::{Listener, adopt};
+use crate::net::{OperatingSystem, OwnedSocket};
 use crate::stats::Stats;
 
 /// An echo service without a loop: a guest in yours.
@@ -138,7 +137,7 @@ impl Echo {
     /// port instead of 0; then those of inherited sockets. Does not change at a shutdown.
     #[must_use]
     pub fn endpoints(&self) -> &[Endpoint] {
-        self.0.endpoints()
+        &self.0.endpoints
     }
 
     /// The counters.
@@ -158,7 +157,7 @@ impl Echo {
     /// each connection that the limit allows. All others are yours.
     #[must_use]
     pub fn tokens(&self) -> Range<usize> {
-        self.0.tokens()
+        self.0.tokens.clone()
     }
 
     /// How long the loop may sleep if no event wakes it: zero while sockets are on the run queue or the

@@ -61,7 +61,7 @@ impl<S: System> Engine<S> {
     fn has_expired(&self, key: usize, timeout: Timeout) -> bool {
         self.connection(key).is_some_and(|connection| {
             connection.is_subject_to(timeout)
-                && self.timers.has_expired(timeout, connection.last_progress())
+                && self.timers.has_expired(timeout, connection.last_progress)
         })
     }
 
@@ -69,7 +69,7 @@ impl<S: System> Engine<S> {
     pub(super) fn schedule(&mut self, key: usize, timeout: Timeout) {
         let connection = self.connection(key);
         if let Some(connection) = connection.filter(|it| it.is_subject_to(timeout)) {
-            let last_progress = connection.last_progress();
+            let last_progress = connection.last_progress;
             self.timers.schedule(key, timeout, last_progress);
         }
     }
@@ -80,8 +80,8 @@ impl<S: System> Engine<S> {
         while self.stats.buffered > self.config.max_buffered {
             let blocked_since = |key| {
                 let connection = self.slots.get(key).and_then(Slot::connection)?;
-                let is_blocked = connection.may_have_pending();
-                is_blocked.then(|| connection.last_progress())
+                let is_blocked = connection.pending.held() > 0;
+                is_blocked.then_some(connection.last_progress)
             };
             let Some(key) = self.timers.take_longest_blocked(blocked_since) else {
                 return;
@@ -103,8 +103,8 @@ impl<S: System> Engine<S> {
     /// The limit is not set on listeners: there it would also reset live peers that read slowly.
     pub(super) fn limit_unacknowledged(&self, connection: &Connection<S::Stream>) {
         let limit = self.config.write_timeout;
-        if limit > Duration::ZERO && connection.echoed() >= UNACKNOWLEDGED_MIN {
-            connection.stream().set_user_timeout(limit);
+        if limit > Duration::ZERO && connection.echoed >= UNACKNOWLEDGED_MIN {
+            connection.stream.set_user_timeout(limit);
         }
     }
 

@@ -146,6 +146,9 @@ struct Wheel {
     scheduled: Vec<bool>,
     /// The number of the first slot that has not been taken out.
     first: u64,
+    /// When the first slot that has keys is over, in milliseconds, if any has. Kept, because each turn of
+    /// the loop asks for it.
+    due_at: u64,
 }
 
 impl Wheel {
@@ -161,13 +164,13 @@ impl Wheel {
             // With room, so that the keys rarely move while they grow: that would leave holes in the heap.
             scheduled: Vec::with_capacity(65_536),
             first: 0,
+            due_at: 0,
         }
     }
 
-    /// When the loop has to run for this wheel: when the first slot that has keys is over.
+    /// When the loop has to run for this wheel.
     fn wakes_at(&self) -> Option<u64> {
-        self.timeout?;
-        Some((self.first_occupied()? + 1) * self.slot_length)
+        (self.timeout.is_some() && self.occupied != 0).then_some(self.due_at)
     }
 
     /// The slot in which the timeout has expired for certain.
@@ -201,6 +204,7 @@ impl Wheel {
     fn put(&mut self, slot: u64, key: u32) {
         self.slots[place(slot)].push(key);
         self.occupied |= 1 << place(slot);
+        self.update_due_at();
     }
 
     /// Takes out all slots that are over. Keys that are scheduled after this go into slots that are
@@ -210,6 +214,7 @@ impl Wheel {
         for &key in &due {
             self.scheduled[key as usize] = false;
         }
+        self.update_due_at();
         due
     }
 
@@ -230,14 +235,20 @@ impl Wheel {
         let key = keys.pop()? as usize;
         if keys.is_empty() {
             self.occupied &= !(1 << place(slot));
+            self.update_due_at();
         }
         self.scheduled[key] = false;
         Some((key, slot))
     }
 
+    fn update_due_at(&mut self) {
+        let first = self.first_occupied().unwrap_or_default();
+        self.due_at = (first + 1) * self.slot_length;
+    }
+
     fn first_occupied(&self) -> Option<u64> {
-        let ahead = || self.occupied.rotate_right((self.first % SLOTS) as u32);
-        (self.occupied != 0).then(|| self.first + u64::from(ahead().trailing_zeros()))
+        let ahead = self.occupied.rotate_right((self.first % SLOTS) as u32);
+        (ahead != 0).then(|| self.first + u64::from(ahead.trailing_zeros()))
     }
 
     fn present(&self, now: u64) -> u64 {

@@ -21,11 +21,11 @@
 
 use std::fmt;
 use std::io;
-use std::mem;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use log::{debug, trace, warn};
+use mio::event::Source;
 use mio::{Interest, Registry, Token};
 
 use super::engine::Engine;
@@ -172,15 +172,8 @@ impl<S: DatagramIo> DatagramSocket<S> {
         Ok(())
     }
 
-    pub(crate) fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
-        if mem::take(&mut self.is_registered) {
-            registry.deregister(self.socket.source_mut())?;
-        }
-        Ok(())
-    }
-
-    pub(crate) fn endpoint(&self) -> &Endpoint {
-        &self.endpoint
+    pub(super) fn source_mut(&mut self) -> &mut dyn Source {
+        self.socket.source_mut()
     }
 
     /// From now on replies to queued datagrams only, and then asks to be closed.
@@ -316,7 +309,7 @@ impl<S: System> Engine<S> {
         };
         let mut next = socket.turn(&mut self.udp, &mut self.stats, now);
         if let Err(error) = socket.update_registration(&self.registry, token) {
-            debug!("{}: cannot register: {error}", socket.endpoint());
+            debug!("{}: cannot register: {error}", socket.endpoint);
             next = Next::Later;
         }
         match next {

@@ -218,27 +218,18 @@ pub(crate) fn adopt(
 /// in its manual page. There can be others behind it.
 #[cfg(unix)]
 pub(crate) fn is_connection_error(error: &io::Error) -> bool {
-    use nix::errno::Errno;
+    use nix::libc::{
+        ECONNABORTED, ECONNRESET, EHOSTDOWN, EHOSTUNREACH, ENETDOWN, ENETUNREACH, ENOPROTOOPT,
+        EOPNOTSUPP, EPROTO, ETIMEDOUT,
+    };
 
-    #[cfg(any(target_os = "linux", target_os = "android"))]
-    if error.raw_os_error() == Some(Errno::ENONET as i32) {
-        return true;
+    match error.raw_os_error().unwrap_or_default() {
+        ECONNABORTED | ECONNRESET | EHOSTDOWN | EHOSTUNREACH | ENETDOWN | ENETUNREACH
+        | ENOPROTOOPT | EOPNOTSUPP | EPROTO | ETIMEDOUT => true,
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        nix::libc::ENONET => true,
+        _ => false,
     }
-    matches!(
-        error.raw_os_error().map(Errno::from_raw),
-        Some(
-            Errno::ECONNABORTED
-                | Errno::ECONNRESET
-                | Errno::EHOSTDOWN
-                | Errno::EHOSTUNREACH
-                | Errno::ENETDOWN
-                | Errno::ENETUNREACH
-                | Errno::ENOPROTOOPT
-                | Errno::EOPNOTSUPP
-                | Errno::EPROTO
-                | Errno::ETIMEDOUT
-        )
-    )
 }
 
 #[cfg(not(unix))]

@@ -193,9 +193,22 @@ pub(crate) fn nonblocking<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Res
     loop {
         match call() {
             Ok(value) => return Ok(Some(value)),
-            Err(error) if is_interrupted(&error) => {}
-            Err(error) => return would_block_or(error),
+            Err(error) => {
+                if let Some(result) = failed(error) {
+                    return result;
+                }
+            }
         }
+    }
+}
+
+/// The result of a non-blocking call that failed; `None` if it has to be repeated.
+#[cold]
+fn failed<T>(error: io::Error) -> Option<io::Result<Option<T>>> {
+    match error.kind() {
+        io::ErrorKind::Interrupted => None,
+        io::ErrorKind::WouldBlock => Some(Ok(None)),
+        _ => Some(Err(error)),
     }
 }
 
@@ -208,33 +221,15 @@ pub(crate) fn outcome<T>(result: &io::Result<Option<T>>, success: impl Fn(&T) ->
     }
 }
 
-#[cold]
-fn is_interrupted(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::Interrupted
-}
-
-#[cold]
-fn would_block_or<T>(error: io::Error) -> io::Result<Option<T>> {
-    if error.kind() == io::ErrorKind::WouldBlock {
-        Ok(None)
-    } else {
-        Err(error)
-    }
-}
-
 impl fmt::Display for Readiness {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let all = [
-            (self.readable, "readable"),
-            (self.writable, "writable"),
-            (
-                self.read_until_would_block,
-                "end of stream or urgent data ahead",
-            ),
+            self.readable.then_some("readable"),
+            self.writable.then_some("writable"),
+            self.read_until_would_block
+                .then_some("end of stream or urgent data ahead"),
         ];
-        let names = all
-            .iter()
-            .filter_map(|(is_set, name)| is_set.then_some(*name));
-        f.write_str(&names.collect::<Vec<_>>().join(", "))
+        let names: Vec<_> = all.into_iter().flatten().collect();
+        f.write_str(&names.join(", "))
     }
 }

@@ -23,7 +23,7 @@ impl fmt::Display for RejectReason {
 }
 
 /// The rules for TCP connections. Unix sockets have none: the permissions of the file decide.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Admission {
     allowed: AllowList,
     /// At least 1. Without it nothing is counted.

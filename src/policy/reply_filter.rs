@@ -50,25 +50,13 @@ impl fmt::Display for DropReason {
 /// The rules for datagrams.
 #[derive(Debug)]
 pub(crate) struct ReplyFilter {
-    allowed: AllowList,
+    pub(crate) allowed: AllowList,
     /// The ports of all UDP sockets of this service.
-    own_ports: Vec<u16>,
-    answer_any_port: bool,
+    pub(crate) own_ports: Vec<u16>,
+    pub(crate) answer_any_port: bool,
 }
 
 impl ReplyFilter {
-    pub(crate) fn new(allowed: AllowList, own_ports: Vec<u16>, answer_any_port: bool) -> Self {
-        ReplyFilter {
-            allowed,
-            own_ports,
-            answer_any_port,
-        }
-    }
-
-    pub(crate) fn set_allowed(&mut self, allowed: AllowList) {
-        self.allowed = allowed;
-    }
-
     /// Returns why a datagram from `source` gets no reply; `None` if it gets one. `multicast` says
     /// that it was sent to a broadcast or multicast address; `ttl` is what it arrived with, if known.
     pub(crate) fn check(
@@ -101,9 +89,18 @@ fn is_unicast(address: IpAddr) -> bool {
 mod tests {
     use super::*;
 
+    fn filter(networks: &[&str], answer_any_port: bool) -> ReplyFilter {
+        let networks: Vec<_> = networks.iter().map(|it| it.parse().unwrap()).collect();
+        ReplyFilter {
+            allowed: AllowList::new(&networks),
+            own_ports: vec![7007, 40_000],
+            answer_any_port,
+        }
+    }
+
     #[test]
     fn drops_datagrams_by_source_and_destination() {
-        let filter = ReplyFilter::new(AllowList::default(), vec![7007, 40_000], false);
+        let filter = filter(&[], false);
         for (source, reason) in [
             ("192.0.2.1:0", Some(DropReason::PortZero)),
             ("192.0.2.1:1", Some(DropReason::ReservedPort)),
@@ -136,7 +133,7 @@ mod tests {
 
     #[test]
     fn answer_any_port_lifts_the_rules_for_ports() {
-        let filter = ReplyFilter::new(AllowList::default(), vec![7007], true);
+        let filter = filter(&[], true);
         for (source, reason) in [
             ("127.0.0.1:0", Some(DropReason::PortZero)),
             ("127.0.0.1:7", None),
@@ -159,8 +156,7 @@ mod tests {
 
     #[test]
     fn allow_list_comes_before_other_rules() {
-        let allowed = AllowList::new(&["192.0.2.0/24".parse().unwrap()]);
-        let filter = ReplyFilter::new(allowed, vec![7007], true);
+        let filter = filter(&["192.0.2.0/24"], true);
         for (source, reason) in [
             ("192.0.2.1:7", None),
             ("[::ffff:192.0.2.1]:50000", None),
@@ -180,7 +176,7 @@ mod tests {
     fn expired_ttl_gets_no_reply() {
         let source = "192.0.2.1:50000".parse().unwrap();
         for answer_any_port in [false, true] {
-            let filter = ReplyFilter::new(AllowList::default(), vec![7007], answer_any_port);
+            let filter = filter(&[], answer_any_port);
             for (ttl, reason) in [
                 (0, Some(DropReason::HopLimit)),
                 (1, Some(DropReason::HopLimit)),

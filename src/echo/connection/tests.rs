@@ -9,7 +9,7 @@ use std::time::Duration;
 use log::LevelFilter;
 use mio::Token;
 
-use super::{Connection, Name, Next, Shared, Stream, WriteBuffer};
+use super::{Connection, Name, Next, Shared, Stream};
 use crate::echo::shared::{MAX_PIPES, Pipes};
 use crate::net::stream::Peer;
 use crate::net::{EVENT_FOLLOWS_SHORT_IO, Pipe, Readiness};
@@ -649,16 +649,6 @@ fn pending_buffer_counts_whole_until_its_last_byte_is_sent() {
     assert_eq!((test.pending(), test.stats.buffered), (1, 7));
     test.turn();
     assert_eq!(test.stats.buffered, 0);
-}
-
-#[test]
-fn write_buffer_keeps_order_and_frees_memory_with_the_last_byte() {
-    let mut buffer = WriteBuffer::copy_of(b"abcdef").unwrap();
-    buffer.consume(4);
-    assert_eq!(buffer.unsent(), b"ef");
-    assert_eq!(buffer.bytes.len(), 6);
-    buffer.consume(2);
-    assert_eq!(buffer.bytes.len(), 0);
 }
 
 #[test]

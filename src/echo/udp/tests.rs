@@ -96,8 +96,13 @@ impl DatagramIo for Script {
 /// The source port of the first datagram; it gets a reply.
 const FIRST: u16 = 10_000;
 
-fn udp() -> Udp {
-    Udp::new(ReplyFilter::new(AllowList::default(), vec![7007], false))
+/// Without replies to these ports.
+fn udp(own_ports: Vec<u16>) -> Udp {
+    Udp::new(ReplyFilter {
+        allowed: AllowList::default(),
+        own_ports,
+        answer_any_port: false,
+    })
 }
 
 struct Scripted {
@@ -115,7 +120,7 @@ impl Scripted {
         };
         Scripted {
             socket: DatagramSocket::over(script, "udp://127.0.0.1:7007".parse().unwrap()),
-            udp: udp(),
+            udp: udp(vec![7007]),
             stats: Stats::default(),
         }
     }
@@ -270,7 +275,7 @@ fn receive_error_is_counted_and_retried() {
 fn filtered_datagrams_get_no_reply() {
     let mut test = Scripted::new(vec![Count(3), Count(1)], vec![Count(2)]);
     let ports = vec![FIRST + 1, FIRST + 3];
-    test.udp = Udp::new(ReplyFilter::new(AllowList::default(), ports, false));
+    test.udp = udp(ports);
     assert_eq!(test.turn(), Next::WaitReadable);
     assert_eq!(test.take_sent(), [0, 2]);
     assert_eq!(test.turn(), Next::WaitReadable);
@@ -414,7 +419,7 @@ fn drops_are_counted_by_reason_and_logged_once_a_minute() {
     multicast.multicast = true;
     let mut expired = nothing;
     expired.ttl = Some(1);
-    let (mut udp, mut stats) = (udp(), Stats::default());
+    let (mut udp, mut stats) = (udp(vec![7007]), Stats::default());
     let endpoint = "udp://127.0.0.1:7007".parse().unwrap();
     let start = Instant::now();
     for (seconds, port, info, warned) in [
