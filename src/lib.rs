@@ -187,9 +187,10 @@
 //!
 //! # Systems
 //!
-//! Linux is the tested system. The code for the other systems of mio has neither been compiled nor run
-//! there. On these systems datagrams are received and sent one at a time. A datagram that was sent to a
-//! wildcard address is answered from the address that the system chooses, with the TTL that it chooses.
+//! Linux is the tested system. On Windows, the tests hold under Wine; for macOS and FreeBSD, the code is
+//! compiled and not run. On these systems datagrams are received and sent one at a time. A datagram that
+//! was sent to a wildcard address is answered from the address that the system chooses, with the TTL that
+//! it chooses. Windows has no Unix sockets.
 
 #![forbid(unsafe_code)]
 
