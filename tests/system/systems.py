@@ -1,4 +1,4 @@
-"""The built program, and the tests, as they are for another system: Windows' API under Wine, and
+"""The program and the tests as they are built for another system: for Windows under Wine, and for
 64-bit ARM under QEMU.
 
 PROGRAM is where Cargo puts it: DIRECTORY/TARGET/debug/mio-echo. The tests beside it are those of
@@ -45,7 +45,7 @@ class Wine:
     }
     SEEDS = 5_000
     # One by one: now and then Wine fails to start several processes at once.
-    OPTIONS = "--test-threads=1",
+    OPTIONS = ["--test-threads=1"]
 
     @contextlib.contextmanager
     def emulator(self):
@@ -85,7 +85,7 @@ class Qemu:
         "unix_socket::socket_file_has": NO_PROCESS,
     }
     SEEDS = 500  # it is slow
-    OPTIONS = ()
+    OPTIONS = []
 
     @contextlib.contextmanager
     def emulator(self):
