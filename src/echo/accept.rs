@@ -61,15 +61,6 @@ impl Acceptor {
     }
 }
 
-/// Why an accepted connection was not opened.
-#[derive(Debug)]
-pub(super) enum NotAdmitted {
-    /// It was reset, by a rule.
-    Rejected(RejectReason),
-    /// There was no memory or no room for it.
-    Failed(io::Error),
-}
-
 /// While it is not open, no call is made on the listeners. An edge-triggered selector does not announce
 /// the waiting connections again, so a connection that closes, or a timer, has to resume accepting.
 #[derive(Debug, Clone, Copy, Default)]
@@ -110,7 +101,7 @@ impl<S: System> Engine<S> {
             match result {
                 Ok(Some((stream, peer))) => {
                     accepted += 1;
-                    if let Err(NotAdmitted::Failed(error)) = self.admit(stream, peer, now) {
+                    if let Err(error) = self.admit(stream, peer, now) {
                         self.count_accept_error(&error);
                         return self.back_off(&error, now);
                     }
@@ -134,24 +125,25 @@ impl<S: System> Engine<S> {
         }
     }
 
-    /// Opens or rejects an accepted connection.
+    /// Opens or rejects an accepted connection. Fails if there is no memory or no room for it.
     pub(super) fn admit(
         &mut self,
         stream: S::Stream,
         peer: Peer,
         now: Instant,
-    ) -> Result<Token, NotAdmitted> {
+    ) -> io::Result<Result<Token, RejectReason>> {
         if let Some(address) = peer.address()
             && let Err(reason) = self.acceptor.admission.acquire(address)
         {
             stream.reset();
             self.count_rejected(reason, address, now);
-            return Err(NotAdmitted::Rejected(reason));
+            return Ok(Err(reason));
         }
-        self.open(stream, peer).map_err(|error| {
+        let opened = self.open(stream, peer);
+        if opened.is_err() {
             self.release_admission(peer);
-            NotAdmitted::Failed(error)
-        })
+        }
+        opened.map(Ok)
     }
 
     /// Registers an accepted connection and stores it in a slot. Fails if the slab or the selector has

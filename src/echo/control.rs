@@ -5,7 +5,6 @@ use std::time::Instant;
 
 use mio::Token;
 
-use super::accept::NotAdmitted;
 use super::engine::Engine;
 use super::timers::Timeout;
 use crate::config::Config;
@@ -33,12 +32,9 @@ impl<S: System> Engine<S> {
             return Err(io::Error::new(io::ErrorKind::QuotaExceeded, message));
         }
         self.set_now(now);
-        self.admit(stream, peer, now).map_err(|error| match error {
-            NotAdmitted::Rejected(reason) => {
-                let message = format!("{peer} is rejected: {reason}");
-                io::Error::new(io::ErrorKind::PermissionDenied, message)
-            }
-            NotAdmitted::Failed(error) => error,
+        self.admit(stream, peer, now)?.map_err(|reason| {
+            let message = format!("{peer} is rejected: {reason}");
+            io::Error::new(io::ErrorKind::PermissionDenied, message)
         })
     }
 

@@ -53,7 +53,11 @@ impl<S: System> Engine<S> {
             if self.slots[key].queued {
                 self.timers.due.push((key, timeout));
             } else {
-                self.close(key, timeout.into(), now);
+                let reason = match timeout {
+                    Timeout::Idle => CloseReason::IdleTimeout,
+                    Timeout::Write => CloseReason::WriteTimeout,
+                };
+                self.close(key, reason, now);
             }
         }
     }
@@ -110,14 +114,5 @@ impl<S: System> Engine<S> {
 
     pub(super) fn connection(&self, key: usize) -> Option<&Connection<S::Stream>> {
         self.slots.get(key).and_then(Slot::connection)
-    }
-}
-
-impl From<Timeout> for CloseReason {
-    fn from(timeout: Timeout) -> Self {
-        match timeout {
-            Timeout::Idle => CloseReason::IdleTimeout,
-            Timeout::Write => CloseReason::WriteTimeout,
-        }
     }
 }

@@ -192,17 +192,21 @@ impl Wheel {
             let overdue = self.take_before(present);
             self.first = present;
             for key in overdue {
-                self.put(present, key);
+                self.put(present, key as usize);
             }
         }
         // The last slot is early for a deadline behind it, and late for none.
         let last = self.first + SLOTS - 1;
         let slot = self.slot_of(last_progress).max(present).min(last);
-        self.put(slot, short(key));
+        self.put(slot, key);
     }
 
-    fn put(&mut self, slot: u64, key: u32) {
-        self.slots[place(slot)].push(key);
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "at most a billion connections"
+    )]
+    fn put(&mut self, slot: u64, key: usize) {
+        self.slots[place(slot)].push(key as u32);
         self.occupied |= 1 << place(slot);
         self.update_due_at();
     }
@@ -266,14 +270,6 @@ fn milliseconds_rounded_up(time: Duration) -> u64 {
 
 fn place(slot: u64) -> usize {
     (slot % SLOTS) as usize
-}
-
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "there are a billion connections at most, see Config::MAX_CONNECTIONS_RANGE"
-)]
-fn short(key: usize) -> u32 {
-    key as u32
 }
 
 #[cfg(test)]
