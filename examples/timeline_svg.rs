@@ -25,7 +25,7 @@ usage: timeline_svg FILE TITLE [FROM TO]
 
 /// In pixels. Labels are left of the plot.
 const WIDTH: f64 = 960.0;
-const LEFT: f64 = 160.0;
+const LEFT: f64 = 180.0;
 const RIGHT: f64 = 20.0;
 const TOP: f64 = 72.0;
 const ROW: f64 = 26.0;

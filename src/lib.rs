@@ -62,7 +62,8 @@
 //! and never reaches the caller.
 //!
 //! `mio-echo -vv` logs each of these steps, and `docs/trace.md` follows one echo through them, beside
-//! the same run under `strace`. `examples/peer.rs` is a client that misbehaves.
+//! the same run under `strace`. `examples/timeline.rs` shows them on a time axis, and `examples/peer.rs`
+//! is a client that misbehaves.
 //!
 //! ## Edge-triggered readiness
 //!

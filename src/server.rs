@@ -273,7 +273,9 @@ where
         engine: &Engine<S>,
         timeout: Option<Duration>,
     ) -> io::Result<()> {
-        self.trace_wait(engine.run_queue.len(), timeout);
+        let (run_queue, stats) = (engine.run_queue.len(), engine.stats());
+        trace!(run_queue, active = stats.active, buffered = stats.buffered;
+            "{}", self.why_it_waits(run_queue, timeout));
         let selected = self.selector.select(timeout);
         let (count, capacity) = (self.selector.events().count(), self.selector.capacity());
         match &selected {
@@ -283,22 +285,20 @@ where
         selected
     }
 
-    fn trace_wait(&self, run_queue: usize, timeout: Option<Duration>) {
+    fn why_it_waits(&self, run_queue: usize, timeout: Option<Duration>) -> String {
         match timeout {
-            None => trace!(run_queue; "waiting for events"),
-            Some(Duration::ZERO) if run_queue == 1 => {
-                trace!(run_queue; "not sleeping: 1 socket has more to do");
-            }
-            Some(Duration::ZERO) if run_queue > 1 => {
-                trace!(run_queue; "not sleeping: {run_queue} sockets have more to do");
-            }
-            Some(Duration::ZERO) if self.more_events => {
-                trace!(run_queue; "not sleeping: the last poll returned as many events as fit");
-            }
-            Some(Duration::ZERO) => {
-                trace!(run_queue; "not sleeping: busy polling, or a deadline is due");
-            }
-            Some(timeout) => trace!(run_queue; "waiting for events, {timeout:?} at most"),
+            None => "waiting for events".to_owned(),
+            Some(Duration::ZERO) => format!("not sleeping: {}", self.why_it_polls(run_queue)),
+            Some(timeout) => format!("waiting for events, {timeout:?} at most"),
+        }
+    }
+
+    fn why_it_polls(&self, run_queue: usize) -> String {
+        match run_queue {
+            0 if self.more_events => "the last poll returned as many events as fit".to_owned(),
+            0 => "busy polling, or a deadline is due".to_owned(),
+            1 => "1 socket has more to do".to_owned(),
+            count => format!("{count} sockets have more to do"),
         }
     }
 

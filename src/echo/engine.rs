@@ -224,8 +224,7 @@ impl<S: System> Engine<S> {
         let mut batch = mem::replace(&mut self.run_queue, mem::take(&mut self.batch));
         let turns = batch.len().min(self.config.max_turns);
         self.stats.run_queue = turns;
-        trace!(run_queue = turns, active = self.stats.active, buffered = self.stats.buffered;
-            "run queue: {turns}");
+        trace!(run_queue = turns; "run queue: {turns}");
         for &key in &batch[..turns] {
             self.turn(key, now);
         }

@@ -366,6 +366,24 @@ fn timeline_svg_draws_each_track() {
     );
 }
 
+#[test]
+fn pictures_of_the_guide_fit_into_its_pages() {
+    let guide = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/guide/");
+    let page = fs::read_to_string(format!("{guide}timeline.md")).unwrap();
+    for name in ["fairness", "stalled", "storm"] {
+        let picture = fs::read_to_string(format!("{guide}{name}.svg")).unwrap();
+        assert!(picture.len() < 60_000, "{name}");
+        let title = &texts_of(&picture)[2];
+        let command = format!("timeline_svg {name}.json \"{title}\" ");
+        assert!(
+            page.contains(&command) && page.contains(&format!("]({name}.svg)")),
+            "{command}"
+        );
+        // The documentation has it inside of a text, where an empty line would end it.
+        assert!(!picture.contains("\n\n"), "{name}");
+    }
+}
+
 /// The texts in an XML document. Fails if it is not well-formed.
 fn texts_of(xml: &str) -> Vec<String> {
     let (mut texts, mut open, mut rest) = (Vec::new(), Vec::new(), xml);
