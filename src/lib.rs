@@ -37,6 +37,8 @@
 //!   that another part of the application or a supervisor has bound, [`Network`] an entry of the
 //!   allow list, and [`Stats`] the counters.
 //!
+//! `docs/embedding.md` has the glue for other loops, and what an application decides.
+//!
 //! The [guide] builds such a loop in twelve small programs, from the blocking calls of a first lesson to
 //! this crate. Each program has a fault that one command shows.
 //!
@@ -230,3 +232,8 @@ fn has_ipv6() -> bool {
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// Compiles the examples of the page on embedding.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/embedding.md")]
+struct Embedding;

@@ -115,7 +115,8 @@ impl Server {
     /// [registered](Server::registry) any.
     ///
     /// To nest the server in another loop, wait there until its file descriptor is readable or its
-    /// [`timeout`](Server::timeout) has passed; then call this with a timeout of zero.
+    /// [`timeout`](Server::timeout) has passed; then call this with a timeout of zero. The descriptor may
+    /// be watched edge-triggered: while events remain behind it, the timeout is zero.
     ///
     /// # Errors
     ///
