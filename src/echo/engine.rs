@@ -336,8 +336,13 @@ impl<S: System> Engine<S> {
         info!("listening on {endpoint}");
         trace!("{endpoint}: registered as Token {}", token.0);
         self.endpoints.push(endpoint);
-        self.slots.insert(Slot::new(source));
+        self.insert(source);
         Ok(())
+    }
+
+    pub(super) fn insert(&mut self, source: Source<S>) {
+        let queued = false;
+        self.slots.insert(Slot { source, queued });
     }
 
     /// Removes a socket from its slot.

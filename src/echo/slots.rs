@@ -19,13 +19,6 @@ pub(crate) enum Source<S: System> {
 }
 
 impl<S: System> Slot<S> {
-    pub(super) fn new(source: Source<S>) -> Self {
-        Slot {
-            source,
-            queued: false,
-        }
-    }
-
     pub(super) fn connection(&self) -> Option<&Connection<S::Stream>> {
         match &self.source {
             Source::Connection(connection) => Some(connection),

@@ -1,6 +1,8 @@
 //! listen(2), accept(2), and the errors of accept(2).
 
 use std::io;
+#[cfg(unix)]
+use std::os::fd::OwnedFd;
 
 use log::debug;
 use mio::event::Source;
@@ -129,12 +131,12 @@ impl Accept for Listener {
         match &accepted {
             Ok((stream, Peer::Unix(_))) => {
                 // Never inherited. The size is best effort.
-                let _ = set_buffers(&SockRef::from(stream), self.socket_buffer);
+                let _ = set_buffers(&SockRef::from(&stream.0), self.socket_buffer);
             }
             Ok((stream, Peer::Tcp(_))) if self.sets_options => {
                 // Fails if the peer is gone already, which the first read reports.
-                let _ = set_options(&SockRef::from(stream));
-                let _ = set_buffers(&SockRef::from(stream), self.socket_buffer);
+                let _ = set_options(&SockRef::from(&stream.0));
+                let _ = set_buffers(&SockRef::from(&stream.0), self.socket_buffer);
             }
             // The queue is empty. Connections that come from now on inherit the options.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -178,14 +180,15 @@ impl ListeningSocket {
         match self {
             ListeningSocket::Tcp(socket) => {
                 let (stream, peer) = socket.accept()?;
-                Ok((stream.into(), Peer::Tcp(canonical(peer))))
+                Ok((StreamSocket(stream), Peer::Tcp(canonical(peer))))
             }
             #[cfg(unix)]
             ListeningSocket::Unix(socket, last) => {
                 let (stream, _) = socket.accept()?;
                 set_unix_options(&SockRef::from(&stream));
                 *last += 1;
-                Ok((stream.into(), Peer::Unix(*last)))
+                let stream = OwnedFd::from(stream).into();
+                Ok((StreamSocket(stream), Peer::Unix(*last)))
             }
         }
     }
@@ -211,7 +214,7 @@ pub(crate) fn adopt(
         Peer::Unix(_) => set_unix_options(&options),
     }
     set_buffers(&options, socket_buffer)?;
-    Ok((TcpStream::from_std(socket.into()).into(), peer))
+    Ok((StreamSocket(TcpStream::from_std(socket.into())), peer))
 }
 
 /// Whether accept(2) returned the error of a pending connection, which is lost; see "Error handling"
@@ -262,7 +265,7 @@ mod tests {
             let address = listener.endpoint.address().unwrap();
             let _client = std::net::TcpStream::connect(address).unwrap();
             let (stream, _) = listener.accept().unwrap();
-            let socket = SockRef::from(&stream);
+            let socket = SockRef::from(&stream.0);
             assert!(
                 socket.tcp_nodelay().unwrap(),
                 "small echoes would be delayed"

@@ -24,34 +24,7 @@ const MILLISECOND: Duration = Duration::from_millis(1);
 /// mio's `TcpStream` is a descriptor with these calls, so it serves for both, and reads and writes need
 /// no distinction.
 #[derive(Debug)]
-pub(crate) struct StreamSocket(TcpStream);
-
-impl From<TcpStream> for StreamSocket {
-    fn from(stream: TcpStream) -> Self {
-        StreamSocket(stream)
-    }
-}
-
-#[cfg(unix)]
-impl From<mio::net::UnixStream> for StreamSocket {
-    fn from(stream: mio::net::UnixStream) -> Self {
-        StreamSocket(std::os::fd::OwnedFd::from(stream).into())
-    }
-}
-
-#[cfg(unix)]
-impl std::os::fd::AsFd for StreamSocket {
-    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-}
-
-#[cfg(windows)]
-impl std::os::windows::io::AsSocket for StreamSocket {
-    fn as_socket(&self) -> std::os::windows::io::BorrowedSocket<'_> {
-        self.0.as_socket()
-    }
-}
+pub(crate) struct StreamSocket(pub(crate) TcpStream);
 
 // On Linux without the C library, whose calls are cancellation points of threads: this saves 5 % of the
 // instructions of an echo. Elsewhere by mio, which does more on Windows.

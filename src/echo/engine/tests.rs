@@ -107,7 +107,7 @@ fn clients() -> [(std::net::TcpStream, StreamSocket, Peer); 2] {
         let (stream, peer) = listener.accept().unwrap();
         stream.set_nonblocking(true).unwrap();
         let stream = mio::net::TcpStream::from_std(stream);
-        (client, stream.into(), Peer::Tcp(peer))
+        (client, StreamSocket(stream), Peer::Tcp(peer))
     })
 }
 
@@ -117,7 +117,7 @@ fn failed_registration_is_not_counted_for_the_source() {
     let mut echo = echo(&poll, tcp().max_per_source(1));
     let [(_one, registered, peer), (_other, stream, other_peer)] = clients();
     // The registration fails, because the socket is registered already.
-    let fd = std::os::fd::AsFd::as_fd(&registered).as_raw_fd();
+    let fd = registered.0.as_raw_fd();
     let registry = poll.registry();
     registry
         .register(&mut SourceFd(&fd), Token(7), Interest::READABLE)
