@@ -1,29 +1,10 @@
-//! Checks of each close: which reasons hold, and which one the engine counts.
+//! Checks of each close: which reasons hold, and which one the engine reports.
 
-use std::array;
-use std::mem;
-use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
+use super::*;
+use crate::echo::ConnectionEvent;
 
-use super::checks::{timeout, tolerance};
-use super::connections::Connection;
-use super::errors::{ECONNRESET, ENOTCONN, EPIPE};
-use super::plan::{NEVER, SECOND};
-use super::world::World;
-use crate::stats::Closed;
-
-/// The reasons of a close, in the order of [`Closed`]: those that hold.
-pub(super) type Reasons = [bool; 7];
-
-const EVICTED: usize = 5;
-
-fn only(reason: usize) -> Reasons {
-    array::from_fn(|index| index == reason)
-}
-
-fn is_reset(errno: i32) -> bool {
-    [ECONNRESET, EPIPE, ENOTCONN].contains(&errno)
-}
+/// What the engine has to report of a close: how many bytes it has echoed, and one of these reasons.
+pub(super) type Close = (String, Vec<&'static str>);
 
 /// IPv4 addresses, and networks of 64 bits of IPv6, count as one source.
 fn source(address: SocketAddr) -> (bool, u64) {
@@ -34,6 +15,7 @@ fn source(address: SocketAddr) -> (bool, u64) {
 }
 
 impl World {
+    /// Whether an address is in the allow list, if there is one.
     pub(super) fn is_allowed(&self, peer: SocketAddr) -> bool {
         let is_in = match peer.ip() {
             IpAddr::V4(ip) => ip.octets()[..3] == [10, 0, 0] && ip.octets()[3] < 4,
@@ -42,102 +24,93 @@ impl World {
         self.plan.config.allow.is_empty() || is_in
     }
 
-    /// Why a connection must not be open, if other connections are.
-    pub(super) fn forbids(&self, connection: &Connection) -> Option<&'static str> {
-        let address = connection.address?;
-        if !self.is_allowed(address) {
-            return Some("is not in the allow list");
-        }
-        let max = self.plan.config.max_per_source?;
-        let others = self.open(connection.socket.echo).filter(|other| {
-            let is_admitted = other.id != connection.id && other.socket.token.is_some();
-            is_admitted && other.address.map(source) == Some(source(address))
-        });
-        (others.count() >= max).then_some("is one too many of its source")
+    /// Whether the source of a connection is not allowed, or at its limit.
+    pub(super) fn is_forbidden(&self, connection: &Socket) -> bool {
+        let Some(address) = connection.address else {
+            return false;
+        };
+        let is_same = |it: &Socket| it.address.map(source) == Some(source(address));
+        let others = self
+            .connections(connection.echo)
+            .filter(|it| it.id != connection.id);
+        let others = others.filter(|it| it.token.is_some() && is_same(it));
+        let max = self.plan.config.max_per_source;
+        !self.is_allowed(address) || max.is_some_and(|max| others.count() >= max)
     }
 
-    /// A connection is reset instead of served.
-    pub(super) fn check_rejection(&self, id: usize) {
-        let connection = &self.connections[id];
-        let is_forbidden = self.forbids(connection).is_some();
-        assert!(is_forbidden, "{connection} is rejected without a reason");
+    /// A socket is closed.
+    pub(super) fn check_close(&mut self, id: usize) {
+        let socket = &self.sockets[id];
+        if socket.kind == Kind::Listener {
+            self.check_listener(socket);
+        }
+        // A connection without a token was rejected, or could not be registered.
+        if socket.kind == Kind::Stream && socket.token.is_some() {
+            let bytes = format!("echoed: {},", socket.echoed);
+            let (echo, close) = (socket.echo, (bytes, self.reasons(socket)));
+            self.echoes[echo].closes.push(close);
+        }
+    }
+
+    /// A shutdown accepts what waited when the turn began. Other processes accept the rest, if they have
+    /// copies of the socket.
+    fn check_listener(&self, listener: &Socket) {
+        let oldest = listener.waiting.front().map(|it| &self.sockets[*it]);
+        let waited = oldest.is_some_and(|it| it.moved_at < self.turn_now);
+        let has_failed = listener.error_turn == self.turn;
+        let may_leave = has_failed || self.plan.is_inherited || !self.is_shutting_down();
+        let is_lost = waited && !may_leave && self.has_place(listener.echo);
+        judge(is_lost, listener, "is closed, and connections wait");
     }
 
     /// A connection is closed: one of the reasons has to hold.
-    pub(super) fn check_close(&mut self, id: usize) {
-        let connection = &self.connections[id];
-        // Without a token it was rejected, or could not be registered.
-        if self.is_over || connection.socket.token.is_none() {
-            return;
-        }
-        let reasons = self.reasons(connection);
-        let has_reason = reasons.contains(&true);
-        assert!(has_reason, "{connection} is closed without a reason");
-        if reasons == only(EVICTED) {
-            self.check_eviction(connection);
-        }
-        let echo = connection.socket.echo;
-        self.echoes[echo].closes.push(reasons);
-    }
-
-    fn reasons(&self, connection: &Connection) -> Reasons {
+    fn reasons(&self, connection: &Socket) -> Vec<&'static str> {
         let config = &self.plan.config;
-        let (failure, is_blocked) = (connection.socket.failure, connection.is_blocked);
-        let is_lingering = self.is_lingering();
-        let would_block = is_blocked || connection.socket.in_turn.would_block;
-        let may_expire = (connection.unread() == 0 || would_block) && !is_lingering;
+        let (unread, is_blocked) = (connection.unread(), connection.is_blocked);
+        let has_ended = connection.has_ended && unread == 0 && connection.pending() == 0;
+        let is_reset = |it| ["ECONNRESET", "EPIPE", "ENOTCONN"].contains(&it);
+        let would_block = is_blocked || connection.error_turn == self.turn;
+        let may_expire = (unread == 0 || would_block) && !self.is_lingering();
         let age = self.turn_now - connection.moved_at;
         let has_expired = |duration: Duration| may_expire && age > timeout(duration);
-        let held = self.open(connection.socket.echo).map(|it| it.held);
-        let is_full = held.sum::<u64>() > config.max_buffered as u64;
-        [
-            connection.has_read_end && connection.pending() == 0 && !connection.write_closed,
-            failure.is_some_and(is_reset),
-            failure.is_some_and(|errno| !is_reset(errno)),
-            has_expired(config.idle_timeout),
-            is_blocked && has_expired(config.write_timeout),
-            is_blocked && is_full,
-            is_lingering,
-        ]
+        let [idle, write] = [config.idle_timeout, config.write_timeout].map(has_expired);
+        let held: u64 = self.connections(connection.echo).map(|it| it.held).sum();
+        let all = [
+            ("PeerClosed", has_ended && !connection.write_closed),
+            ("Reset", connection.failure.is_some_and(is_reset)),
+            ("Error", connection.failure.is_some_and(|it| !is_reset(it))),
+            ("IdleTimeout", idle),
+            ("WriteTimeout", is_blocked && write),
+            ("Evicted", is_blocked && held > config.max_buffered as u64),
+            ("Aborted", self.is_lingering()),
+        ];
+        let reasons = all.iter().filter(|it| it.1).map(|it| it.0);
+        let reasons: Vec<_> = reasons.collect();
+        judge(reasons.is_empty(), connection, "is closed without a reason");
+        let is_wrong = reasons == ["Evicted"] && !self.is_blocked_longest(connection);
+        judge(is_wrong, connection, "is evicted, and not blocked longest");
+        reasons
     }
 
     /// The connection that is blocked longest is evicted, to the length of a slot of its timers.
-    fn check_eviction(&self, connection: &Connection) {
-        let timeout = match timeout(self.plan.config.write_timeout) {
-            NEVER => 600 * SECOND,
-            timeout => timeout,
-        };
-        let open = self.open(connection.socket.echo);
-        let blocked = open.filter(|other| other.is_blocked);
+    fn is_blocked_longest(&self, connection: &Socket) -> bool {
+        // Without a timeout they are sorted over ten minutes.
+        let range = timeout(self.plan.config.write_timeout).min(600 * SECOND);
+        let blocked = self.open(connection.echo).filter(|it| it.is_blocked);
         let longest = blocked.map(|it| it.moved_at).min().unwrap_or(NEVER);
         // Older ones share the first slot.
-        let first = longest.max(self.turn_now.saturating_sub(timeout));
-        let is_first = connection.moved_at <= first.saturating_add(tolerance(timeout));
-        assert!(is_first, "{connection} is evicted, and not blocked longest");
+        let first = longest.max(self.turn_now.saturating_sub(range));
+        connection.moved_at <= first.saturating_add(tolerance(range))
     }
 
-    /// Counted are reasons that held.
-    pub(super) fn check_reasons(&mut self, echo: usize, closed: &Closed) {
-        let counts = [
-            closed.peer_closed,
-            closed.reset,
-            closed.error,
-            closed.idle_timeout,
-            closed.write_timeout,
-            closed.evicted,
-            closed.aborted,
-        ];
-        let before = mem::replace(&mut self.echoes[echo].counts, counts);
-        let all = mem::take(&mut self.echoes[echo].closes);
-        for (reason, (now, before)) in counts.into_iter().zip(before).enumerate() {
-            let certain = all.iter().filter(|it| **it == only(reason)).count();
-            let possible = all.iter().filter(|it| it[reason]).count();
-            let is_possible = (certain..=possible).contains(&((now - before) as usize));
-            assert!(
-                is_possible,
-                "the reasons of {} closes are counted as {closed:?}",
-                all.len()
-            );
+    /// The engine reports a close, in the order of the closes: for a reason that holds.
+    pub(super) fn check_event(&mut self, echo: usize, event: &ConnectionEvent) {
+        let report = format!("{event:?}");
+        if matches!(event, ConnectionEvent::Closed { .. }) {
+            let (bytes, reasons) = self.echoes[echo].closes.remove(0);
+            let is_right = |it: &&str| report.contains(&format!("reason: {it}"));
+            let is_right = report.contains(&bytes) && reasons.iter().any(is_right);
+            judge(!is_right, &report, "is reported, and is not so");
         }
     }
 }

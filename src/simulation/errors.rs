@@ -1,67 +1,68 @@
-//! The numbers of the errors that calls return, by the names of the manual pages.
+//! The errors that the manual pages name, of each call and of what can happen to it.
 
-use std::fmt::Debug;
+use super::*;
 
-#[cfg(unix)]
-pub(super) use nix::libc::*;
-#[cfg(windows)]
-pub(super) use windows::*;
+/// What a call returns: an error by its name.
+pub(super) type Outcome<T> = Result<T, &'static str>;
 
-/// The error as the story shows it.
-pub(super) fn name(errno: i32) -> impl Debug {
-    #[cfg(unix)]
-    return nix::errno::Errno::from_raw(errno);
-    #[cfg(windows)]
-    return std::io::Error::from_raw_os_error(errno);
+/// All but `EBADF`, `EFAULT`, `ENOTSOCK` and `EINVAL`, which are faults of the program, and `EAGAIN`, by
+/// which the socket says something. tcp(7), udp(7), unix(7) and ip(7) add to the pages of the calls.
+pub(super) fn errors(call: &str) -> &'static str {
+    match call {
+        "recv" => "EINTR ECONNREFUSED ECONNRESET EHOSTUNREACH ENOMEM ENOTCONN EPIPE ETIMEDOUT",
+        "send" | "sendmmsg" => {
+            "EINTR EACCES EALREADY ECONNREFUSED ECONNRESET EDESTADDRREQ EHOSTUNREACH EISCONN EMSGSIZE \
+             ENETUNREACH ENOBUFS ENOMEM ENOTCONN EOPNOTSUPP EPERM EPIPE"
+        }
+        "recvmmsg" => {
+            "EINTR EACCES ECONNREFUSED EHOSTUNREACH EISCONN EMSGSIZE ENETUNREACH ENOBUFS ENOMEM \
+             ENOPROTOOPT ENOTCONN EOPNOTSUPP EPERM EPIPE"
+        }
+        // Also if there is something to move.
+        "splice in" => "EINTR EAGAIN EACCES ECONNRESET ENOMEM ESPIPE ETIMEDOUT",
+        "splice out" => "EINTR EACCES ECONNRESET ENOMEM EPIPE ESPIPE",
+        "shutdown" => "ENOTCONN ENOBUFS",
+        "accept" => "EINTR EMFILE ENFILE ENOBUFS ENOMEM EPERM EPROTONOSUPPORT ESOCKTNOSUPPORT",
+        // Of a connection that was lost while it waited; see "Error handling" in accept(2).
+        "accept after loss" => {
+            "ECONNABORTED EHOSTDOWN EHOSTUNREACH ENETDOWN ENETUNREACH ENONET ENOPROTOOPT EOPNOTSUPP \
+             EPROTO ETIMEDOUT"
+        }
+        "epoll_ctl" => "EEXIST ELOOP ENOMEM ENOSPC EPERM",
+        "pipe" => "EMFILE ENFILE",
+        _ => panic!("{call} has no errors"),
+    }
 }
 
-/// The errors of a connection, which is lost; see "Error handling" in accept(2).
+/// A system without an error of this name has another one instead.
 #[cfg(unix)]
-pub(super) const LOST: &[i32] = &[
-    ECONNABORTED,
-    EHOSTDOWN,
-    EHOSTUNREACH,
-    ENETDOWN,
-    ENETUNREACH,
-    #[cfg(target_os = "linux")]
-    ENONET,
-    ENOPROTOOPT,
-    EOPNOTSUPP,
-    EPROTO,
-    ETIMEDOUT,
-];
-#[cfg(windows)]
-pub(super) const LOST: &[i32] = &[ECONNABORTED, ECONNRESET];
+pub(super) fn error(name: &str) -> io::Error {
+    use nix::errno::Errno;
+    use std::collections::HashMap;
+    use std::sync::LazyLock;
 
-/// Most are Berkeley's numbers and 10000; see "Windows Sockets Error Codes" in Microsoft's reference.
-/// Where Windows has no such error, it is the one that the standard library puts into the same kind.
+    static ERRORS: LazyLock<HashMap<String, Errno>> = LazyLock::new(|| {
+        let all = (1..=133).map(Errno::from_raw);
+        all.map(|it| (format!("{it:?}"), it)).collect()
+    });
+    (*ERRORS.get(name).unwrap_or(&Errno::EPROTO)).into()
+}
+
+/// On Windows the engine goes by the kind.
 #[cfg(windows)]
-mod windows {
-    pub(crate) const ENFILE: i32 = 4;
-    pub(crate) const EPERM: i32 = 5;
-    pub(crate) const ENOMEM: i32 = 8;
-    pub(crate) const EPIPE: i32 = 109;
-    pub(crate) const ENOSPC: i32 = 112;
-    pub(crate) const ESPIPE: i32 = 132;
-    pub(crate) const EEXIST: i32 = 183;
-    pub(crate) const EINTR: i32 = 10004;
-    pub(crate) const EACCES: i32 = 10013;
-    pub(crate) const EMFILE: i32 = 10024;
-    pub(crate) const EAGAIN: i32 = 10035;
-    pub(crate) const EALREADY: i32 = 10037;
-    pub(crate) const EDESTADDRREQ: i32 = 10039;
-    pub(crate) const EMSGSIZE: i32 = 10040;
-    pub(crate) const EPROTONOSUPPORT: i32 = 10043;
-    pub(crate) const ESOCKTNOSUPPORT: i32 = 10044;
-    pub(crate) const EOPNOTSUPP: i32 = 10045;
-    pub(crate) const ENETUNREACH: i32 = 10051;
-    pub(crate) const ECONNABORTED: i32 = 10053;
-    pub(crate) const ECONNRESET: i32 = 10054;
-    pub(crate) const ENOBUFS: i32 = 10055;
-    pub(crate) const EISCONN: i32 = 10056;
-    pub(crate) const ENOTCONN: i32 = 10057;
-    pub(crate) const ETIMEDOUT: i32 = 10060;
-    pub(crate) const ECONNREFUSED: i32 = 10061;
-    pub(crate) const ELOOP: i32 = 10062;
-    pub(crate) const EHOSTUNREACH: i32 = 10065;
+pub(super) fn error(name: &str) -> io::Error {
+    let kind = match name {
+        "EAGAIN" => io::ErrorKind::WouldBlock,
+        "EINTR" => io::ErrorKind::Interrupted,
+        "ENOMEM" => io::ErrorKind::OutOfMemory,
+        "ECONNABORTED" => io::ErrorKind::ConnectionAborted,
+        "ECONNREFUSED" => io::ErrorKind::ConnectionRefused,
+        "ECONNRESET" => io::ErrorKind::ConnectionReset,
+        "EHOSTUNREACH" => io::ErrorKind::HostUnreachable,
+        "ENETUNREACH" => io::ErrorKind::NetworkUnreachable,
+        "ENOTCONN" => io::ErrorKind::NotConnected,
+        "EPIPE" => io::ErrorKind::BrokenPipe,
+        _ => io::ErrorKind::Other,
+    };
+    kind.into()
 }

@@ -4,13 +4,14 @@
 //! which calls fail, in which order events come, and how long the process is stopped. The engine is the
 //! real one, with every feature, and runs in the real loop; only its [`System`](crate::net::System) and
 //! its clock are simulated. Checks inside calls, at each close, before each sleep, after each turn of the
-//! loop and at the end compare what happened with what has to hold; a broken check is a panic.
+//! loop and at the end compare what happened with what has to hold; a broken check ends the run.
 //!
 //! The engine is `Engine<Simulation>` (`run.rs`). All its sockets are descriptors (`sockets.rs`), whose
 //! calls go to the world of the thread, because methods like `Read::read` have no argument for it.
 //!
-//! If a check is broken, the run is made smaller as long as the same check is broken, and told as a story.
-//! A run can be repeated by its seed:
+//! If a check is broken, the run is made smaller as long as the same check is broken, and told as a story:
+//! the log of the engine, with a line for each call, event, sleep and action of a peer. A run can be
+//! repeated by its seed:
 //!
 //! ```text
 //! SEED=1234 cargo test --lib simulation -- --nocapture
@@ -20,18 +21,19 @@
 //! |---|---|
 //! | `random.rs`, `plan.rs` | from a seed to a plan |
 //! | `world.rs`, `errors.rs` | the clock, calls and their errors, and the facts that all share |
-//! | `sockets.rs`, `selector.rs` | registrations and edge-triggered events |
-//! | `connections.rs`, `streams.rs`, `listeners.rs`, `datagrams.rs` | sockets |
+//! | `sockets.rs`, `selector.rs` | sockets, their registrations and edge-triggered events |
+//! | `streams.rs`, `listeners.rs`, `datagrams.rs` | the calls of each kind of socket |
 //! | `peers.rs` | what peers do |
 //! | `checks.rs`, `closes.rs` | what has to hold |
 //! | `run.rs` | the loop and its host |
+//!
+//! The files are one program, and share their names: each begins with `use super::*`.
 
 #![allow(clippy::cast_possible_truncation, reason = "the numbers are small")]
 #![allow(clippy::struct_excessive_bools, reason = "facts, each on its own")]
 
 mod checks;
 mod closes;
-mod connections;
 mod datagrams;
 mod errors;
 mod listeners;
@@ -44,20 +46,29 @@ mod sockets;
 mod streams;
 mod world;
 
-use std::cell::Cell;
-use std::env;
-use std::mem;
+use std::any::Any;
+use std::collections::{BTreeSet, VecDeque};
+use std::fmt::{Debug, Display};
+use std::net::{IpAddr, SocketAddr};
 use std::panic::{self, AssertUnwindSafe};
-use std::process;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread;
 use std::time::{Duration, Instant};
+use std::{env, io, mem, process, thread};
 
-use mio::{Poll, Registry};
+use log::{Level, LevelFilter};
+use mio::{Interest, Poll, Registry, Token, event};
 
-use plan::Plan;
-use world::{World, world};
+use crate::config::Config;
+use crate::net::Readiness;
+use crate::net::endpoint::Endpoint;
+use crate::net::udp::Datagram;
+use crate::policy::log_lines;
+use crate::stats::Stats;
+
+// The names that the files share.
+use {checks::*, closes::*, datagrams::*, errors::*, peers::*, plan::*};
+use {random::*, selector::*, sockets::*, world::*};
 
 /// How many seeds run by default.
 const SEEDS: u64 = 5_000;
@@ -73,13 +84,12 @@ fn number(variable: &str) -> Option<u64> {
 /// `SEED` tells the story of one seed; `SEEDS` says how many are run, and `FIRST_SEED` from which on.
 #[test]
 fn simulation() {
-    silence_runs();
     let first = number("FIRST_SEED").unwrap_or(0);
     let end = first + number("SEEDS").unwrap_or(SEEDS);
     if let Some(seed) = number("SEED") {
-        return explain(seed, Poll::new().unwrap().registry());
+        return explain(seed, Poll::new().unwrap().registry(), usize::MAX);
     }
-    let (next, totals) = (AtomicU64::new(first), Mutex::new(Totals::default()));
+    let (next, totals) = (AtomicU64::new(first), Mutex::new([0; 6]));
     let start = Instant::now();
     thread::scope(|scope| {
         let workers = thread::available_parallelism().map_or(1, usize::from);
@@ -98,101 +108,71 @@ fn simulation() {
             }
         }
     });
-    let totals = totals.into_inner().unwrap();
-    println!("{totals:?} in {:.1?}", start.elapsed());
+    let [turns, calls, seconds, connections, bytes, datagrams] = totals.into_inner().unwrap();
+    println!(
+        "runs: {}, turns: {turns}, calls: {calls}, simulated hours: {}, connections: \
+         {connections}, bytes: {bytes}, datagrams: {datagrams}, in {:.1?}",
+        end - first,
+        seconds / 3600,
+        start.elapsed()
+    );
 }
 
-/// What was simulated.
-#[derive(Debug, Default)]
-#[allow(dead_code, reason = "printed")]
-struct Totals {
-    runs: u64,
-    turns: u64,
-    calls: u64,
-    seconds: u64,
-    connections: u64,
-    bytes: u64,
-    datagrams: u64,
-}
-
-fn run_seeds(next: &AtomicU64, end: u64, totals: &Mutex<Totals>) {
+fn run_seeds(next: &AtomicU64, end: u64, totals: &Mutex<[u64; 6]>) {
     let poll = Poll::new().unwrap();
     loop {
         let seed = next.fetch_add(1, Ordering::Relaxed);
         if seed >= end {
             return;
         }
-        if fault(&Plan::new(seed), poll.registry(), false).is_some() {
-            explain(seed, poll.registry());
+        let plan = Plan::new(seed, &BTreeSet::new());
+        if fault(&plan, poll.registry(), LevelFilter::Warn).is_some() {
+            explain(seed, poll.registry(), 40);
         }
-        let mut totals = totals.lock().unwrap();
-        world(|world| {
-            totals.runs += 1;
-            totals.turns += world.turn;
-            totals.calls += world.calls;
-            totals.seconds += world.now / plan::SECOND;
-            totals.connections += world.connections.len() as u64;
-            totals.bytes += world.connections.iter().map(|it| it.echoed).sum::<u64>();
-            totals.datagrams += world.replies;
-        });
+        let figures = world().figures();
+        for (total, figure) in totals.lock().unwrap().iter_mut().zip(figures) {
+            *total += figure;
+        }
     }
 }
 
-thread_local! {
-    /// A run is going on. `explain` reports its panic, at the end.
-    static IS_RUNNING: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Panics of runs print nothing: a run is repeated often to make it smaller.
-fn silence_runs() {
-    let report = panic::take_hook();
-    panic::set_hook(Box::new(move |panic| {
-        if !IS_RUNNING.get() {
-            report(panic);
-        }
-    }));
-}
-
-/// Runs a plan. Returns the message of its panic: the broken check.
-fn fault(plan: &Plan, registry: &Registry, has_story: bool) -> Option<String> {
-    IS_RUNNING.set(true);
-    let run = AssertUnwindSafe(|| run::run(plan, registry, has_story));
-    let panic = panic::catch_unwind(run).err();
-    IS_RUNNING.set(false);
-    panic.map(|message| match message.downcast::<String>() {
+/// Runs a plan. Returns what is broken.
+fn fault(plan: &Plan, registry: &Registry, level: LevelFilter) -> Option<String> {
+    let run = AssertUnwindSafe(|| run::run(plan, registry, level));
+    let message = |panic: Box<dyn Any + Send>| match panic.downcast::<String>() {
         Ok(message) => *message,
-        Err(message) => (*message.downcast::<&str>().unwrap()).to_owned(),
-    })
+        Err(panic) => (*panic.downcast::<&str>().unwrap()).to_owned(),
+    };
+    panic::catch_unwind(run).err().map(message)
 }
 
-/// Faults that differ in numbers only are of the same kind.
-fn kind(fault: &str) -> String {
-    fault.replace(|char: char| char.is_ascii_digit(), "")
-}
-
-/// The smallest plan that has the same kind of fault.
-fn minimize(mut plan: Plan, found: &str, registry: &Registry) -> Plan {
-    let is_same =
-        |it: &Plan| fault(it, registry, false).is_some_and(|fault| kind(&fault) == kind(found));
-    while let Some(smaller) = plan.smaller().into_iter().find(is_same) {
-        plan = smaller;
+/// Leaves out all choices that a fault does not need: peers, trouble, turns.
+fn minimize(seed: u64, found: &str, registry: &Registry) -> Plan {
+    // Faults that differ in numbers only are the same.
+    let kind = |fault: &str| fault.replace(|char: char| char.is_ascii_digit(), "");
+    let mut zeroed = BTreeSet::new();
+    for draw in (0..Plan::new(seed, &zeroed).random.draws.get()).rev() {
+        zeroed.insert(draw);
+        let fault = fault(&Plan::new(seed, &zeroed), registry, LevelFilter::Warn);
+        if fault.is_none_or(|fault| kind(&fault) != kind(found)) {
+            zeroed.remove(&draw);
+        }
     }
-    plan
+    Plan::new(seed, &zeroed)
 }
 
-/// Tells the story of a seed, and panics if a check is broken: then the run is as small as it can be,
-/// and the end of the story is enough, unless the seed was asked for.
-fn explain(seed: u64, registry: &Registry) {
-    let mut plan = Plan::new(seed);
-    let found = fault(&plan, registry, false);
-    if let Some(found) = &found {
-        plan = minimize(plan, found, registry);
+/// Prints the last `count` lines of the story of a seed, and panics if a check is broken. Then the run is
+/// as small as it can be.
+fn explain(seed: u64, registry: &Registry, count: usize) {
+    let mut plan = Plan::new(seed, &BTreeSet::new());
+    if let Some(found) = fault(&plan, registry, LevelFilter::Warn) {
+        plan = minimize(seed, &found, registry);
     }
-    fault(&plan, registry, true);
-    let story = world(World::take_story);
-    let count = number("SEED").map_or(40, |_| story.len());
-    let end = story[story.len().saturating_sub(count)..].join("\n");
-    println!("{plan:#?}\n{end}");
+    let found = fault(&plan, registry, LevelFilter::Trace);
+    let mut world = world();
+    world.take_log();
+    let end = &world.story[world.story.len().saturating_sub(count)..];
+    println!("{plan:#?}\n{}", end.join("\n"));
     if let Some(fault) = found {
         panic!("{fault}\nrepeat it: SEED={seed} cargo test --lib simulation -- --nocapture");
     }

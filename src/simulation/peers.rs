@@ -1,100 +1,62 @@
 //! Peers with random habits: greedy, pinging, slow, silent, never reading, reading after hours,
 //! half-closing, resetting, sending urgent data, churning, over TCP, Unix sockets and UDP.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 
-use super::connections::Phase;
-use super::datagrams::{self, SentDatagram};
-use super::errors::ECONNRESET;
-use super::plan::{HOUR, MILLISECOND, Micros, NEVER, Plan, SECOND};
-use super::random::Random;
-use super::sockets::Source;
-use super::world::World;
+use super::*;
 use crate::net::udp::packet_info::PacketInfo;
 
-/// How a peer ends a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Ending {
-    /// When everything has come back.
-    Close,
-    /// When everything is sent: ends its stream, and goes on reading.
-    HalfClose,
-    /// After so many bytes, with a reset.
-    Reset(u64),
-    /// After so many bytes, without reading the rest.
-    Leave(u64),
-    Never,
-}
+drawn! {
+    /// A peer, with one connection at a time.
+    Peer(plan: &Plan, number: u64):
 
-#[derive(Debug, Clone)]
-pub(super) struct Peer {
-    random: Random,
-    /// When it acts next; `NEVER` while it waits for the echo.
-    pub(super) next_at: Micros,
-    is_udp: bool,
-    address: SocketAddr,
+    random: Random = Random::new(plan.seed ^ ((number + 1) << 32));
+    is_udp: bool = plan.has_udp && random.one_in(2);
+    address: SocketAddr = source_address(&random);
+    echo: usize = random.below(plan.echoes as u64) as usize;
     /// The listener that it connects to.
-    backlog: usize,
-    pub(super) connection: Option<usize>,
-    connections_left: u64,
+    listener: usize = {
+        let index = random.below(plan.listeners as u64) as usize;
+        echo * plan.endpoints(echo).len() + index
+    };
+    connection: Option<usize> = None;
+    connections_left: u64 = 1 + random.magnitude(4);
+    max: u64 = 4 * plan.max_capacity.max(plan.config.buffer_size as u64);
     /// Bytes of a connection, or datagrams.
-    total: u64,
-    /// The most that it sends at once.
-    max_send: u64,
-    /// The most that it reads at once; 0 if it never reads.
-    max_read: u64,
-    reads_from: Micros,
-    /// It reads when it has sent everything.
-    reads_last: bool,
+    total: u64 = random.magnitude(if is_udp { 60 } else { max });
+    /// The most that it sends or reads at once.
+    max_at_once: u64 = 1 + random.magnitude(max);
     /// The longest time between two actions.
-    think_time: Micros,
+    think_time: Micros = random.pick(&[10, 100, 1_000, 50_000, SECOND, 60 * SECOND]);
+    first_at: Micros = random.magnitude(think_time);
+    /// When it acts next; `NEVER` while it waits for the echo.
+    next_at: Micros = if plan.is_storm { 0 } else { first_at };
+    hours: Micros = random.magnitude(HOUR);
+    /// When it begins to read.
+    reads_at: Micros = random.pick(&[0, 0, 0, 0, 0, hours, NEVER]);
     /// One in so many sends is urgent; 0 for none.
-    urgent: u64,
-    ending: Ending,
+    urgent: u64 = random.either(4, 1 + random.below(4), 0);
+    /// How it ends a connection. It reads on after a half-close.
+    ending: &'static str = random.pick(&["closes", "half-closes", "resets"]);
+    /// How many bytes it sends before it ends the connection; `NEVER` if it does not.
+    ends_at: u64 = random.pick(&[total, total, random.below(total + 1), NEVER]);
+    /// Before it ends the connection, it waits until everything has come back.
+    is_patient: bool = random.one_in(2);
 }
 
 impl Peer {
-    pub(super) fn new(plan: &Plan, number: u64) -> Self {
-        let random = Random::new(plan.seed ^ ((number + 1) << 32));
-        let max = 4 * plan.max_capacity.max(plan.config.buffer_size as u64);
-        let is_udp = plan.has_udp && random.one_in(2);
-        let total = random.magnitude(if is_udp { 60 } else { max });
-        let think_times = [10, 100, MILLISECOND, 50 * MILLISECOND, SECOND, 60 * SECOND];
-        let think_time = random.pick(&think_times);
+    /// From now on it sends no more, reads, and closes.
+    pub(super) fn calm_down(&self, world: &World) -> Self {
+        let sent = self.connection.map_or(0, |id| world.sockets[id].sent);
         Peer {
-            next_at: random.magnitude(think_time),
-            is_udp,
-            address: source_address(&random),
-            backlog: random.below((plan.listeners * plan.echoes) as u64) as usize,
-            connection: None,
-            connections_left: 1 + random.magnitude(4),
-            total,
-            max_send: 1 + random.magnitude(max),
-            max_read: random.either(8, 0, 1 + random.magnitude(max)),
-            reads_from: random.either(6, random.magnitude(HOUR), 0),
-            reads_last: random.one_in(8),
-            think_time,
-            urgent: random.either(4, 1 + random.below(4), 0),
-            ending: match random.below(8) {
-                0..=2 => Ending::Close,
-                3 | 4 => Ending::HalfClose,
-                5 => Ending::Reset(random.below(total + 1)),
-                6 => Ending::Leave(random.below(total + 1)),
-                _ => Ending::Never,
-            },
-            random,
-        }
-    }
-
-    /// From now on it sends no more than the `sent` bytes, reads, and closes.
-    pub(super) fn calm_down(&mut self, now: Micros, sent: u64) {
-        self.total = sent;
-        self.connections_left = 0;
-        (self.max_read, self.reads_from, self.reads_last) = (u64::MAX, 0, false);
-        self.think_time = self.think_time.min(MILLISECOND);
-        self.next_at = self.connection.map_or(NEVER, |_| now + self.think_time);
-        if self.ending == Ending::Never {
-            self.ending = Ending::HalfClose;
+            total: sent,
+            connections_left: 0,
+            max_at_once: NEVER,
+            reads_at: 0,
+            ends_at: self.ends_at.min(sent),
+            think_time: self.think_time.min(MILLISECOND),
+            next_at: self.connection.map_or(NEVER, |_| world.now),
+            ..self.clone()
         }
     }
 
@@ -107,152 +69,137 @@ impl Peer {
         self.next_at = self.next_at.min(self.soon(now));
     }
 
+    /// One action. Returns when the next one is.
+    pub(super) fn act(&mut self, world: &mut World, index: usize) -> Micros {
+        if self.is_udp {
+            return self.send_datagrams(world);
+        }
+        let Some(id) = self.connection else {
+            return self.connect(world, index);
+        };
+        let is_closed = world.sockets[id].is_closed;
+        let moved = self.read(world, id) + if is_closed { 0 } else { self.send(world, id) };
+        if is_closed || self.end(world, id) {
+            self.connection = None;
+        }
+        let is_waiting = moved == 0 && self.connection.is_some();
+        let (soon, reads_at) = (self.soon(world.now), Some(self.reads_at));
+        let later = reads_at.filter(|at| *at > world.now).unwrap_or(NEVER);
+        if is_waiting { later } else { soon }
+    }
+
     fn connect(&mut self, world: &mut World, index: usize) -> Micros {
-        if self.connections_left == 0 || world.backlogs[self.backlog].drops_new_syns {
+        if self.connections_left == 0 {
             return NEVER;
         }
         self.connections_left -= 1;
-        self.connection = world.connect(self.backlog, self.address);
-        let Some(id) = self.connection else {
-            // The SYN is sent again.
-            return world.now + SECOND;
-        };
-        world.connections[id].owner = Some(index);
-        self.soon(world.now)
+        self.connection = world.connect(index);
+        // A SYN that was dropped is sent again.
+        let delay = if self.connection.is_some() { 0 } else { SECOND };
+        self.soon(world.now + delay)
     }
 
-    fn use_connection(&mut self, world: &mut World, id: usize) -> Micros {
-        let has_read = self.read(world, id);
-        if world.connections[id].phase == Phase::Closed {
-            self.connection = None;
-            return self.soon(world.now);
+    fn read(&self, world: &mut World, id: usize) -> u64 {
+        let socket = &mut world.sockets[id];
+        let available = socket.echoed - socket.taken;
+        let count = available.min(1 + self.random.below(self.max_at_once));
+        if count == 0 || world.now < self.reads_at {
+            return 0;
         }
-        let has_sent = self.send(world, id);
-        if self.end(world, id) || has_sent || has_read {
-            self.soon(world.now)
-        } else if world.now < self.reads_from {
-            self.reads_from
-        } else {
-            NEVER
-        }
-    }
-
-    fn read(&self, world: &mut World, id: usize) -> bool {
-        let connection = &mut world.connections[id];
-        let available = connection.echoed - connection.taken;
-        let is_sending = self.reads_last && connection.sent < self.total;
-        if self.max_read == 0 || is_sending || world.now < self.reads_from || available == 0 {
-            return false;
-        }
-        let count = (1 + self.random.below(self.max_read)).min(available);
-        connection.taken += count;
-        world.tell(|| format!("peer of connection {id} reads {count}"));
+        socket.taken += count;
+        tell!(world, "peer of {id} reads {count}");
         world.report_room(id);
-        true
+        count
     }
 
-    fn send(&self, world: &mut World, id: usize) -> bool {
-        let connection = &mut world.connections[id];
-        let room = connection.inbound_capacity - connection.unread();
-        let left = self.total - connection.sent;
-        let count = (1 + self.random.below(self.max_send)).min(room).min(left);
-        if count == 0 || connection.has_ended {
-            return false;
+    fn send(&self, world: &mut World, id: usize) -> u64 {
+        let socket = &mut world.sockets[id];
+        let room = socket.receive_buffer - socket.unread();
+        let max = room.min(self.total - socket.sent);
+        let count = max.min(1 + self.random.below(self.max_at_once));
+        if count == 0 || socket.has_ended {
+            return 0;
         }
-        connection.sent += count;
-        let is_urgent = connection.address.is_some() && self.random.one_in(self.urgent);
+        socket.sent += count;
+        let is_urgent = socket.address.is_some() && self.random.one_in(self.urgent);
         if is_urgent {
-            connection.mark.get_or_insert(connection.sent - 1);
+            socket.mark.get_or_insert(socket.sent - 1);
         }
         let urgent = if is_urgent { ", urgent" } else { "" };
-        world.tell(|| format!("peer of connection {id} sends {count}{urgent}"));
-        world.signal(Source::Connection(id));
-        true
+        tell!(world, "peer of {id} sends {count}{urgent}");
+        world.signal(id);
+        count
     }
 
-    fn end(&mut self, world: &mut World, id: usize) -> bool {
-        let connection = &mut world.connections[id];
-        let (sent, taken) = (connection.sent, connection.taken);
-        let is_due = match self.ending {
-            Ending::Close => taken == self.total,
-            Ending::HalfClose => sent == self.total && !connection.has_ended,
-            Ending::Reset(at) | Ending::Leave(at) => sent >= at,
-            Ending::Never => false,
-        };
-        if !is_due {
+    /// Ends the connection, if it is time. Returns whether the peer is gone.
+    fn end(&self, world: &mut World, id: usize) -> bool {
+        let socket = &mut world.sockets[id];
+        let waits = self.is_patient && socket.taken < socket.sent;
+        if waits || socket.sent < self.ends_at || socket.has_ended {
             return false;
         }
+        // With unread bytes, a close is a reset, and later each write to the socket leads to one.
         match self.ending {
-            Ending::HalfClose => connection.has_ended = true,
-            Ending::Reset(_) => connection.error = Some(ECONNRESET),
-            // A close with unread bytes is a reset.
-            _ if connection.echoed > taken => connection.error = Some(ECONNRESET),
-            _ => (connection.has_ended, connection.is_gone) = (true, true),
+            "half-closes" => socket.has_ended = true,
+            "closes" if socket.echoed == socket.taken => {
+                (socket.has_ended, socket.is_gone) = (true, true);
+            }
+            _ => socket.error = Some("ECONNRESET"),
         }
-        if self.ending != Ending::HalfClose {
-            self.connection = None;
-        }
-        world.tell(|| format!("peer of connection {id}: {:?}", self.ending));
-        world.signal(Source::Connection(id));
-        true
+        tell!(world, "peer of {id} {}", self.ending);
+        world.signal(id);
+        self.ending != "half-closes"
     }
 
     fn send_datagrams(&mut self, world: &mut World) -> Micros {
-        let count = (1 + self.random.magnitude(self.max_send.min(40))).min(self.total);
+        let max = self.max_at_once.min(40);
+        let count = self.total.min(1 + self.random.magnitude(max));
         self.total -= count;
         for _ in 0..count {
             let echo = self.random.below(world.plan.echoes as u64) as usize;
-            world.send_datagram(echo, self.datagram((echo + 1) % world.plan.echoes));
+            let neighbour = address((echo + 1) % world.plan.echoes);
+            world.send_datagram(echo, self.datagram(neighbour));
         }
-        let next = self.soon(world.now);
-        if self.total > 0 { next } else { NEVER }
+        let next_at = self.soon(world.now);
+        if self.total > 0 { next_at } else { NEVER }
     }
 
     /// A datagram. Some have a forged source: the neighbour echo, a service, or many hosts.
-    fn datagram(&self, neighbour: usize) -> SentDatagram {
+    fn datagram(&self, neighbour: SocketAddr) -> Datagram {
         let random = &self.random;
-        let port = random.pick(&[0, 7, 1023, 2049, 7007, 7008]);
+        let service = random.pick(&[0, 7, 1023, 2049, 7007, 7008]);
         let not_host = random.pick(&[[224, 0, 0, 1], [255; 4], [0; 4]]);
-        SentDatagram {
-            from: match random.below(16) {
-                0 => SocketAddr::new(self.address.ip(), port),
-                1 => SocketAddr::from((not_host, 5000)),
-                2 | 3 => datagrams::address(neighbour),
-                _ => self.address,
-            },
-            info: PacketInfo {
-                local_ip: random.either(4, Some(IpAddr::V4(Ipv4Addr::LOCALHOST)), None),
-                interface: 0,
-                ttl: random.pick(&[None, Some(0), Some(1), Some(2), Some(64), Some(255)]),
-                multicast: random.one_in(16),
-            },
-            size: random.magnitude(65_507) as usize,
-            hops: 0,
-            is_unresolved: random.one_in(8),
+        let local_ip = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let peer = match random.below(16) {
+            0 => SocketAddr::new(self.address.ip(), service),
+            1 => SocketAddr::from((not_host, 5000)),
+            2 | 3 => neighbour,
+            _ => self.address,
+        };
+        let info = PacketInfo {
+            local_ip: random.either(4, Some(local_ip), None),
+            interface: 0,
+            ttl: random.pick(&[None, Some(0), Some(1), Some(2), Some(64), Some(255)]),
+            multicast: random.one_in(16),
+        };
+        let (slot, size, drops) = (0, random.magnitude(65_507) as usize, None);
+        Datagram {
+            slot,
+            size,
+            peer,
+            info,
+            drops,
         }
     }
 }
 
 /// Few sources, some of them outside the allow list.
 fn source_address(random: &Random) -> SocketAddr {
-    let host = 1 + random.below(4);
+    let (host, port) = (1 + random.below(4), 10_000 + random.below(1_000));
     let ip = match random.below(8) {
         0..=4 => format!("10.0.0.{host}"),
         5 => format!("192.0.2.{host}"),
         _ => format!("fd00:0:0:{}::{host}", host / 3),
     };
-    SocketAddr::new(ip.parse().unwrap(), 10_000 + random.below(1_000) as u16)
-}
-
-impl World {
-    /// One action of a peer.
-    pub(super) fn act(&mut self, index: usize) {
-        let mut peer = self.peers[index].clone();
-        peer.next_at = match peer.connection {
-            _ if peer.is_udp => peer.send_datagrams(self),
-            None => peer.connect(self, index),
-            Some(id) => peer.use_connection(self, id),
-        };
-        self.peers[index] = peer;
-    }
+    SocketAddr::new(ip.parse().unwrap(), port as u16)
 }

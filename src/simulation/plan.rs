@@ -1,9 +1,10 @@
 //! What a seed decides before the run: the configuration, the peers, and how much trouble there is.
+//!
+//! Of each choice, the first is the simplest: a draw that is zeroed makes a plan simpler. So the shrinker
+//! needs to know nothing of plans.
 
-use std::time::Duration;
-
-use super::random::Random;
-use crate::config::{Config, ZeroCopy};
+use super::*;
+use crate::config::ZeroCopy;
 use crate::net::bind::BindOptions;
 
 /// Microseconds of the simulated clock.
@@ -14,122 +15,89 @@ pub(super) const SECOND: Micros = 1_000_000;
 pub(super) const HOUR: Micros = 3_600 * SECOND;
 pub(super) const NEVER: Micros = Micros::MAX;
 
-/// A run. A smaller plan with the same seed has fewer peers or less trouble.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Plan {
-    pub(super) seed: u64,
-    pub(super) config: Config,
-    /// How many echoes there are in the world, each with a loop of its own.
-    pub(super) echoes: usize,
-    /// Listeners of each echo: the first is TCP, the second a Unix socket.
-    pub(super) listeners: usize,
-    pub(super) has_udp: bool,
-    /// Whether other processes have copies of the listeners.
-    pub(super) is_inherited: bool,
-    /// The numbers of the peers. The number seeds the generator of a peer.
-    pub(super) peers: Vec<u64>,
-    /// How many connections wait at the first listener from the start.
-    pub(super) storm: u16,
-    /// One in so many system calls fails; 0 for none.
-    pub(super) trouble: u64,
-    /// How many system calls fail at most.
-    pub(super) max_failures: usize,
-    /// Turns until all peers read, the trouble ends, and everything has to be echoed.
-    pub(super) turns: u64,
-    /// The turn of the shutdown. If it is `turns`, everything is echoed before.
-    pub(super) shutdown_turn: u64,
-    /// The host waits for the loops, and calls them with a timeout of zero.
-    pub(super) is_nested: bool,
-    /// Once in so many turns the process is stopped for a while; 0 for never.
-    pub(super) pauses: u64,
-    /// Once in so many turns a nested loop is called late; 0 for never.
-    pub(super) delays: u64,
-    /// The least number of bytes for splice(2).
-    pub(super) splice_min: usize,
-    /// How many events one poll returns at most.
-    pub(super) max_events: usize,
-    /// Bytes of a socket buffer, at most.
-    pub(super) max_capacity: u64,
-    pub(super) max_descriptors: usize,
-}
+/// The most peers of a plan: more than one turn of a listener accepts.
+const MAX_PEERS: u64 = 60;
 
-impl Plan {
-    pub(super) fn new(seed: u64) -> Self {
-        let random = Random::new(seed);
-        let is_bulk = random.one_in(8);
-        let is_calm = random.one_in(2);
-        let rarely = |n: u64| if is_calm { 0 } else { 2 << random.below(n) };
-        let has_udp = random.one_in(4);
-        let echoes = 1 + usize::from(has_udp && random.one_in(4));
-        let storm = random.either(16, random.below(80) as u16, 0);
-        let turns = 1 + random.magnitude(1000);
-        let small = (1 + random.magnitude(63) as usize, 1 + random.magnitude(255));
-        let bulk = (16 * 1024, 1 << 20);
-        let (splice_min, max_capacity) = if is_bulk { bulk } else { small };
-        Plan {
-            seed,
-            config: config(&random, is_bulk, storm > 0),
-            echoes,
-            listeners: 1 + random.below(2) as usize,
-            has_udp,
-            is_inherited: random.one_in(8),
-            peers: (0..=random.below(8)).collect(),
-            storm,
-            trouble: rarely(7),
-            max_failures: usize::MAX,
-            turns,
-            shutdown_turn: random.either(2, random.below(turns), turns),
-            is_nested: echoes > 1 || random.one_in(3),
-            pauses: rarely(6),
-            delays: rarely(6),
-            splice_min,
-            max_events: random.either(2, 1 + random.below(4) as usize, 256),
-            max_capacity,
-            max_descriptors: random.either(4, 3 + random.below(20) as usize, 1000),
+/// A struct whose fields are drawn one after the other, so that each can depend on those before it.
+macro_rules! drawn {
+    ($(#[$meta:meta])* $name:ident($($input:ident: $input_type:ty),*):
+     $($(#[$doc:meta])* $field:ident: $type:ty = $value:expr;)+) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone)]
+        #[allow(dead_code, reason = "some fields are there for others")]
+        pub(super) struct $name {
+            $($(#[$doc])* pub(super) $field: $type),+
         }
-    }
 
-    /// Simpler runs, of which one may show the same fault.
-    pub(super) fn smaller(&self) -> Vec<Plan> {
-        let with = |change: &dyn Fn(&mut Plan)| {
-            let mut plan = self.clone();
-            change(&mut plan);
-            plan
-        };
-        let mut plans = vec![
-            with(&|it| it.trouble = 0),
-            with(&|it| it.max_failures = it.max_failures.min(64) / 2),
-            with(&|it| (it.pauses, it.delays) = (0, 0)),
-            with(&|it| it.turns /= 2),
-            with(&|it| it.turns -= it.turns.min(1)),
-            with(&|it| it.storm /= 2),
-            with(&|it| it.listeners = 1),
-            with(&|it| it.has_udp = false),
-            with(&|it| it.echoes = 1),
-            with(&|it| it.is_nested = it.echoes > 1),
-            with(&|it| it.is_inherited = false),
-            with(&|it| it.splice_min = usize::MAX),
-            with(&|it| it.max_events = 256),
-        ];
-        let without = |peer: &u64| with(&|it| it.peers.retain(|other| other != peer));
-        plans.extend(self.peers.iter().map(without));
-        plans.retain(|it| format!("{it:?}") != format!("{self:?}"));
-        plans
-    }
+        impl $name {
+            pub(super) fn new($($input: $input_type),*) -> Self {
+                $(let $field = $value;)+
+                $name { $($field),+ }
+            }
+        }
+    };
+}
+pub(super) use drawn;
+
+drawn! {
+    /// A run.
+    #[derive(Default)]
+    Plan(number: u64, zeroed: &BTreeSet<u64>):
+
+    seed: u64 = number;
+    random: Random = Random { zeroed: zeroed.clone(), ..Random::new(seed) };
+    /// Streams of many bytes, and else of few.
+    is_bulk: bool = random.one_in(8);
+    /// Many peers, which connect at once.
+    is_storm: bool = random.one_in(20);
+    config: Config = config(&random, is_bulk, is_storm);
+    /// Listeners of each echo: the first is TCP, the second a Unix socket.
+    listeners: usize = 1 + random.below(2) as usize;
+    has_udp: bool = random.one_in(4);
+    /// How many echoes there are in the world, each with a loop of its own.
+    echoes: usize = random.either(4, 1 + usize::from(has_udp), 1);
+    /// Whether other processes have copies of the listeners.
+    is_inherited: bool = random.one_in(8);
+    max_peers: u64 = 1 + random.below(if is_storm { MAX_PEERS } else { 8 });
+    /// The numbers of the peers, with a draw for each, so that it can be left out.
+    peers: Vec<u64> = {
+        let is_taken = |number: &u64| random.below(NEVER) > 0 && *number < max_peers;
+        (0..MAX_PEERS).filter(is_taken).collect()
+    };
+    is_troubled: bool = random.one_in(2);
+    /// One in so many system calls fails; 0 for none.
+    trouble: u64 = rarely(&random, is_troubled, 7);
+    /// How many system calls fail at most.
+    max_failures: u64 = random.bits(10);
+    /// Once in so many turns the process is stopped, or a nested loop is called late; 0 for never.
+    pauses: u64 = rarely(&random, is_troubled, 6);
+    /// Turns until all peers read, the trouble ends, and everything has to be echoed.
+    turns: u64 = 1 + random.bits(10);
+    /// The turn of the shutdown. If it is `NEVER`, everything is echoed before.
+    shutdown_turn: u64 = random.either(2, random.below(turns), NEVER);
+    /// The host waits for the loops, and calls them with a timeout of zero.
+    is_nested: bool = random.one_in(3) || echoes > 1;
+    small: [u64; 2] = [63, 255].map(|max| 1 + random.magnitude(max));
+    /// The least number of bytes for splice(2).
+    splice_min: usize = if is_bulk { 16 << 10 } else { small[0] as usize };
+    /// Bytes of a socket buffer, at most.
+    max_capacity: u64 = if is_bulk { 1 << 20 } else { small[1] };
+    /// How many events one poll returns at most.
+    max_events: usize = random.either(2, 1 + random.below(4) as usize, 256);
+    max_descriptors: usize = random.either(4, 4 + random.below(20) as usize, 1000);
 }
 
 fn config(random: &Random, is_bulk: bool, is_storm: bool) -> Config {
     let small = 1 + random.magnitude(63) as usize;
-    let buffer_size = if is_bulk {
-        1 << (14 + random.below(5))
-    } else {
-        small
-    };
+    let bulk = 1 << (14 + random.below(5));
+    let buffer_size = if is_bulk { bulk } else { small };
     // The builder asks for 256 KiB at least, which few peers reach.
     let budget = buffer_size * (1 + random.below(4) as usize);
     let networks = ["10.0.0.0/30".parse().unwrap(), "fd00::/64".parse().unwrap()];
-    let (max_connections, max_backlog) = if is_storm { (100, 100) } else { (8, 7) };
+    let small = 1 + random.magnitude(7) as u32;
+    let (max_connections, backlog) = if is_storm { (100, 100) } else { (8, small) };
     let drain = random.magnitude(60_000);
+    let max_per_source = Some(1 + random.below(3) as usize);
     Config {
         buffer_size,
         max_buffered: random.either(2, budget, 1 << 30),
@@ -143,10 +111,11 @@ fn config(random: &Random, is_bulk: bool, is_storm: bool) -> Config {
         busy_poll: Duration::from_micros(random.either(8, 50, 0)),
         zero_copy: random.pick(&[ZeroCopy::Off, ZeroCopy::Auto]),
         max_connections: 1 + random.below(max_connections) as usize,
-        max_per_source: random.one_in(4).then(|| 1 + random.below(3) as usize),
-        backlog: 1 + random.magnitude(max_backlog) as u32,
+        max_per_source: random.either(4, max_per_source, None),
+        backlog,
         idle_timeout: timeout(random),
         write_timeout: timeout(random),
+        connection_events: 1000,
         ..Config::default()
     }
 }
@@ -154,4 +123,21 @@ fn config(random: &Random, is_bulk: bool, is_storm: bool) -> Config {
 fn timeout(random: &Random) -> Duration {
     let max = random.pick(&[0, 0, 3_000, 300_000]);
     Duration::from_millis(random.magnitude(max))
+}
+
+/// Once in 2 to 2^`bits` times, or never.
+fn rarely(random: &Random, is_on: bool, bits: u64) -> u64 {
+    let bits = random.below(bits + 1);
+    if bits > 0 && is_on { 1 << bits } else { 0 }
+}
+
+impl Plan {
+    /// The sockets that each echo has from the start.
+    pub(super) fn endpoints(&self, echo: usize) -> Vec<Endpoint> {
+        let (address, path) = (address(echo), format!("/echo/{echo}"));
+        let mut endpoints = vec![Endpoint::Tcp(address), Endpoint::Unix(path.into())];
+        endpoints.truncate(self.listeners);
+        endpoints.extend(self.has_udp.then_some(Endpoint::Udp(address)));
+        endpoints
+    }
 }

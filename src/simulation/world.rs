@@ -3,48 +3,19 @@
 //! It has facts only: which bytes were sent and received, which call returned what, which end closed.
 //! The checks judge the engine by them, by its counters and by its log, and never by its private state.
 
-use std::cell::RefCell;
-use std::io;
+use std::cell::{RefCell, RefMut};
 use std::sync::LazyLock;
-use std::thread;
-use std::time::{Duration, Instant};
 
-use log::Level;
-use mio::Token;
-
-use super::checks::Echo;
-use super::connections::Connection;
-use super::datagrams::SentDatagram;
-use super::errors::{EINTR, EMFILE};
-use super::listeners::Backlog;
-use super::peers::Peer;
-use super::plan::{Micros, NEVER, Plan};
-use super::random::Random;
-use crate::policy::log_lines;
+use super::*;
 
 thread_local! {
-    static WORLD: RefCell<World> = RefCell::default();
+    /// Never freed, so that it can be borrowed for any time.
+    static WORLD: &'static RefCell<World> = Box::leak(Box::default());
 }
 
-/// Calls `act` with the world of this thread.
-pub(super) fn world<T>(act: impl FnOnce(&mut World) -> T) -> T {
-    WORLD.with_borrow_mut(act)
-}
-
-/// The same where a value is dropped, unless that is because of a panic.
-pub(super) fn world_at_drop(act: impl FnOnce(&mut World)) {
-    if !thread::panicking() {
-        world(act);
-    }
-}
-
-/// The result of a call that fails.
-pub(super) fn error<T>(errno: i32) -> io::Result<T> {
-    // No number of Windows is of this kind.
-    if cfg!(windows) && errno == EINTR {
-        return Err(io::ErrorKind::Interrupted.into());
-    }
-    Err(io::Error::from_raw_os_error(errno))
+/// The world of this thread. A statement can borrow it once.
+pub(super) fn world() -> RefMut<'static, World> {
+    WORLD.with(|world| world.borrow_mut())
 }
 
 /// The facts of one run.
@@ -60,17 +31,16 @@ pub(super) struct World {
     pub(super) turn: u64,
     /// From here on no call fails, and all peers read and close.
     pub(super) is_calm: bool,
-    pub(super) shutdown_at: Micros,
-    /// The engines are dropped.
-    pub(super) is_over: bool,
+    /// When the drain time of the shutdown is over; `NEVER` before the shutdown.
+    pub(super) drained_at: Micros,
     /// Nothing can happen any more without the engines, and they wait.
     pub(super) is_asleep: bool,
     /// The last poll returned events, or was interrupted by a signal.
     pub(super) had_events: bool,
     pub(super) echoes: Vec<Echo>,
-    pub(super) backlogs: Vec<Backlog>,
-    pub(super) connections: Vec<Connection>,
-    pub(super) datagrams: Vec<SentDatagram>,
+    /// First the listeners and UDP sockets of each echo, then connections.
+    pub(super) sockets: Vec<Socket>,
+    pub(super) datagrams: Vec<Datagram>,
     /// Datagrams that were answered.
     pub(super) replies: u64,
     pub(super) peers: Vec<Peer>,
@@ -78,32 +48,46 @@ pub(super) struct World {
     pub(super) stale_tokens: Vec<Token>,
     /// Open pipes, of two descriptors each.
     pub(super) pipes: usize,
-    /// No pipe could be opened in this turn.
-    pub(super) lacks_pipe: bool,
     pub(super) calls: u64,
     pub(super) calls_in_turn: u64,
-    failures: usize,
-    has_story: bool,
-    /// One line for each call, event and sleep.
-    story: RefCell<Vec<String>>,
+    failures: u64,
+    /// All that was logged.
+    pub(super) story: Vec<String>,
 }
 
 /// More calls than any turn needs.
 const MAX_CALLS_IN_TURN: u64 = 20_000;
 
+/// Adds a line to the story: it is logged as the engine's own lines are.
+macro_rules! tell {
+    ($world:expr, $($line:tt)+) => {{
+        let (seconds, micros) = ($world.now / 1_000_000, $world.now % 1_000_000);
+        log::trace!("{seconds:>6}.{micros:06} {}", format_args!($($line)+));
+    }};
+}
+pub(super) use tell;
+
 impl World {
-    pub(super) fn new(plan: &Plan, has_story: bool) -> Self {
+    pub(super) fn new(plan: &Plan) -> Self {
         let peers = plan.peers.iter().map(|&number| Peer::new(plan, number));
-        let echoes = (0..plan.echoes).map(Echo::new);
-        World {
-            random: Random::new(plan.seed ^ (1 << 63)),
-            shutdown_at: NEVER,
-            echoes: echoes.collect(),
-            peers: peers.collect(),
-            has_story,
+        let mut world = World {
             plan: plan.clone(),
+            random: Random::new(plan.seed ^ (1 << 63)),
+            drained_at: NEVER,
+            peers: peers.collect(),
             ..World::default()
+        };
+        for echo in 0..plan.echoes {
+            world.echoes.push(Echo::default());
+            for endpoint in plan.endpoints(echo) {
+                let is_udp = matches!(endpoint, Endpoint::Udp(_));
+                let kind = if is_udp { Kind::Udp } else { Kind::Listener };
+                let socket = world.add_socket(echo, kind);
+                (socket.is_accepted, socket.moved_at) = (true, NEVER);
+                socket.address = endpoint.address();
+            }
         }
+        world
     }
 
     pub(super) fn instant(&self) -> Instant {
@@ -111,31 +95,13 @@ impl World {
         *START + Duration::from_micros(self.now)
     }
 
-    /// Adds a line to the story, behind what the engine has logged.
-    pub(super) fn tell(&self, line: impl FnOnce() -> String) {
-        if self.has_story {
-            self.take_log();
-            let (seconds, micros) = (self.now / 1_000_000, self.now % 1_000_000);
-            let line = format!("{seconds:>6}.{micros:06} {}", line());
-            self.story.borrow_mut().push(line);
-        }
-    }
-
-    /// What the engine has logged since the last call. It becomes a part of the story.
-    pub(super) fn take_log(&self) -> Vec<(Level, String)> {
+    /// What was logged since the last call. It becomes a part of the story.
+    pub(super) fn take_log(&mut self) -> Vec<(Level, String)> {
         let lines = log_lines::take();
-        if self.has_story {
-            let story = lines
-                .iter()
-                .map(|(level, line)| format!("{level:>17} {line}"));
-            self.story.borrow_mut().extend(story);
+        for (level, line) in &lines {
+            self.story.push(format!("{level:>5} {line}"));
         }
         lines
-    }
-
-    pub(super) fn take_story(&mut self) -> Vec<String> {
-        self.take_log();
-        self.story.take()
     }
 
     /// A turn of an echo begins.
@@ -143,34 +109,27 @@ impl World {
         self.turn += 1;
         self.turn_now = self.now;
         self.calls_in_turn = 0;
-        self.lacks_pipe = false;
-        for connection in &mut self.connections {
-            connection.socket.begin_turn();
-        }
-        for backlog in &mut self.backlogs {
-            backlog.begin_turn();
-        }
-        for echo in &mut self.echoes {
-            echo.udp.socket.begin_turn();
-        }
     }
 
-    /// A system call takes time, and fails if the seed says so. Meanwhile a peer may act.
-    pub(super) fn call(&mut self, errors: &[i32]) -> io::Result<()> {
+    /// A system call takes time, and fails if the seed says so. Meanwhile peers may act.
+    pub(super) fn call(&mut self, name: &str) -> Outcome<()> {
         self.calls += 1;
         self.calls_in_turn += 1;
         let is_endless = self.calls_in_turn > MAX_CALLS_IN_TURN;
-        assert!(!is_endless, "the turn does not end");
+        judge(is_endless, &"the turn", "does not end");
         self.now += self.random.below(3);
-        if self.turn > 0 && self.random.one_in(8) && !self.peers.is_empty() {
-            let index = self.random.below(self.peers.len() as u64) as usize;
-            if self.peers[index].next_at <= self.now {
-                self.act(index);
-            }
+        if self.turn > 0 && self.random.one_in(8) {
+            self.act();
         }
+        self.fail(name)
+    }
+
+    /// Fails with one of the errors of this name, if the seed says so.
+    pub(super) fn fail(&mut self, name: &str) -> Outcome<()> {
         if self.failures < self.plan.max_failures && self.has_trouble(1) {
             self.failures += 1;
-            return error(self.random.pick(errors));
+            let errors: Vec<_> = errors(name).split(' ').collect();
+            return Err(self.random.pick(&errors));
         }
         Ok(())
     }
@@ -180,37 +139,54 @@ impl World {
         !self.is_calm && self.random.one_in(less * self.plan.trouble)
     }
 
-    /// Fails if opening `count` descriptors reaches the limit. The limit comes and goes.
-    pub(super) fn check_descriptors(&self, count: usize) -> io::Result<()> {
-        let connections = self.connections.iter().filter(|it| it.is_open());
-        let count = connections.count() + 2 * self.pipes + count;
-        let is_limited = !self.is_calm && self.random.one_in(2);
-        if is_limited && count > self.plan.max_descriptors {
-            return error(EMFILE);
-        }
-        Ok(())
+    /// Fails if the descriptors have run out. They come back at any time.
+    pub(super) fn check_descriptors(&self) -> Outcome<()> {
+        let open = (0..self.echoes.len()).map(|echo| self.open(echo).count());
+        let count = open.sum::<usize>() + 2 * self.pipes;
+        let is_over = count >= self.plan.max_descriptors && !self.is_calm;
+        let has_none = is_over && self.random.one_in(2);
+        if has_none { Err("EMFILE") } else { Ok(()) }
     }
 
-    /// Open connections of an echo: accepted, and not closed.
-    pub(super) fn open(&self, echo: usize) -> impl Iterator<Item = &Connection> {
-        let connections = self.connections.iter();
-        connections.filter(move |it| it.socket.echo == echo && it.is_open())
+    /// Moves the clock to the next moment in which something happens without the engines, but not beyond
+    /// `end`. Peers act when their time comes.
+    pub(super) fn step(&mut self, end: Micros) {
+        let actions = self.peers.iter().map(|it| it.next_at);
+        let changes = self.sockets.iter().map(|it| it.changed_at);
+        let changes = changes.filter(|at| *at > self.now);
+        let sent = self.sockets.iter().filter_map(|it| it.unresolved.front());
+        let next = actions.chain(changes).chain(sent.copied()).min();
+        let next = next.unwrap_or(NEVER).min(end);
+        self.is_asleep = next == NEVER;
+        if self.is_asleep {
+            return;
+        }
+        self.now = self.now.max(next);
+        self.act();
+        for socket in &mut self.sockets {
+            socket.unresolved.retain(|until| *until > self.now);
+        }
     }
 
-    /// Moves the clock. Peers act when their time comes.
-    pub(super) fn advance(&mut self, to: Micros) {
-        loop {
-            let peers = self.peers.iter().enumerate();
-            let next = peers.map(|(index, peer)| (peer.next_at, index)).min();
-            let Some((at, index)) = next.filter(|(at, _)| *at <= to) else {
-                break;
-            };
-            self.now = self.now.max(at);
-            self.act(index);
+    /// Peers act whose time has come.
+    fn act(&mut self) {
+        for index in 0..self.peers.len() {
+            if self.peers[index].next_at <= self.now {
+                let mut peer = self.peers[index].clone();
+                peer.next_at = peer.act(self, index);
+                self.peers[index] = peer;
+            }
         }
-        self.now = self.now.max(to);
-        for echo in &mut self.echoes {
-            echo.udp.unresolved.retain(|until| *until > self.now);
-        }
+    }
+
+    /// What was simulated: turns, calls, seconds, connections, bytes, datagrams.
+    pub(super) fn figures(&self) -> [u64; 6] {
+        let streams = self.sockets.iter().filter(|it| it.kind == Kind::Stream);
+        let (count, bytes) = (
+            streams.clone().count() as u64,
+            streams.map(|it| it.echoed).sum(),
+        );
+        let (turns, calls, seconds) = (self.turn, self.calls, self.now / SECOND);
+        [turns, calls, seconds, count, bytes, self.replies]
     }
 }
