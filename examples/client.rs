@@ -31,11 +31,17 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// The most that a datagram over IPv4 holds: 65,535 bytes less the headers of IP and UDP.
 const LARGEST_DATAGRAM: usize = 65_507;
 
+const USAGE: &str = "usage: client HOST:PORT | tcp://HOST:PORT | udp://HOST:PORT | unix:PATH";
+
 fn main() -> ExitCode {
     let mut arguments = env::args_os().skip(1);
     let endpoint = arguments.next().and_then(|text| text.into_string().ok());
+    if endpoint.as_deref() == Some("--help") {
+        println!("{USAGE}");
+        return ExitCode::SUCCESS;
+    }
     let (Some(endpoint), None) = (endpoint, arguments.next()) else {
-        eprintln!("usage: client HOST:PORT | tcp://HOST:PORT | udp://HOST:PORT | unix:PATH");
+        eprintln!("{USAGE}");
         return ExitCode::from(2);
     };
     let endpoints = match Endpoint::resolve(&endpoint) {

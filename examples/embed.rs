@@ -7,6 +7,7 @@ use std::env;
 use std::error::Error;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr};
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use mio::net::{TcpListener, TcpStream};
@@ -19,8 +20,19 @@ const FIRST_ECHO: Token = Token(1);
 
 const TICK: Duration = Duration::from_secs(10);
 
-fn main() -> Result<(), Box<dyn Error>> {
-    let mut arguments = env::args().skip(1);
+const USAGE: &str = "usage: embed [ECHO_ADDRESS [REPORT_ADDRESS]], such as 127.0.0.1:7007";
+
+fn main() -> Result<ExitCode, Box<dyn Error>> {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    if arguments == ["--help"] {
+        println!("{USAGE}");
+        return Ok(ExitCode::SUCCESS);
+    }
+    if arguments.len() > 2 || arguments.iter().any(|it| it.starts_with('-')) {
+        eprintln!("{USAGE}");
+        return Ok(ExitCode::from(2));
+    }
+    let mut arguments = arguments.into_iter();
     let mut address = |default: &str| arguments.next().unwrap_or_else(|| default.to_owned());
     let echo_address = address("127.0.0.1:7007");
     let report_address: SocketAddr = address("127.0.0.1:7008").parse()?;

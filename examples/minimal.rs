@@ -5,6 +5,9 @@ use std::error::Error;
 use mio_echo::{Config, Server};
 
 fn main() -> Result<(), Box<dyn Error>> {
+    if std::env::args().len() > 1 {
+        return Err("usage: minimal, without arguments".into());
+    }
     // Port 0 is a free one, which the system chooses.
     let config = Config::builder().endpoint("127.0.0.1:0".parse()?).build()?;
     let mut server = Server::bind(config)?;

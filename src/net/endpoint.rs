@@ -182,14 +182,14 @@ enum Parsed<'a> {
 }
 
 /// What is wrong with a text, and what to write instead.
-type Problem = (EndpointErrorKind, &'static str);
+type Problem = (EndpointErrorKind, String);
 
-fn syntax<T>(problem: &'static str) -> Result<T, Problem> {
-    Err((EndpointErrorKind::Syntax, problem))
+fn syntax<T>(problem: impl Into<String>) -> Result<T, Problem> {
+    Err((EndpointErrorKind::Syntax, problem.into()))
 }
 
-fn address<T>(problem: &'static str) -> Result<T, Problem> {
-    Err((EndpointErrorKind::Address, problem))
+fn address<T>(problem: &str) -> Result<T, Problem> {
+    Err((EndpointErrorKind::Address, problem.to_owned()))
 }
 
 fn parse(text: &str) -> Result<Parsed<'_>, EndpointError> {
@@ -233,7 +233,10 @@ fn ip_endpoint(text: &str) -> Result<Parsed<'_>, Problem> {
 
 fn name_and_port(authority: &str) -> Result<(&str, u16), Problem> {
     let Some((host, port)) = authority.rsplit_once(':') else {
-        return syntax("no port; write HOST:PORT, such as 127.0.0.1:7007");
+        return match authority.parse::<u16>() {
+            Ok(port) => syntax(format!("{port} is a port: write 127.0.0.1:{port}")),
+            Err(_) => syntax("no port; write HOST:PORT, such as 127.0.0.1:7007"),
+        };
     };
     let inner = host
         .strip_prefix('[')
@@ -388,7 +391,7 @@ mod tests {
     fn error_names_the_mistake() {
         for (text, kind, problem) in [
             ("", "Syntax", "no port"),
-            ("7007", "Syntax", "no port"),
+            ("7007", "Syntax", "7007 is a port: write 127.0.0.1:7007"),
             ("127.0.0.1", "Syntax", "no port"),
             (":7007", "Syntax", "no host"),
             ("tcp://:7007", "Syntax", "no host"),

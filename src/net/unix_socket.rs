@@ -114,8 +114,12 @@ fn take_over(socket: &Socket, address: &SockAddr, path: &Path) -> io::Result<()>
 fn clear(path: &Path) -> io::Result<()> {
     match fs::symlink_metadata(path) {
         Ok(file) if file.file_type().is_socket() => {}
-        Ok(_) => {
-            let message = "a file that is not a socket is in the way";
+        Ok(file) => {
+            let message = if file.is_dir() {
+                "it is a directory"
+            } else {
+                "a file that is not a socket is in the way"
+            };
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, message));
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),

@@ -59,8 +59,9 @@ fn results_of_each<const N: usize>(runs: [(&str, &str); N]) -> [(Outcome, Value)
     })
 }
 
-const FAULTS: [&str; 8] = [
+const FAULTS: [&str; 9] = [
     "lost",
+    "lost_in_warmup",
     "late",
     "corrupted",
     "reordered",
@@ -167,7 +168,7 @@ fn duration_and_warmup() {
 #[test]
 fn json_has_all_results_with_units() {
     let (_server, _directory, [tcp, ..]) = service();
-    let arguments = "-c2 -n100 -s100 -p";
+    let arguments = "-c2 -n100 -s100B --server-pid";
     let arguments = format!("{arguments} {}", std::process::id());
     let (_, json) = results(&arguments, &tcp);
     assert_eq!(json["connections"], 2);
@@ -183,13 +184,43 @@ fn json_has_all_results_with_units() {
     assert!(times[0] > 0 && times.is_sorted(), "{json}");
     if cfg!(target_os = "linux") {
         assert!(json["server_cpu_ns_per_echo"].is_number(), "{json}");
-        let arguments = format!("--hold -c10 -d0 -p {}", std::process::id());
+        let arguments = format!("--hold -c10 -d0 --server-pid {}", std::process::id());
         let (_, json) = results(&arguments, &tcp);
         for name in ["rss", "rss_anon"] {
             let name = format!("server_{name}_bytes_per_connection");
             assert!(json[&name].is_number(), "{name} of {json}");
         }
+        for name in ["hold_own_cpu_s", "hold_server_cpu_s"] {
+            assert!(json[name].is_number(), "{name} of {json}");
+        }
     }
+}
+
+#[test]
+fn churn_counts_connections() {
+    let (server, _directory, [tcp, ..]) = service();
+    let (outcome, json) = results("-c4 -n200 --churn", &tcp);
+    assert_faults(&outcome, &[]);
+    // Each of the four may have had another one established at the end.
+    let connected = json["connected"].as_u64().unwrap();
+    assert!((200..=204).contains(&connected), "{json}");
+    assert!(json["connections_per_s"].as_f64() > Some(0.0), "{json}");
+    assert!(server.stop().accepted >= 200);
+    let (_server, _directory, [tcp, ..]) = service();
+    let outcome = launch("-c1 -n10 --churn", &tcp).finish();
+    let line = "connections 10 established, ";
+    assert!(outcome.stdout.contains(line), "{outcome:?}");
+}
+
+#[test]
+fn losses_in_the_warmup_are_counted_apart() {
+    let endpoint = numbered(|number, datagram| match number {
+        1 => Vec::new(),
+        _ => vec![datagram],
+    });
+    let (outcome, json) = results("-c1 -n10 -w200ms -W1", &endpoint);
+    assert_faults(&outcome, &[("lost", 1), ("lost_in_warmup", 1)]);
+    assert_eq!(json["echoes"], 10);
 }
 
 #[test]
@@ -619,6 +650,7 @@ fn wrong_arguments_get_one_line_and_status_2() {
         "--hold -n2 127.0.0.1:7",
         "--server-pid 0 127.0.0.1:7",
         "--no-such-option 127.0.0.1:7",
+        "-p 7 127.0.0.1",
         "127.0.0.1:7 127.0.0.1:8",
     ] {
         let arguments: Vec<&str> = arguments.split_whitespace().collect();

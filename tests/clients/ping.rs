@@ -99,7 +99,7 @@ fn output_is_that_of_ping() {
 
 #[test]
 fn any_size_over_any_transport() {
-    for size in ["1", "7", "8", "9", "56", "65507"] {
+    for size in ["1", "7", "8", "9", "56", "1KiB", "65507"] {
         let arguments = ["-c20", "-i0", "-s", size];
         for endpoint in [tcp_echo(), udp_echo()] {
             ping(&arguments, &endpoint).assert_clean(20);

@@ -61,7 +61,9 @@ impl Service {
     /// Waits until it listens over TCP. Returns the address.
     pub fn listens_at(&mut self) -> SocketAddr {
         let line = self.wait_for("listening on tcp://");
-        line.split("tcp://").nth(1).unwrap().parse().unwrap()
+        let rest = line.split("tcp://").nth(1).unwrap();
+        // As JSON, the line goes on.
+        rest.split('"').next().unwrap().parse().unwrap()
     }
 
     /// Waits for a line of the log that contains the text.

@@ -60,6 +60,34 @@ fn client_prints_the_echo_of_its_input() {
 }
 
 #[test]
+fn help_and_unknown_arguments() {
+    for (name, help) in [
+        ("client", Some(0)),
+        ("embed", Some(0)),
+        ("minimal", Some(1)),
+    ] {
+        for (argument, status) in [("--help", help), ("--unheard-of", None)] {
+            let output = example(name)
+                .arg(argument)
+                .stdin(Stdio::null())
+                .output()
+                .unwrap();
+            let code = output.status.code();
+            assert!(
+                code == status || status.is_none() && code > Some(0),
+                "{name}: {output:?}"
+            );
+            let text = [output.stdout, output.stderr].concat();
+            let text = String::from_utf8(text).unwrap();
+            assert!(
+                text.contains("usage: ") || text.contains("unheard-of"),
+                "{text}"
+            );
+        }
+    }
+}
+
+#[test]
 fn client_fails_with_a_message() {
     let address = refusing_address().to_string();
     let mut client = example("client");

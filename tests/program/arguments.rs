@@ -74,3 +74,62 @@ fn help_of_a_subcommand() {
         assert!(text.contains("Usage: mio-echo check [OPTIONS] <ENDPOINT>"));
     }
 }
+
+#[test]
+fn version_of_a_subcommand() {
+    let output = output(program(&["check", "--version"]));
+    assert_eq!(output.status.code(), Some(0));
+    let version = concat!("mio-echo-check ", env!("CARGO_PKG_VERSION"), "\n");
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), version);
+}
+
+#[cfg(feature = "man")]
+fn printed(arguments: &[&str]) -> String {
+    let output = output(program(arguments));
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert!(output.stderr.is_empty(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[cfg(feature = "man")]
+#[test]
+fn manual_page_has_the_sections_of_the_help() {
+    let page = printed(&["man"]);
+    for section in [
+        "NAME",
+        "SYNOPSIS",
+        "DESCRIPTION",
+        "OPTIONS",
+        "SUBCOMMANDS",
+        "EXAMPLES",
+        "ENVIRONMENT",
+        "LOG",
+        "SIGNALS",
+        r#""EXIT STATUS""#,
+        r#""SEE ALSO""#,
+    ] {
+        assert!(page.contains(&format!("\n.SH {section}\n")), "{section}");
+    }
+    // A term and its meaning, a term alone on its line, and a paragraph.
+    assert!(page.contains("\n.TP\n\\fBSIGUSR1\\fR\nlog a summary of the counters\n"));
+    assert!(page.contains("\nsystemd is notified when"), "{page}");
+    assert!(
+        page.contains("\n.SH LOG\nLines on standard error"),
+        "{page}"
+    );
+    assert!(printed(&["man", "check"]).contains(".TH MIO-ECHO-CHECK 1 "));
+    let (line, status) = error_line(program(&["man", "fly"]));
+    assert_eq!(status, Some(2), "{line}");
+    assert!(line.contains("no subcommand 'fly'"), "{line}");
+}
+
+#[cfg(feature = "man")]
+#[test]
+fn completions_know_all_options() {
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        let script = printed(&["completions", shell]);
+        for option in ["drain-timeout", "log-format", "check"] {
+            assert!(script.contains(option), "{option} for {shell}");
+        }
+    }
+}

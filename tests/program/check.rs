@@ -118,7 +118,8 @@ fn changed_bytes_fail() {
 /// With status 1, because Docker reserves 2 for its own use.
 #[test]
 fn wrong_endpoint_fails_with_status_1() {
-    assert!(failure("7007").contains("no port"));
+    assert!(failure("7007").contains("7007 is a port"));
+    assert!(failure("unix:/").contains("is a directory"));
     let name = format!("{}.invalid:7007", "x".repeat(64));
     assert!(failure(&name).contains("does not resolve"));
 }

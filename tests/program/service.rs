@@ -259,7 +259,12 @@ fn wrong_arguments_get_one_line_and_status_2() {
     for (arguments, hint) in [
         (vec!["127.0.0.1:65536"], "a number from 0 to 65535"),
         (vec!["127.0.0.1"], "no port"),
-        (vec!["7007"], "no port"),
+        (vec!["7007"], "7007 is a port: write 127.0.0.1:7007"),
+        (
+            vec!["-p", "7"],
+            "no option '-p': the port is a part of ENDPOINT",
+        ),
+        (vec!["--port=7"], "no option '--port': the port is a part"),
         (vec!["127.0.0.256:7007"], "not an IP address"),
         (vec!["::1:7007"], "[::1]:7007"),
         (vec!["http://127.0.0.1:7007"], "tcp://HOST:PORT"),
@@ -270,9 +275,10 @@ fn wrong_arguments_get_one_line_and_status_2() {
         (vec!["--buffer-size", "large"], "64KiB"),
         (vec!["--backlog", "0"], "1 to 65535"),
         (vec!["--backlog=-1"], "-1"),
+        (vec!["--backlog", "abc"], "1 to 65535"),
         (vec!["--max-connections", "0"], "1 to 1000000000"),
-        (vec!["--max-connections", "many"], "many"),
-        (vec!["--max-per-source", "0"], "choose 1 to"),
+        (vec!["--max-connections", "many"], "1 to 1000000000"),
+        (vec!["--max-per-source", "0"], "1 to 1000000000"),
         (
             vec!["--max-connections", "5", "--max-per-source", "6"],
             "choose 1 to 5",
@@ -285,7 +291,7 @@ fn wrong_arguments_get_one_line_and_status_2() {
         (vec!["--allow", "10.0.0.0/33"], "0 to 32"),
         (vec!["--allow", "fe80::1%eth0"], "without the %"),
         (vec!["--allow", "::/0"], "none for Unix sockets"),
-        (vec!["--drain-timeout", "5"], "5s"),
+        (vec!["--drain-timeout", "soon"], "such as 5, 0.2, 200ms"),
         (vec!["--drain-timeout", "2days"], "86400"),
         (vec!["--busy-poll", "2s"], "0 to 1s"),
         (vec!["--unix-mode", "rw"], "0660"),
@@ -297,12 +303,12 @@ fn wrong_arguments_get_one_line_and_status_2() {
             vec!["[::]:7", "tcp://0.0.0.0:7", "--dual-stack"],
             "tcp://0.0.0.0:7 is there twice",
         ),
-        (vec!["--stats-interval", "5"], "5s"),
         (vec!["--stats-interval", "99ms"], "100ms to 1day"),
         (vec!["--stats-interval", "25h"], "100ms to 1day"),
         (vec!["--metrics", "127.0.0.1:9007"], "tcp://127.0.0.1:9007"),
         (vec!["--metrics", "tcp://127.0.0.1"], "no port"),
         (vec!["--log-level", "loud"], "debug"),
+        (vec!["--log-format", "xml"], "text, json, journald"),
         (vec!["--bcklog", "5"], "--backlog"),
         (vec!["--backlog"], "a value is required"),
         (vec!["-x"], "--help"),
@@ -316,8 +322,19 @@ fn wrong_arguments_get_one_line_and_status_2() {
     assert!(line.contains("does not resolve"), "{line}");
 }
 
+/// `-- --port` would make an endpoint of it.
+#[test]
+fn unknown_option_is_not_suggested_as_an_endpoint() {
+    let (line, _) = error_line(program(&["--unheard-of"]));
+    assert!(!line.contains("-- --"), "{line}");
+}
+
 #[test]
 fn bind_error_gets_one_line_and_status_1() {
+    let (line, status) = error_line(program(&["-q", "unix:/"]));
+    assert_eq!(status, Some(1), "{line}");
+    assert!(line.contains("it is a directory"), "{line}");
+
     let holder = TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = holder.local_addr().unwrap().to_string();
     let (line, status) = error_line(program(&["-q", "127.0.0.1:0", "127.0.0.1:0", &taken]));
@@ -522,6 +539,51 @@ fn log_level_from_option_or_environment() {
     common::signal(&child, Signal::SIGTERM);
     assert_eq!(common::wait(&mut child).code(), Some(0));
     assert_eq!(lines.iter().collect::<Vec<_>>(), Vec::<String>::new());
+}
+
+#[test]
+fn log_as_json_has_one_object_a_line() {
+    let service = Service::start(&["--log-format=json", "-v"]);
+    echo(&mut connect(service.address), b"hello");
+    let lines = service.stop();
+    let keys = ["level", "message", "target", "time"];
+    for line in &lines {
+        let json: serde_json::Value = serde_json::from_str(line).expect(line);
+        let object = json.as_object().expect(line);
+        assert!(object.keys().eq(keys), "{line}");
+        assert!(object["time"].as_str().unwrap().ends_with('Z'), "{line}");
+    }
+    assert!(lines[0].contains("listening on tcp://"), "{lines:?}");
+    assert!(lines[0].contains(r#""level":"INFO""#), "{lines:?}");
+}
+
+#[test]
+fn log_for_journald_has_priorities_and_no_time_stamps() {
+    let service = Service::start(&["--log-format=journald", "-v"]);
+    echo(&mut connect(service.address), b"hello");
+    let lines = service.stop();
+    let has = |start: &str| lines.iter().any(|line| line.starts_with(start));
+    assert!(has("<6>[mio_echo::echo::engine] listening on"), "{lines:?}");
+    assert!(has("<7>[mio_echo::echo::accept] 127.0.0.1:"), "{lines:?}");
+}
+
+#[test]
+fn error_that_ends_the_program_has_the_form_of_the_log() {
+    for (format, start) in [
+        ("text", "mio-echo: cannot listen on unix:/"),
+        ("journald", "<3>[mio_echo] cannot listen on unix:/"),
+        (
+            "json",
+            r#"{"level":"ERROR","message":"cannot listen on unix:/"#,
+        ),
+    ] {
+        let arguments = ["-q", "unix:/", "--log-format", format];
+        let output = output(program(&arguments));
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert!(text.starts_with(start), "{text}");
+        assert_eq!(text.lines().count(), 1, "{text}");
+        assert_eq!(output.status.code(), Some(1));
+    }
 }
 
 #[test]

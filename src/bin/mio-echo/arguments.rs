@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io::{self, Write};
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use mio_echo::Endpoint;
@@ -21,17 +22,18 @@ pub(crate) fn endpoints(text: &str) -> Result<Vec<Endpoint>, CliError> {
     Ok(endpoints)
 }
 
-/// Parses a time with a unit, or in seconds as in ping(8).
+/// Parses a time that can be added to the present.
 pub(crate) fn time(text: &str) -> Result<Duration, &'static str> {
-    /// An upper limit, so that a time can be added to the present.
     const MAX_TIME: Duration = Duration::from_secs(1_000_000_000);
 
-    let seconds = text.parse().ok();
-    let plain = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-    plain
-        .or_else(|| options::time(text).ok())
-        .filter(|time| *time <= MAX_TIME)
-        .ok_or("write a number of seconds, or one with a unit, such as 0.2 or 200ms")
+    let time = Some(options::time(text)?).filter(|time| *time <= MAX_TIME);
+    time.ok_or("choose 30 years at most")
+}
+
+/// Parses a size within a range.
+pub(crate) fn size(text: &str, range: RangeInclusive<usize>) -> Result<usize, String> {
+    let size = Some(options::size(text)?).filter(|size| range.contains(size));
+    size.ok_or_else(|| format!("choose {} to {} bytes", range.start(), range.end()))
 }
 
 /// Prints a line to standard output. Fails if its reader has gone, as in `ping ... | head`.

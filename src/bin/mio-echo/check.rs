@@ -32,7 +32,11 @@ pub(crate) fn check(options: &Options) -> Result<(), CliError> {
     let (sender, receiver) = channel();
     let text = options.endpoint.clone();
     thread::spawn(move || check_addresses(&text, &sender));
-    let mut last_error = failure(&options.endpoint, "no answer in time");
+    let look_up = format!(
+        "{}: no answer from the look-up of the name in time",
+        options.endpoint
+    );
+    let mut last_error = CliError::failure(look_up);
     loop {
         match receiver.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
             Ok(Ok(())) => return Ok(()),
@@ -50,6 +54,10 @@ fn check_addresses(text: &str, results: &Sender<Result<(), CliError>>) {
         let _ = results.send(Err(CliError::failure(error)));
         Vec::new()
     });
+    // From here on it is the service that has to answer.
+    if !endpoints.is_empty() {
+        let _ = results.send(Err(failure(text, "no answer in time")));
+    }
     for endpoint in endpoints {
         let results = results.clone();
         thread::spawn(move || {
@@ -73,6 +81,7 @@ fn echo(endpoint: &Endpoint) -> io::Result<()> {
         }
         Endpoint::Tcp(address) => echo_over(Type::STREAM, &(*address).into()),
         Endpoint::Udp(address) => echo_over(Type::DGRAM, &(*address).into()),
+        Endpoint::Unix(path) if path.is_dir() => Err(io::ErrorKind::IsADirectory.into()),
         Endpoint::Unix(path) => echo_over(Type::STREAM, &SockAddr::unix(path)?),
         Endpoint::Abstract(name) => {
             // A zero byte marks an abstract name; see unix(7). An argument is UTF-8.

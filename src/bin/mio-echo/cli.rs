@@ -1,12 +1,14 @@
 //! The command line: subcommands, the options that all of them share, and errors of one line.
 
 use std::fmt;
-use std::io::{self, Write};
+use std::io;
 
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
 use log::LevelFilter;
 use mio_echo::{EndpointError, EndpointErrorKind};
 
+use crate::logging::LogFormat;
 use crate::options::ServiceOptions;
 
 /// An echo service (RFC 862) over TCP, UDP and Unix sockets: returns to each peer what it sends.
@@ -14,7 +16,7 @@ use crate::options::ServiceOptions;
 /// One thread serves all peers. Memory and CPU are spent only on peers with something to do, and no
 /// peer can delay the others.
 #[derive(Debug, Parser)]
-#[command(version, max_term_width = 100, after_long_help = include_str!("help.txt"),
+#[command(version, propagate_version = true, max_term_width = 100, after_long_help = include_str!("help.txt"),
           override_usage = "mio-echo [OPTIONS] [ENDPOINT]...\n       mio-echo [OPTIONS] <COMMAND>")]
 pub(crate) struct Cli {
     #[command(subcommand)]
@@ -37,6 +39,12 @@ pub(crate) enum Command {
     /// Put load on an echo service, compare every byte, and print rates and latencies
     #[cfg(feature = "tools")]
     Load(crate::load::Options),
+    /// Print the manual page, as source for man(1): mio-echo man | man -l -
+    #[cfg(feature = "man")]
+    Man(crate::man::PageOptions),
+    /// Print the completions of a shell
+    #[cfg(feature = "man")]
+    Completions(crate::man::CompletionsOptions),
 }
 
 #[derive(Debug, Args)]
@@ -47,6 +55,20 @@ pub(crate) struct LogOptions {
     /// debug: each connection when it opens and closes. trace: each event and system call.
     #[arg(long, global = true, value_name = "LEVEL", value_parser = level)]
     pub(crate) log_level: Option<LevelFilter>,
+
+    /// Form of the log: text, json or journald
+    ///
+    /// json: one object a line. journald: the priority in front, see sd-daemon(3), and no time stamp,
+    /// because the journal adds its own.
+    #[arg(
+        long,
+        global = true,
+        value_name = "FORMAT",
+        value_enum,
+        default_value = "text",
+        hide_possible_values = true
+    )]
+    pub(crate) log_format: LogFormat,
 
     /// Log more: -v is one level more, -vv two
     #[arg(short, long, global = true, action = ArgAction::Count)]
@@ -72,22 +94,34 @@ impl Cli {
             }
             Ok(cli) => Ok(Some(cli)),
             Err(error) if error.use_stderr() => Err(CliError::usage(one_line(&error))),
-            Err(help) => match help.print() {
-                // The reader has seen enough, as in `mio-echo --help | head`.
-                Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
-                _ => Ok(None),
-            },
+            Err(help) => printed(help.print()).map(|()| None),
         }
+    }
+}
+
+/// The result of printing, unless the reader has seen enough, as in `mio-echo --help | head`.
+pub(crate) fn printed(result: io::Result<()>) -> Result<(), CliError> {
+    match result {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
     }
 }
 
 /// clap's message without its usage, and the command that prints the help.
 fn one_line(error: &clap::Error) -> String {
+    if let Some(ContextValue::String(option)) = error.get(ContextKind::InvalidArg)
+        && error.kind() == ErrorKind::UnknownArgument
+        && ["-p", "--port"].contains(&&**option)
+    {
+        let instead = "the port is a part of ENDPOINT, such as 127.0.0.1:7007";
+        return format!("there is no option '{option}': {instead}; {}", hint());
+    }
     let text = error.render().to_string();
     let lines = text.lines().map(str::trim);
     let parts: Vec<&str> = lines
         .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"))
-        .filter(|line| !line.is_empty())
+        // An unknown option is not meant as an endpoint.
+        .filter(|line| !line.is_empty() && !line.starts_with("tip: to pass"))
         .map(|line| line.trim_start_matches("error: "))
         .map(|line| line.trim_start_matches("tip: "))
         .collect();
@@ -139,10 +173,4 @@ impl From<EndpointError> for CliError {
             _ => CliError::usage(format!("{error}; see mio-echo --help")),
         }
     }
-}
-
-/// Writes an error to standard error. If that fails, only the exit status reports it.
-pub(crate) fn print_error(error: &dyn fmt::Display) {
-    let text = crate::logging::escape_controls(&error.to_string());
-    let _ = writeln!(io::stderr(), "mio-echo: {text}");
 }

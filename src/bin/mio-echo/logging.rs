@@ -2,10 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::env;
-use std::io::{self, IsTerminal};
+use std::fmt::Display;
+use std::io::{self, IsTerminal, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::OnceLock;
+use std::time::SystemTime;
 
-use log::{LevelFilter, Log, Metadata, Record, warn};
+use clap::ValueEnum;
+use log::{Level, LevelFilter, Log, Metadata, Record, warn};
+use serde_json::json;
 use simple_logger::SimpleLogger;
 use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
@@ -16,6 +21,17 @@ use crate::cli::LogOptions;
 const MICROSECONDS: &[BorrowedFormatItem<'_>] =
     format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:6]Z");
 
+/// The form of a line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    Text,
+    Json,
+    Journald,
+}
+
+/// Text until the log is started: then the arguments are known.
+static FORMAT: OnceLock<LogFormat> = OnceLock::new();
+
 /// Starts the log.
 pub(crate) fn start(options: &LogOptions) {
     let text = match options.log_level {
@@ -25,20 +41,58 @@ pub(crate) fn start(options: &LogOptions) {
     let (mut levels, unknown) = Levels::parse(&text);
     levels.shift(i16::from(options.verbose) - i16::from(options.quiet));
     log::set_max_level(levels.max());
+    let format = *FORMAT.get_or_init(|| options.log_format);
     let mut output = SimpleLogger::new().with_colors(io::stderr().is_terminal());
     if levels.max() == LevelFilter::Trace {
         output = output.with_timestamp_format(MICROSECONDS);
     }
     // Fails only if there is a logger already.
-    let _ = log::set_boxed_logger(Box::new(Logger { output, levels }));
+    let _ = log::set_boxed_logger(Box::new(Logger {
+        output,
+        levels,
+        format,
+    }));
     for text in unknown {
         warn!("RUST_LOG: '{text}' ignored; write LEVEL or MODULE=LEVEL, such as mio_echo=debug");
     }
 }
 
+/// Writes the error that ends the program. If that fails, only the exit status reports it.
+pub(crate) fn print_error(error: &dyn Display) {
+    let text = error.to_string();
+    match FORMAT.get() {
+        None | Some(LogFormat::Text) => write(&format!("mio-echo: {}", escape_controls(&text))),
+        Some(format) => write(&line(*format, Level::Error, "mio_echo", &text)),
+    }
+}
+
+/// A line for programs.
+fn line(format: LogFormat, level: Level, target: &str, text: &str) -> String {
+    if format == LogFormat::Json {
+        let time = humantime::format_rfc3339_micros(SystemTime::now()).to_string();
+        let (level, message) = (level.as_str(), text);
+        return json!({ "time": time, "level": level, "target": target, "message": message })
+            .to_string();
+    }
+    // Of <syslog.h>.
+    let priority = match level {
+        Level::Error => 3,
+        Level::Warn => 4,
+        Level::Info => 6,
+        Level::Debug | Level::Trace => 7,
+    };
+    format!("<{priority}>[{target}] {}", escape_controls(text))
+}
+
+/// Writes a line with one call, so that lines of several processes are not mixed. If that fails, the
+/// line is lost.
+fn write(line: &str) {
+    let _ = io::stderr().write_all(format!("{line}\n").as_bytes());
+}
+
 /// Escapes control characters. Arguments and the environment can come from others, and must neither
 /// begin a new line of the log nor control the terminal.
-pub(crate) fn escape_controls(text: &str) -> String {
+fn escape_controls(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {
         match character {
@@ -56,11 +110,17 @@ struct Logger {
     output: SimpleLogger,
     /// Which lines are written. To `SimpleLogger`, `mio_echo` would be a module within `mio`.
     levels: Levels,
+    format: LogFormat,
 }
 
 impl Logger {
     fn write(&self, record: &Record<'_>) {
-        let text = escape_controls(&record.args().to_string());
+        let text = record.args().to_string();
+        if self.format != LogFormat::Text {
+            write(&line(self.format, record.level(), record.target(), &text));
+            return;
+        }
+        let text = escape_controls(&text);
         let mut escaped = Record::builder();
         escaped.metadata(record.metadata().clone());
         self.output

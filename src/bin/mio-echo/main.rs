@@ -5,6 +5,7 @@
 //! - `service`: the event loop, with `signals`, `summary`, `metrics` and `systemd`
 //! - `check`, `ping`, `load`: the subcommands. `ping` and `load` share `arguments`, `payload` and
 //!   `socket`
+//! - `man`: the manual pages and the completions of shells
 
 #![forbid(unsafe_code)]
 
@@ -15,6 +16,8 @@ mod cli;
 #[cfg(feature = "tools")]
 mod load;
 mod logging;
+#[cfg(feature = "man")]
+mod man;
 mod metrics;
 #[cfg(test)]
 mod near_valid;
@@ -42,7 +45,8 @@ use nix::sys::{
     stat::{Mode, umask},
 };
 
-use crate::cli::{Cli, CliError, Command, LogOptions, print_error};
+use crate::cli::{Cli, CliError, Command, LogOptions};
+use crate::logging::print_error;
 use crate::metrics::Metrics;
 use crate::options::ServiceOptions;
 use crate::service::{Service, TOKEN};
@@ -76,6 +80,10 @@ fn run() -> Result<bool, CliError> {
         Command::Ping(options) => ping::run(options, cli.log.quiet > 0),
         #[cfg(feature = "tools")]
         Command::Load(options) => load::run(options, cli.log.quiet > 0),
+        #[cfg(feature = "man")]
+        Command::Man(options) => man::print_page(&options).map(|()| true),
+        #[cfg(feature = "man")]
+        Command::Completions(options) => man::print_completions(&options).map(|()| true),
     }
 }
 

@@ -1,6 +1,9 @@
 //! The options of the service and the configuration that they make.
 
+use std::fmt::Display;
 use std::net::UdpSocket;
+use std::ops::RangeInclusive;
+use std::str::FromStr;
 use std::time::Duration;
 
 use bytesize::ByteSize;
@@ -23,7 +26,8 @@ pub(crate) struct ServiceOptions {
     endpoints: Vec<String>,
 
     /// Backlog of each listener: connections that wait to be accepted
-    #[arg(long, value_name = "N", default_value_t = Config::DEFAULT_BACKLOG)]
+    #[arg(long, value_name = "N", default_value_t = Config::DEFAULT_BACKLOG,
+          value_parser = |it: &str| number(it, Config::BACKLOG_RANGE))]
     backlog: u32,
 
     /// Size of the read buffer, and limit on pending bytes of one connection; such as 64KiB
@@ -32,14 +36,16 @@ pub(crate) struct ServiceOptions {
 
     /// Limit on open connections; more wait in the backlog [default: the limit on open files, less a
     /// reserve]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N",
+          value_parser = |it: &str| number(it, Config::MAX_CONNECTIONS_RANGE))]
     max_connections: Option<usize>,
 
     /// Limit on open connections of one source; more are rejected [default: no limit]
     ///
     /// A source is an IPv4 address, an IPv6 /64 or a link-local address. Unix sockets and datagrams
     /// are not counted.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N",
+          value_parser = |it: &str| number(it, Config::MAX_PER_SOURCE_RANGE))]
     max_per_source: Option<usize>,
 
     /// Limit on pending bytes of all connections together; such as 256MiB
@@ -78,10 +84,11 @@ pub(crate) struct ServiceOptions {
     #[arg(long, value_name = "TIME", value_parser = time, default_value = "0s")]
     busy_poll: Duration,
 
-    /// Move bulk streams with splice(2), without copying, if the system can
+    /// Move bulk streams with splice(2), without copying: auto (if the system can) or off
     ///
     /// A spliced connection has up to 256 KiB pending, whatever the buffer size.
-    #[arg(long, value_name = "WHEN", value_parser = ["auto", "off"], default_value = "auto")]
+    #[arg(long, value_name = "WHEN", value_parser = ["auto", "off"], default_value = "auto",
+          hide_possible_values = true)]
     zero_copy: String,
 
     /// Serve IPv4 at [::] as well
@@ -231,7 +238,15 @@ fn max_connections(open_files: usize, sockets: usize) -> Result<usize, CliError>
     }
 }
 
-fn size(text: &str) -> Result<usize, &'static str> {
+pub(crate) fn number<T>(text: &str, range: RangeInclusive<T>) -> Result<T, String>
+where
+    T: FromStr + PartialOrd + Display,
+{
+    let number = text.parse().ok().filter(|it| range.contains(it));
+    number.ok_or_else(|| format!("write a number, {} to {}", range.start(), range.end()))
+}
+
+pub(crate) fn size(text: &str) -> Result<usize, &'static str> {
     let size: ByteSize = text
         .parse()
         .map_err(|_| "write a number of bytes, or one with a unit, such as 64KiB")?;
@@ -246,7 +261,10 @@ fn mode(text: &str) -> Result<u32, &'static str> {
 }
 
 pub(crate) fn time(text: &str) -> Result<Duration, &'static str> {
-    sum(text).ok_or("write a number and a unit, such as 5s or 1m30s")
+    // A number alone is in seconds, as for ping(8).
+    let has_unit = !text.ends_with(|it: char| it.is_ascii_digit());
+    let text = format!("{text}{}", if has_unit { "" } else { "s" });
+    sum(&text).ok_or("write seconds, or numbers with units, such as 5, 0.2, 200ms or 1m30s")
 }
 
 /// Parses each part of a time such as 1m30s alone: the sum of humantime 2.4 can panic at its limit.
@@ -371,6 +389,8 @@ mod tests {
     #[test]
     fn time_that_overflows_is_an_error() {
         assert_eq!(time("1m 30s"), Ok(Duration::from_secs(90)));
+        assert_eq!(time("90"), time("1m30s"));
+        assert_eq!(time("0.2"), time("200ms"));
         assert!(time("18446744073709551615s").is_ok());
         assert!(time("18446744073709551615s1000ms").is_err());
     }
@@ -397,7 +417,7 @@ mod tests {
     fn time_is_the_sum_of_its_parts() {
         const S: u128 = 1_000_000_000;
         const UNITS: [&str; 8] = ["s", "ms", "us", "ns", " min", "h ", "days", ""];
-        const NANOS: [u128; 8] = [S, 1_000_000, 1000, 1, 60 * S, 3600 * S, 86_400 * S, 0];
+        const NANOS: [u128; 8] = [S, 1_000_000, 1000, 1, 60 * S, 3600 * S, 86_400 * S, S];
 
         let groups = [NUMBERS, &UNITS, NUMBERS, &UNITS, &["", "1000ms", "0.5s"]];
         near_valid(&groups, |text, _| {

@@ -37,6 +37,8 @@ impl Socket {
                 Socket::Udp(socket)
             }
             #[cfg(unix)]
+            Endpoint::Unix(path) if path.is_dir() => return Err(ErrorKind::IsADirectory.into()),
+            #[cfg(unix)]
             Endpoint::Unix(path) => Socket::Unix(UnixStream::connect(path)?),
             #[cfg(target_os = "linux")]
             Endpoint::Abstract(name) => {

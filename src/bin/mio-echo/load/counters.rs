@@ -13,6 +13,10 @@ pub(crate) struct Counters {
     pub(crate) echoes: u64,
     /// When the last echo arrived.
     pub(crate) latest: u64,
+    /// Echoes since the start of the program.
+    pub(crate) all_echoes: u64,
+    /// Connections established since the start of the measurement.
+    pub(crate) connected: u64,
     pub(crate) latency: Histogram<u64>,
     pub(crate) faults: Faults,
     /// The first different errors. More would follow without end.
@@ -23,6 +27,8 @@ pub(crate) struct Counters {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Faults {
     pub(crate) lost: u64,
+    /// Those of the lost messages that were due in the warm-up.
+    pub(crate) lost_in_warmup: u64,
     pub(crate) late: u64,
     pub(crate) corrupted: u64,
     pub(crate) reordered: u64,
@@ -34,9 +40,10 @@ pub(crate) struct Faults {
 }
 
 impl Faults {
-    pub(crate) fn named(&self) -> [(&'static str, u64); 8] {
+    pub(crate) fn named(&self) -> [(&'static str, u64); 9] {
         [
             ("lost", self.lost),
+            ("lost_in_warmup", self.lost_in_warmup),
             ("late", self.late),
             ("corrupted", self.corrupted),
             ("reordered", self.reordered),
@@ -60,6 +67,8 @@ impl Counters {
             sent: 0,
             echoes: 0,
             latest: 0,
+            all_echoes: 0,
+            connected: 0,
             latency: Histogram::new_with_max(longest, 3)
                 .expect("a range and a number of digits that it has"),
             faults: Faults::default(),
@@ -71,7 +80,17 @@ impl Counters {
         self.sent -= u64::from(due >= self.start);
     }
 
+    pub(crate) fn count_connection(&mut self) {
+        self.connected += u64::from(self.start != u64::MAX);
+    }
+
+    pub(crate) fn count_lost(&mut self, due: u64) {
+        self.faults.lost += 1;
+        self.faults.lost_in_warmup += u64::from(due < self.start);
+    }
+
     pub(crate) fn count_echo(&mut self, due: u64, now: u64) {
+        self.all_echoes += 1;
         if due >= self.start {
             self.echoes += 1;
             self.latest = now;

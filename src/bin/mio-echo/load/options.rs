@@ -5,8 +5,9 @@ use std::time::Duration;
 use clap::Args;
 use mio_echo::Endpoint;
 
-use crate::arguments::{self, time};
+use crate::arguments::{self, size, time};
 use crate::cli::CliError;
+use crate::options::number;
 
 #[derive(Debug, Args)]
 #[command(after_long_help = include_str!("help.txt"))]
@@ -20,24 +21,23 @@ pub(crate) struct Options {
 
     /// Connections or UDP sockets at a time: 1 to 1000000
     #[arg(short = 'c', long, value_name = "N", default_value = "50",
-          value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+          value_parser = |it: &str| number(it, 1..=1_000_000_u32))]
     connections: u32,
 
-    /// Bytes of a message: 1 to 1048576 in a stream, to 65507 in datagrams
+    /// Size of a message: 1 byte to 1MiB in a stream, to 65507 in datagrams; such as 64KiB
     ///
     /// [default: 64; with --stream 65536, in datagrams 8192]
-    #[arg(short, long, value_name = "BYTES",
-          value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
-    size: Option<u32>,
+    #[arg(short, long, value_name = "SIZE", value_parser = |it: &str| size(it, 1..=1_048_576))]
+    size: Option<usize>,
 
     /// Messages in flight on each connection: 1 to 4096
     ///
     /// [default: 1; with --stream 64, in datagrams 8; with --rate 256]
     #[arg(short, long, value_name = "N", conflicts_with_all = ["churn", "hold"],
-          value_parser = clap::value_parser!(u16).range(1..=4096))]
+          value_parser = |it: &str| number(it, 1..=4096_u16))]
     outstanding: Option<u16>,
 
-    /// Duration of the measurement, or with --hold of holding; such as 500ms, or 0.5 in seconds
+    /// Duration of the measurement, or with --hold of holding; such as 500ms or 0.5
     #[arg(short, long, value_name = "TIME", value_parser = time, default_value = "10s")]
     pub(crate) duration: Duration,
 
@@ -47,7 +47,7 @@ pub(crate) struct Options {
 
     /// End after this number of messages, if the duration is not over
     #[arg(short = 'n', long, value_name = "N", conflicts_with = "hold",
-          value_parser = clap::value_parser!(u64).range(1..))]
+          value_parser = |it: &str| number(it, 1..=u64::MAX))]
     pub(crate) count: Option<u64>,
 
     /// Time to wait for a missing answer; then the message is lost
@@ -64,7 +64,7 @@ pub(crate) struct Options {
     connect_timeout: Option<Duration>,
 
     /// Linux: measure CPU time and memory of this process, the server
-    #[arg(short = 'p', long, value_name = "PID")]
+    #[arg(long, value_name = "PID")]
     pub(crate) server_pid: Option<u32>,
 
     /// Print the results as one JSON object, with units in its names, and no progress
@@ -93,7 +93,7 @@ struct ModeOptions {
     /// then. So if the service stalls, all messages that are due meanwhile count as slow, and not
     /// only one of each connection (coordinated omission).
     #[arg(short, long, value_name = "PER_SECOND",
-          value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+          value_parser = |it: &str| number(it, 1..=1_000_000_u32))]
     rate: Option<u32>,
 }
 
@@ -122,7 +122,7 @@ impl Mode {
 }
 
 /// The maximum payload of a datagram over IPv4: 65,535 bytes less the headers of IP and UDP.
-const LARGEST_DATAGRAM: u32 = 65_507;
+const LARGEST_DATAGRAM: usize = 65_507;
 
 impl Options {
     pub(crate) fn mode(&self) -> Mode {
@@ -147,7 +147,7 @@ impl Options {
             (Mode::Stream, _) => 65_536,
             _ => 64,
         };
-        self.size.unwrap_or(default) as usize
+        self.size.unwrap_or(default)
     }
 
     pub(crate) fn outstanding(&self, endpoint: &Endpoint) -> usize {

@@ -21,7 +21,9 @@ pub(crate) struct OpenLoop {
 pub(crate) struct Hold {
     /// Connections that were open at the end.
     pub(crate) held: u64,
-    pub(crate) time: Duration,
+    /// Start and end of holding.
+    pub(crate) first: Snapshot,
+    pub(crate) last: Snapshot,
     /// Memory of the server, without connections and with them.
     pub(crate) memory: [Option<Memory>; 2],
 }
@@ -51,7 +53,11 @@ impl Results {
     }
 
     fn elapsed(&self) -> f64 {
-        Duration::from_nanos(self.last.at - self.first.at).as_secs_f64()
+        elapsed(self.first, self.last)
+    }
+
+    fn connections_per_s(&self) -> f64 {
+        rounded(ratio(float(self.counters.connected), self.elapsed()))
     }
 
     fn echoes_per_s(&self) -> f64 {
@@ -126,9 +132,16 @@ impl Results {
             json["rate_per_s"] = rate.into();
             json["sent_late"] = self.open_loop.as_ref().map(|it| it.late).into();
         }
+        if self.mode == Mode::Churn {
+            json["connected"] = self.counters.connected.into();
+            json["connections_per_s"] = self.connections_per_s().into();
+        }
         if let Some(hold) = &self.hold {
+            let [own, server] = hold.cpu();
+            json["hold_own_cpu_s"] = own.into();
+            json["hold_server_cpu_s"] = server.into();
             let [rss, anon] = hold.per_connection();
-            json["hold_s"] = hold.time.as_secs_f64().into();
+            json["hold_s"] = elapsed(hold.first, hold.last).into();
             json["held"] = hold.held.into();
             json["server_rss_bytes_per_connection"] = rss.into();
             json["server_rss_anon_bytes_per_connection"] = anon.into();
@@ -217,8 +230,19 @@ impl Results {
         let Some(hold) = &self.hold else {
             return Ok(());
         };
-        let (count, time) = (hold.held, hold.time.as_secs_f64());
+        let (count, time) = (hold.held, elapsed(hold.first, hold.last));
         writeln!(f, "held        {count} connections for {time:.3} s")?;
+        let [own, server] = hold.cpu();
+        let percent = |(name, cpu): (_, Option<f64>)| {
+            cpu.map(|cpu| format!("{name} {:.1} %", 100.0 * ratio(cpu, time)))
+        };
+        let used: Vec<_> = [("load", own), ("server", server)]
+            .into_iter()
+            .filter_map(percent)
+            .collect();
+        if !used.is_empty() {
+            writeln!(f, "            of a core meanwhile: {}", used.join(", "))?;
+        }
         if let [Some(rss), Some(anon)] = hold.per_connection() {
             writeln!(
                 f,
@@ -260,6 +284,13 @@ impl fmt::Display for Results {
             self.echoes_per_s(),
             Speed(self.bytes_per_s())
         )?;
+        if self.mode == Mode::Churn {
+            let (count, rate) = (self.counters.connected, self.connections_per_s());
+            writeln!(
+                f,
+                "connections {count} established, {rate:.0} connections/s"
+            )?;
+        }
         self.write_hold(f)?;
         self.write_latency(f)?;
         self.write_usage(f)?;
@@ -276,6 +307,12 @@ impl fmt::Display for Results {
 }
 
 impl Hold {
+    /// CPU time of client and server while connections were held, in seconds.
+    fn cpu(&self) -> [Option<f64>; 2] {
+        let (first, last) = (self.first, self.last);
+        [used(first.own, last.own), used(first.server, last.server)]
+    }
+
     /// Resident and anonymous memory of the server per connection, in bytes.
     fn per_connection(&self) -> [Option<f64>; 2] {
         let [Some(before), Some(after)] = self.memory else {
@@ -300,6 +337,10 @@ impl fmt::Display for Speed {
             _ => write!(f, "{:.2} GB/s", self.0 / 1e9),
         }
     }
+}
+
+fn elapsed(first: Snapshot, last: Snapshot) -> f64 {
+    Duration::from_nanos(last.at - first.at).as_secs_f64()
 }
 
 fn used(first: Option<Duration>, last: Option<Duration>) -> Option<f64> {

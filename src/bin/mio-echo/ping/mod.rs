@@ -24,7 +24,8 @@ use self::in_flight::{Answer, InFlight};
 pub(crate) use self::options::Options;
 use self::transport::Transport;
 use crate::arguments::print;
-use crate::cli::{CliError, print_error};
+use crate::cli::CliError;
+use crate::logging::print_error;
 use crate::signals::Signals;
 use crate::socket::poll_once;
 

@@ -5,8 +5,9 @@ use std::time::Duration;
 use clap::Args;
 use mio_echo::Endpoint;
 
-use crate::arguments::{self, time};
+use crate::arguments::{self, size, time};
 use crate::cli::CliError;
+use crate::options::number;
 
 #[derive(Debug, Args)]
 #[command(after_long_help = include_str!("help.txt"))]
@@ -16,10 +17,10 @@ pub(crate) struct Options {
     pub(crate) endpoint: String,
 
     /// Number of pings [default: until a signal]
-    #[arg(short, long, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(short, long, value_name = "N", value_parser = |it: &str| number(it, 1..=u64::MAX))]
     pub(crate) count: Option<u64>,
 
-    /// Time between pings; such as 200ms, or 0.2 in seconds
+    /// Time between pings; such as 200ms or 0.2
     ///
     /// With 0, a ping is sent when the last one is answered, or after 10 ms.
     #[arg(short, long, value_parser = time, default_value = "1s")]
@@ -30,8 +31,8 @@ pub(crate) struct Options {
     /// The first 8 bytes are its sequence number. If only a part of the number fits, an answer is
     /// matched to the latest ping with that part. Without any bytes it is matched to the oldest
     /// unanswered ping, so the times are too long after a loss.
-    #[arg(short, long, value_parser = clap::value_parser!(u16).range(..=65_507), default_value = "56")]
-    size: u16,
+    #[arg(short, long, value_parser = |it: &str| size(it, 0..=65_507), default_value = "56")]
+    size: usize,
 
     /// Time to wait for missing answers after the last ping; such as 200ms or 0.2
     #[arg(short = 'W', long, value_name = "TIME", value_parser = time, default_value = "1s")]
@@ -40,7 +41,7 @@ pub(crate) struct Options {
 
 impl Options {
     pub(crate) fn size(&self) -> usize {
-        self.size.into()
+        self.size
     }
 
     /// The endpoint, once for each address of its host.

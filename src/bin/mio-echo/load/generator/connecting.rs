@@ -115,7 +115,7 @@ impl Generator {
             counters.faults.ended_early += 1;
             connection
                 .in_flight
-                .give_up(u64::MAX, |_| counters.faults.lost += 1);
+                .give_up(u64::MAX, |due| counters.count_lost(due));
         }
         connection.close();
         if self.mode == Mode::Churn {

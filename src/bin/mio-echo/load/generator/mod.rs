@@ -59,8 +59,9 @@ pub(crate) struct Generator {
     turn: usize,
     /// Messages that may still be sent.
     budget: u64,
-    /// Start and end of the measurement, and the latest end of the phase. All times are in
+    /// Start of the load, start and end of the measurement, and the latest end of the phase. All times are in
     /// nanoseconds since the start of the program.
+    running_since: u64,
     start: u64,
     end: u64,
     deadline: u64,
@@ -112,6 +113,7 @@ impl Generator {
             schedule: None,
             turn: 0,
             budget: options.count.unwrap_or(u64::MAX),
+            running_since: 0,
             start: u64::MAX,
             end: u64::MAX,
             deadline: nanoseconds(options.connect_timeout()),
@@ -175,6 +177,7 @@ impl Generator {
             State::Connecting => match connection.finish_connecting() {
                 Ok(true) => {
                     self.connecting -= 1;
+                    self.shared.counters.count_connection();
                     Ok(())
                 }
                 Ok(false) => return,

@@ -124,11 +124,12 @@ impl Generator {
     pub(super) fn give_up_until(&mut self, then: u64) {
         for index in 0..self.connections.len() {
             let connection = &mut self.connections[index];
-            let faults = &mut self.shared.counters.faults;
-            let mut lost = 0;
-            connection.in_flight.give_up(then, |_| lost += 1);
-            faults.lost += lost;
-            if lost == 0 {
+            let counters = &mut self.shared.counters;
+            let lost_before = counters.faults.lost;
+            connection
+                .in_flight
+                .give_up(then, |due| counters.count_lost(due));
+            if counters.faults.lost == lost_before {
                 continue;
             }
             if self.mode == Mode::Churn {

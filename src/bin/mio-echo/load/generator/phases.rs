@@ -1,16 +1,17 @@
 //! The phases from the first message to the results.
 
 use std::io;
-use std::time::Duration;
 
 use super::{Generator, Phase, nanoseconds};
 use crate::load::connection::{Connection, State};
 use crate::load::options::Mode;
+use crate::load::progress::Unit;
 use crate::load::report::{Hold, OpenLoop, Results};
 
 impl Generator {
     pub(super) fn start_running(&mut self, now: u64) -> io::Result<()> {
         self.phase = Phase::Running;
+        self.running_since = now;
         self.start = now + nanoseconds(self.options.warmup());
         self.end = self.start + nanoseconds(self.options.duration);
         self.deadline = self.end;
@@ -72,46 +73,47 @@ impl Generator {
         backlog.min(self.budget)
     }
 
-    pub(super) fn show_progress(&self, now: u64) {
-        let counters = &self.shared.counters;
-        let (what, done, total) = match self.phase {
-            Phase::Connecting => (
-                "connecting",
-                self.opened as u64,
-                self.connections.len() as u64,
-            ),
-            Phase::Running if counters.start == u64::MAX => {
-                let warmup = nanoseconds(self.options.warmup());
-                (
-                    "warming up",
-                    (now + warmup).saturating_sub(self.start),
-                    warmup,
-                )
+    /// One bar for warm-up and measurement: of the time, or with --count of the number.
+    pub(super) fn show_progress(&mut self, now: u64) {
+        let all = self.connections.len() as u64;
+        let (what, work) = match (self.phase, self.options.count) {
+            (Phase::Connecting, _) => ("connecting", (self.opened as u64, all, Unit::Number)),
+            (Phase::Running, Some(count)) => {
+                let sent = self.shared.counters.sent;
+                (self.running(), (sent, count, Unit::Number))
             }
-            Phase::Running => (
-                "measuring",
-                now.saturating_sub(counters.start),
-                self.end.saturating_sub(counters.start),
-            ),
-            Phase::Holding => {
-                let duration = nanoseconds(self.options.duration);
-                (
-                    "holding",
-                    (now + duration).saturating_sub(self.deadline),
-                    duration,
-                )
+            (Phase::Running, None) => {
+                let (done, total) = (now - self.running_since, self.end - self.running_since);
+                (self.running(), (done, total, Unit::Time))
             }
-            Phase::Draining | Phase::Over => ("draining", 0, 0),
+            (Phase::Holding, _) => {
+                let (done, total) = (now - self.held_since, self.deadline - self.held_since);
+                ("holding", (done, total, Unit::Time))
+            }
+            (Phase::Draining | Phase::Over, _) => ("draining", (0, 0, Unit::Number)),
         };
-        let text = || format!("{what}: {} echoes", counters.echoes);
-        self.progress.show(text, done, total);
+        let echoes = self.shared.counters.all_echoes;
+        self.progress.show(what, work, now, echoes);
+    }
+
+    fn running(&self) -> &'static str {
+        if self.shared.counters.start == u64::MAX {
+            "warming up"
+        } else {
+            "measuring"
+        }
     }
 
     pub(super) fn finish(mut self) -> Results {
         let is_open = |it: &&Connection| it.state == State::Open;
         let hold = (self.mode == Mode::Hold).then_some(Hold {
             held: self.connections.iter().filter(is_open).count() as u64,
-            time: Duration::from_nanos(self.shared.now().saturating_sub(self.held_since)),
+            first: self.last,
+            last: if self.held_since == u64::MAX {
+                self.last
+            } else {
+                self.process_stats.snapshot(self.shared.now())
+            },
             memory: self.memory,
         });
         let backlog = self.backlog();
@@ -121,9 +123,11 @@ impl Generator {
         if !self.connector.is_stream() {
             self.receive_remaining();
         }
-        let faults = &mut self.shared.counters.faults;
+        let counters = &mut self.shared.counters;
         for connection in &mut self.connections {
-            connection.in_flight.give_up(u64::MAX, |_| faults.lost += 1);
+            connection
+                .in_flight
+                .give_up(u64::MAX, |due| counters.count_lost(due));
         }
         let open_loop = self.schedule.as_ref().map(|schedule| OpenLoop {
             sent: schedule.sent,
