@@ -56,7 +56,7 @@ def units_have_no_errors(program):
         copies = []
         for name in "mio-echo.socket", "mio-echo.service":
             text = (UNITS / name).read_text(encoding="utf-8")
-            text = text.replace("/usr/local/bin/mio-echo", program)
+            text = text.replace("ExecStart=mio-echo", f"ExecStart={program}")
             copies.append(pathlib.Path(directory, name))
             copies[-1].write_text(text, encoding="utf-8")
         output = analyze("verify", *map(str, copies))
