@@ -5,7 +5,7 @@
 //! then writes the file. `docs/guide/timeline.md` shows what can be seen in it.
 //!
 //! The library logs each event and each system call with key-values, which `docs/trace.md` lists. A record
-//! follows its call, so the call began where the record before it ended. Between two slices is the time
+//! follows its call, so the call began when the record before it was made. Between two calls is the time
 //! that recording took, one or two microseconds. Until the end all records are in memory.
 //!
 //! Exit status: 0 the file has been written, 1 an error, 2 the arguments are wrong.
@@ -230,7 +230,8 @@ impl Timeline {
         }
         if let Some(call) = values["call"].as_str() {
             if self.turn != track {
-                self.begin_turn(track, before.until);
+                // Earlier than its first call, so that the arrow ends in the turn and not in the call.
+                self.begin_turn(track, before.at);
             }
             self.slice(track, call, before.until, record.at, values);
         }

@@ -235,6 +235,9 @@ fn timeline_has_arrows_from_events_to_turns() {
         let slices = &timeline.slices[track];
         let has = |name, at| slices.iter().any(|it| it.name == name && it.start == at);
         assert!(has("event", *start) && has("turn", *end), "{slices:?}");
+        // A viewer binds an end to the innermost slice.
+        let mut around = slices.iter().filter(|it| it.start <= *end && *end < it.end);
+        assert_eq!(around.next_back().unwrap().name, "turn");
     }
     assert!(timeline.arrows.len() >= 6, "accept, and five messages");
 
