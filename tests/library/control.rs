@@ -54,12 +54,13 @@ fn run_gives_at_most_max_turns_in_the_order_of_arrival() {
         host.handle(common::LIMIT);
         events += host.events.iter().count();
     }
-    for (turns, echoed) in [(2, 10), (2, 20), (1, 25)] {
+    for echoed in [10, 20, 25] {
         assert_eq!(host.echo.timeout(host.now), Some(Duration::ZERO));
         assert!(host.echo.deadline().unwrap() <= host.now);
         host.echo.run(host.now);
         let stats = host.echo.stats();
-        assert_eq!((stats.run_queue, stats.bytes_sent), (turns, echoed));
+        assert_eq!(stats.bytes_sent, echoed);
+        assert!(stats.run_queue <= 2, "{stats:?}");
     }
     // Without epoll each connection has another turn, in which a read would block.
     run_until_idle(&mut host);

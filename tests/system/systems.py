@@ -23,7 +23,7 @@ from harness import LIMIT, Check, require
 from service import KILLED_WITH_SCRIPT, Service
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-TESTS_LIMIT = 180  # seconds, for each test binary
+TESTS_LIMIT = 300  # seconds, for each test binary
 DATAGRAM_SIZES = 0, 1, 1_472, 8_000, 65_507
 
 # Rust's standard library takes random numbers from a library that Wine 8 does not have.
@@ -218,4 +218,4 @@ def checks_in(stack):
 
 if __name__ == "__main__":
     with contextlib.ExitStack() as stack:
-        harness.main(__doc__, checks_in(stack))
+        harness.main(__doc__, checks_in(stack), limit=900)
