@@ -76,7 +76,7 @@ impl<S: System> Engine<S> {
                     .to_owned(),
             );
         }
-        let tokens = self.tokens.len() - self.endpoints.len();
+        let tokens = self.token_count - self.endpoints.len();
         if config.max_connections > tokens {
             return invalid(format!(
                 "the limit of connections cannot be above that of the start, {tokens}, which fixed \

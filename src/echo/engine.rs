@@ -35,7 +35,8 @@ use crate::stats::{CloseReason, Stats};
 /// See [`Echo`](super::Echo), whose methods these are.
 pub(crate) struct Engine<S: System> {
     pub(super) registry: Registry,
-    pub(super) tokens: Range<usize>,
+    pub(super) first_token: usize,
+    pub(super) token_count: usize,
     pub(super) config: Config,
     /// The first endpoint, which distinguishes several echoes in the log.
     pub(super) name: String,
@@ -97,7 +98,8 @@ impl<S: System> Engine<S> {
         events.try_reserve_exact(config.connection_events)?;
         let mut engine = Engine {
             registry: registry.try_clone()?,
-            tokens,
+            first_token: tokens.start,
+            token_count: tokens.len(),
             name: sources
                 .first()
                 .map_or_else(String::new, |(it, _)| it.to_string()),
@@ -128,7 +130,7 @@ impl<S: System> Engine<S> {
     }
 
     pub(crate) fn owns(&self, token: Token) -> bool {
-        self.tokens.contains(&token.0)
+        self.key_of(token) < self.token_count
     }
 
     /// How long the loop may sleep if no event wakes it: zero while sockets are on the run queue or the
@@ -301,11 +303,11 @@ impl<S: System> Engine<S> {
 
     /// A key out of range if the token belongs to another source.
     pub(super) fn key_of(&self, token: Token) -> usize {
-        token.0.wrapping_sub(self.tokens.start)
+        token.0.wrapping_sub(self.first_token)
     }
 
     pub(super) fn token_of(&self, key: usize) -> Token {
-        Token(self.tokens.start + key)
+        Token(self.first_token + key)
     }
 
     pub(super) fn enqueue(&mut self, key: usize) {

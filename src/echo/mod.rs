@@ -157,7 +157,7 @@ impl Echo {
     /// each connection that the limit allows. All others are yours.
     #[must_use]
     pub fn tokens(&self) -> Range<usize> {
-        self.0.tokens.clone()
+        self.0.first_token..self.0.first_token + self.0.token_count
     }
 
     /// How long the loop may sleep if no event wakes it: zero while sockets are on the run queue or the

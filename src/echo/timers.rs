@@ -142,8 +142,8 @@ struct Wheel {
     slots: Box<[Vec<u32>]>,
     /// The slots that have keys, a bit for each place.
     occupied: u128,
-    /// Whether a key is in a slot.
-    scheduled: Vec<bool>,
+    /// The keys that are in a slot, a bit for each.
+    scheduled: Vec<u64>,
     /// The number of the first slot that has not been taken out.
     first: u64,
     /// When the first slot that has keys is over, in milliseconds, if any has. Kept, because each turn of
@@ -161,8 +161,8 @@ impl Wheel {
             slot_length: (range / 100).max(50),
             slots: (0..SLOTS).map(|_| Vec::new()).collect(),
             occupied: 0,
-            // With room, so that the keys rarely move while they grow: that would leave holes in the heap.
-            scheduled: Vec::with_capacity(65_536),
+            // Room for 65,536 keys, so that the bits rarely move: that would leave holes in the heap.
+            scheduled: Vec::with_capacity(1024),
             first: 0,
             due_at: 0,
         }
@@ -179,12 +179,14 @@ impl Wheel {
     }
 
     fn schedule(&mut self, key: usize, last_progress: u64, now: u64) {
-        if key >= self.scheduled.len() {
-            self.scheduled.resize(key + 1, false);
+        let (word, bit) = (key / 64, 1 << (key % 64));
+        if word >= self.scheduled.len() {
+            self.scheduled.resize(word + 1, 0);
         }
-        if mem::replace(&mut self.scheduled[key], true) {
+        if self.scheduled[word] & bit != 0 {
             return;
         }
+        self.scheduled[word] |= bit;
         let present = self.present(now);
         self.first = self.first_occupied().unwrap_or(present).min(present);
         if self.timeout.is_none() {
@@ -216,7 +218,7 @@ impl Wheel {
     fn take_due(&mut self, now: u64) -> Vec<u32> {
         let due = self.take_before(self.present(now));
         for &key in &due {
-            self.scheduled[key as usize] = false;
+            self.unmark(key as usize);
         }
         self.update_due_at();
         due
@@ -241,8 +243,12 @@ impl Wheel {
             self.occupied &= !(1 << place(slot));
             self.update_due_at();
         }
-        self.scheduled[key] = false;
+        self.unmark(key);
         Some((key, slot))
+    }
+
+    fn unmark(&mut self, key: usize) {
+        self.scheduled[key / 64] &= !(1 << (key % 64));
     }
 
     fn update_due_at(&mut self) {
