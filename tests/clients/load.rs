@@ -1,9 +1,11 @@
 //! `mio-echo load` against the service and faulty servers.
 
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
+use std::process::Stdio;
 use std::sync::mpsc::channel;
 use std::thread;
 use std::time::Duration;
@@ -17,7 +19,7 @@ use crate::common::peers::{
     echo, refusing_address, silent_udp_server, tcp_server, udp_server, unix_server,
 };
 use crate::common::service::program;
-use crate::common::{Directory, LIMIT, Outcome, Running, config};
+use crate::common::{self, Directory, LIMIT, Outcome, Running, config};
 use crate::process::Process;
 
 impl Outcome {
@@ -240,6 +242,29 @@ fn text_has_the_results() {
     }
     // Without a terminal there is no progress.
     assert_eq!(outcome.stderr, "");
+}
+
+#[test]
+fn progress_on_a_terminal_is_one_bar_over_warmup_and_measurement() {
+    let (_server, _directory, [tcp, ..]) = service();
+    for (arguments, part) in [("-w0.3 -d0.7", " s of 1 s, "), ("-n20000", " of 20000, ")] {
+        let terminal = nix::pty::openpty(None, None).unwrap();
+        let mut command = program(&["load", "-c1", &tcp]);
+        command.args(arguments.split_whitespace());
+        command.env("TERM", "xterm").stdout(Stdio::null());
+        command.stderr(terminal.slave);
+        let mut child = command.spawn().unwrap();
+        // It holds the other end of the terminal.
+        drop(command);
+        let mut shown = Vec::new();
+        // Ends with `EIO`, when the last process has closed the terminal.
+        let _ = fs::File::from(terminal.master).read_to_end(&mut shown);
+        assert!(common::wait(&mut child).success());
+        let shown = String::from_utf8_lossy(&shown);
+        for text in ["measuring: ", part, " echoes/s"] {
+            assert!(shown.contains(text), "{text:?} in {shown:?}");
+        }
+    }
 }
 
 /// A UDP server whose `answer` gets each datagram with its number, from 1 on.

@@ -9,8 +9,9 @@ use std::sync::OnceLock;
 use std::time::SystemTime;
 
 use clap::ValueEnum;
+use log::kv::{self, Key, VisitSource};
 use log::{Level, LevelFilter, Log, Metadata, Record, warn};
-use serde_json::json;
+use serde_json::{Map, Value};
 use simple_logger::SimpleLogger;
 use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
@@ -59,29 +60,54 @@ pub(crate) fn start(options: &LogOptions) {
 
 /// Writes the error that ends the program. If that fails, only the exit status reports it.
 pub(crate) fn print_error(error: &dyn Display) {
-    let text = error.to_string();
-    match FORMAT.get() {
-        None | Some(LogFormat::Text) => write(&format!("mio-echo: {}", escape_controls(&text))),
-        Some(format) => write(&line(*format, Level::Error, "mio_echo", &text)),
+    let format = *FORMAT.get().unwrap_or(&LogFormat::Text);
+    if format == LogFormat::Text {
+        return write(&format!(
+            "mio-echo: {}",
+            escape_controls(&error.to_string())
+        ));
     }
+    let mut record = Record::builder();
+    record.level(Level::Error).target("mio_echo");
+    write(&line(format, &record.args(format_args!("{error}")).build()));
 }
 
 /// A line for programs.
-fn line(format: LogFormat, level: Level, target: &str, text: &str) -> String {
+fn line(format: LogFormat, record: &Record<'_>) -> String {
+    let (target, text) = (record.target(), record.args().to_string());
     if format == LogFormat::Json {
+        let mut values = Values(Map::new());
+        // Fails only if a value cannot be visited, and these can.
+        let _ = record.key_values().visit(&mut values);
         let time = humantime::format_rfc3339_micros(SystemTime::now()).to_string();
-        let (level, message) = (level.as_str(), text);
-        return json!({ "time": time, "level": level, "target": target, "message": message })
-            .to_string();
+        values.0.insert("time".to_owned(), time.into());
+        values
+            .0
+            .insert("level".to_owned(), record.level().as_str().into());
+        values.0.insert("target".to_owned(), target.into());
+        values.0.insert("message".to_owned(), text.into());
+        return Value::from(values.0).to_string();
     }
     // Of <syslog.h>.
-    let priority = match level {
+    let priority = match record.level() {
         Level::Error => 3,
         Level::Warn => 4,
         Level::Info => 6,
         Level::Debug | Level::Trace => 7,
     };
-    format!("<{priority}>[{target}] {}", escape_controls(text))
+    format!("<{priority}>[{target}] {}", escape_controls(&text))
+}
+
+/// The values of a record, such as `token` and `bytes`.
+struct Values(Map<String, Value>);
+
+impl<'a> VisitSource<'a> for Values {
+    fn visit_pair(&mut self, key: Key<'a>, value: kv::Value<'a>) -> Result<(), kv::Error> {
+        let number = value.to_u64().map(Value::from);
+        let value = number.unwrap_or_else(|| value.to_string().into());
+        self.0.insert(key.to_string(), value);
+        Ok(())
+    }
 }
 
 /// Writes a line with one call, so that lines of several processes are not mixed. If that fails, the
@@ -115,12 +141,10 @@ struct Logger {
 
 impl Logger {
     fn write(&self, record: &Record<'_>) {
-        let text = record.args().to_string();
         if self.format != LogFormat::Text {
-            write(&line(self.format, record.level(), record.target(), &text));
-            return;
+            return write(&line(self.format, record));
         }
-        let text = escape_controls(&text);
+        let text = escape_controls(&record.args().to_string());
         let mut escaped = Record::builder();
         escaped.metadata(record.metadata().clone());
         self.output
