@@ -19,6 +19,9 @@ LIST = ROOT / "docs/public-api.txt"
 # Not that of other commands: the variable that allows JSON would have them compile all again.
 TARGET = ROOT / "target/public-api"
 
+# The version of the JSON that this reads.
+FORMAT = 57
+
 # Others are unstable.
 AUTO_TRAITS = {"RefUnwindSafe", "Send", "Sync", "Unpin", "UnwindSafe"}
 
@@ -26,6 +29,8 @@ AUTO_TRAITS = {"RefUnwindSafe", "Send", "Sync", "Unpin", "UnwindSafe"}
 class Crate:
     def __init__(self, path):
         crate = json.loads(path.read_text())
+        if crate["format_version"] != FORMAT:
+            print(f"rustdoc's format is {crate['format_version']}, not {FORMAT}", file=sys.stderr)
         self.index = crate["index"]
         self.root = self.item(crate["root"])
 
