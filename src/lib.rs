@@ -136,6 +136,10 @@
 //! network cards (NAPI). Replies that cannot be sent at once are dropped and counted: a queue would let
 //! one peer delay the others.
 //!
+//! Datagrams of one peer that come one right behind the other come as a train on Linux: several of the same
+//! size in one message, which goes back in one (`UDP_GRO` and `UDP_SEGMENT`; see udp(7)). They take one
+//! walk through the system together. On the network they are ordinary datagrams.
+//!
 //! # Layout
 //!
 //! Dependencies point one way: the program → `server` → `echo` → `config` and `stats` → `policy` and

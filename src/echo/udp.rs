@@ -77,7 +77,7 @@ impl Udp {
         let (peer, info) = (datagram.peer, &datagram.info);
         let reason = self.filter.check(peer, info.multicast, info.ttl);
         if let Some(reason) = reason {
-            *counter(&mut stats.dropped, reason) += 1;
+            *counter(&mut stats.dropped, reason) += datagram.count() as u64;
             debug!("{peer}: datagram dropped: {reason}");
             if let Some(count) = self.warnings.count(now) {
                 warn!(
@@ -223,8 +223,8 @@ impl<S: DatagramIo> DatagramSocket<S> {
 
     fn count_received(&mut self, stats: &mut Stats) {
         for datagram in &self.batch {
-            trace!("{}: datagram of {} bytes", datagram.peer, datagram.size);
-            stats.datagrams_received += 1;
+            trace!("{}: {datagram}", datagram.peer);
+            stats.datagrams_received += datagram.count() as u64;
             stats.bytes_received += datagram.size as u64;
             if let Some(drops) = datagram.drops {
                 let before = self.drops.replace(drops).unwrap_or(drops);
@@ -257,6 +257,11 @@ impl<S: DatagramIo> DatagramSocket<S> {
                 Ok(Some(count)) => self.count_sent(count, stats),
                 Ok(None) => self.drop_batch(&"the send buffer is full", stats),
                 Err(error) if udp::is_out_of_memory(&error) => self.drop_batch(&error, stats),
+                // Not every interface and every path takes a train: `EINVAL`, `EIO`, `EMSGSIZE`.
+                Err(_) if self.batch[0].count() > 1 => {
+                    let train = self.batch.remove(0);
+                    self.batch.splice(..0, train.split());
+                }
                 Err(error) => {
                     // An error of this reply alone, such as a peer that cannot be reached.
                     let datagram = self.batch.remove(0);
@@ -270,14 +275,14 @@ impl<S: DatagramIo> DatagramSocket<S> {
     fn count_sent(&mut self, count: usize, stats: &mut Stats) {
         for datagram in self.batch.drain(..count) {
             trace!("{}: sent {} bytes back", datagram.peer, datagram.size);
-            stats.datagrams_sent += 1;
+            stats.datagrams_sent += datagram.count() as u64;
             stats.bytes_sent += datagram.size as u64;
         }
     }
 
     /// Drops the rest of the batch: there is no room for any of it.
     fn drop_batch(&mut self, reason: &dyn fmt::Display, stats: &mut Stats) {
-        let count = self.batch.len();
+        let count: usize = self.batch.iter().map(Datagram::count).sum();
         debug!("{}: {count} replies dropped: {reason}", self.endpoint);
         stats.send_buffer_drops += count as u64;
         self.batch.clear();

@@ -100,7 +100,7 @@ impl DatagramIo for Descriptor {
                 let mut datagram = world.datagrams[number].clone();
                 let content = content(number, datagram.size);
                 buffers[slot * SLOT_SIZE..][..content.len()].copy_from_slice(&content);
-                (datagram.slot, datagram.drops) = (slot, Some(socket.drops));
+                (datagram.start, datagram.drops) = (slot * SLOT_SIZE, Some(socket.drops));
                 datagrams.push(datagram);
             }
             or_would_block(count as u64)

@@ -181,10 +181,11 @@ impl Peer {
             interface: 0,
             ttl: random.pick(&[None, Some(0), Some(1), Some(2), Some(64), Some(255)]),
             multicast: random.one_in(16),
+            segment: None,
         };
-        let (slot, size, drops) = (0, random.magnitude(65_507) as usize, None);
+        let (start, size, drops) = (0, random.magnitude(65_507) as usize, None);
         Datagram {
-            slot,
+            start,
             size,
             peer,
             info,

@@ -365,3 +365,43 @@ fn receive_buffer_drops_are_counted() {
     assert_eq!(stats.receive_buffer_drops, lost);
     assert_all_counted(&server);
 }
+
+/// The client hands several datagrams to the system with one call (`UDP_SEGMENT`), and the server gets them
+/// with one (`UDP_GRO`); see udp(7). On the way they are ordinary datagrams.
+#[cfg(target_os = "linux")]
+#[test]
+fn datagrams_of_a_train_come_back_one_by_one_and_in_order() {
+    use nix::sys::socket::{setsockopt, sockopt::UdpGsoSegment};
+
+    for endpoint in ["udp://127.0.0.1:0", "udp://0.0.0.0:0", "udp://[::1]:0"] {
+        if endpoint.contains("::") && !has_ipv6() {
+            continue;
+        }
+        let (mut server, mut address) = bind(config_at(endpoint));
+        if address.ip().is_unspecified() {
+            address.set_ip([127, 0, 0, 1].into());
+        }
+        let client = client(address);
+        setsockopt(&client, UdpGsoSegment, &1000).unwrap();
+        let bytes = random_bytes(40_500);
+        client.send_to(&bytes, address).unwrap();
+        turn_until(&mut server, |server| server.stats().datagrams_sent == 41);
+        for datagram in bytes.chunks(1000) {
+            assert_eq!(receive(&client), (datagram.to_vec(), address));
+        }
+        let stats = server.stats();
+        assert_eq!(
+            (stats.datagrams_received, stats.bytes_received),
+            (41, 40_500)
+        );
+        assert_eq!((stats.bytes_sent, stats.datagram_errors), (40_500, 0));
+
+        // One call would take 32 datagrams at most.
+        assert_nothing_received(&client);
+        let turns = stats.iterations;
+        client.send_to(&bytes, address).unwrap();
+        server.turn(Some(common::LIMIT)).unwrap();
+        let stats = server.stats();
+        assert_eq!((stats.datagrams_sent, stats.iterations), (82, turns + 1));
+    }
+}

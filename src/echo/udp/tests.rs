@@ -64,7 +64,7 @@ impl DatagramIo for Script {
             self.received += 1;
             buffers[slot * SLOT_SIZE..][..2].copy_from_slice(&number.to_be_bytes());
             datagrams.push(Datagram {
-                slot,
+                start: slot * SLOT_SIZE,
                 size: 2,
                 peer: SocketAddr::from((Ipv4Addr::LOCALHOST, number)),
                 info: PacketInfo::default(),
@@ -316,7 +316,7 @@ fn finishing_socket_closes_even_if_a_peer_keeps_sending() {
 /// The replies to datagrams (pairs of peer and TTL), grouped by send call.
 fn calls(received: &[(u16, u8)]) -> Vec<Vec<(u16, u8)>> {
     let datagram = |&(peer, ttl)| Datagram {
-        slot: 0,
+        start: 0,
         size: 0,
         peer: SocketAddr::from((Ipv4Addr::LOCALHOST, peer)),
         info: PacketInfo {
@@ -344,7 +344,7 @@ fn count_drops(socket: &mut DatagramSocket<Script>, drops: &[Option<u32>]) -> u6
     socket.batch = drops
         .iter()
         .map(|&drops| Datagram {
-            slot: 0,
+            start: 0,
             size: 0,
             peer: SocketAddr::from((Ipv4Addr::LOCALHOST, FIRST)),
             info: PacketInfo::default(),
@@ -408,7 +408,7 @@ fn first_drop_counter_of_an_inherited_socket_is_the_baseline() {
 #[test]
 fn drops_are_counted_by_reason_and_logged_once_a_minute() {
     let datagram = |port, info| Datagram {
-        slot: 0,
+        start: 0,
         size: 0,
         peer: SocketAddr::from(([192, 0, 2, 1], port)),
         info,
@@ -459,4 +459,86 @@ fn drops_are_counted_by_reason_and_logged_once_a_minute() {
     assert_eq!(stats.dropped, expected);
     let last = start + Duration::from_secs(2000);
     assert!(udp.admits(&endpoint, &datagram(50_000, nothing), &mut stats, last));
+}
+
+/// A socket that receives a train of five datagrams of two bytes and one of one byte.
+#[derive(Debug, Default)]
+struct Train {
+    takes_trains: bool,
+    /// A datagram that has no route alone.
+    has_no_route: Option<u8>,
+    /// The bytes of each message of each call, in order.
+    sent: Vec<Vec<u8>>,
+}
+
+impl DatagramIo for Train {
+    fn receive(&mut self, buffers: &mut [u8], datagrams: &mut Vec<Datagram>) -> io::Result<usize> {
+        let bytes: Vec<u8> = (1..=11).collect();
+        buffers[..bytes.len()].copy_from_slice(&bytes);
+        datagrams.push(Datagram {
+            start: 0,
+            size: bytes.len(),
+            peer: SocketAddr::from((Ipv4Addr::LOCALHOST, FIRST)),
+            info: PacketInfo {
+                segment: std::num::NonZero::new(2),
+                ..PacketInfo::default()
+            },
+            drops: None,
+        });
+        Ok(1)
+    }
+
+    fn send(&mut self, buffers: &[u8], datagrams: &[Datagram]) -> io::Result<usize> {
+        let first = &datagrams[0];
+        if first.count() > 1 && !self.takes_trains {
+            return Err(io::Error::from_raw_os_error(
+                nix::errno::Errno::EINVAL as i32,
+            ));
+        }
+        let bytes = first.bytes(buffers).to_vec();
+        if Some(bytes[0]) == self.has_no_route {
+            return Err(HostUnreachable.into());
+        }
+        self.sent.push(bytes);
+        Ok(1)
+    }
+
+    fn source_mut(&mut self) -> &mut dyn mio::event::Source {
+        panic!("not registered")
+    }
+}
+
+#[test]
+fn train_is_sent_back_with_one_call_or_by_its_datagrams() {
+    let whole: Vec<u8> = (1..=11).collect();
+    let parts: Vec<Vec<u8>> = whole.chunks(2).map(<[u8]>::to_vec).collect();
+    for (takes_trains, has_no_route, sent, errors) in [
+        (true, None, vec![whole.clone()], 0),
+        (false, None, parts.clone(), 0),
+        (false, Some(5), [&parts[..2], &parts[3..]].concat(), 1),
+    ] {
+        let train = Train {
+            takes_trains,
+            has_no_route,
+            ..Train::default()
+        };
+        let endpoint = "udp://127.0.0.1:7007".parse().unwrap();
+        let mut socket = DatagramSocket::over(train, endpoint);
+        let mut stats = Stats::default();
+        socket.turn(&mut udp(vec![7007]), &mut stats, Instant::now());
+        assert_eq!(socket.socket.sent, sent);
+        let counts = (
+            stats.datagrams_received,
+            stats.datagrams_sent,
+            stats.datagram_errors,
+        );
+        assert_eq!(counts, (6, 6 - errors, errors));
+        let bytes: usize = sent.iter().map(Vec::len).sum();
+        assert_eq!((stats.bytes_received, stats.bytes_sent), (11, bytes as u64));
+    }
+    let mut stats = Stats::default();
+    let mut socket =
+        DatagramSocket::over(Train::default(), "udp://127.0.0.1:7007".parse().unwrap());
+    socket.turn(&mut udp(vec![FIRST]), &mut stats, Instant::now());
+    assert_eq!((stats.dropped.own_port, stats.datagrams_received), (6, 6));
 }

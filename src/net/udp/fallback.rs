@@ -37,7 +37,7 @@ impl DatagramIo for UdpIo {
     fn receive(&mut self, buffers: &mut [u8], datagrams: &mut Vec<Datagram>) -> io::Result<usize> {
         let (size, peer) = self.0.recv_from(buffers)?;
         datagrams.push(Datagram {
-            slot: 0,
+            start: 0,
             size,
             peer,
             info: PacketInfo::default(),

@@ -71,7 +71,7 @@ impl DatagramIo for UdpIo {
         let (fd, flags) = (self.socket.as_raw_fd(), MsgFlags::MSG_DONTWAIT);
         let mut count = 0;
         for (slot, message) in recvmmsg(fd, &mut headers, &mut slices, flags, None)?.enumerate() {
-            datagrams.extend(datagram(slot, &message));
+            datagrams.extend(datagram(slot * SLOT_SIZE, &message));
             count += 1;
         }
         self.expected = (2 * count).clamp(POLL_THRESHOLD, BATCH);
@@ -100,7 +100,7 @@ impl DatagramIo for UdpIo {
 }
 
 /// `None` without the address of the sender, which a datagram over IP always has.
-fn datagram(slot: usize, message: &RecvMsg<'_, '_, SockaddrStorage>) -> Option<Datagram> {
+fn datagram(start: usize, message: &RecvMsg<'_, '_, SockaddrStorage>) -> Option<Datagram> {
     let peer = peer(&message.address?)?;
     let mut info = PacketInfo::default();
     let mut drops = None;
@@ -110,8 +110,12 @@ fn datagram(slot: usize, message: &RecvMsg<'_, '_, SockaddrStorage>) -> Option<D
             control => info.add(&control, peer.ip()),
         }
     }
+    // A single datagram is no train, and need not fit the MTU.
+    info.segment = info
+        .segment
+        .filter(|size| usize::from(size.get()) < message.bytes);
     Some(Datagram {
-        slot,
+        start,
         size: message.bytes,
         peer,
         info,

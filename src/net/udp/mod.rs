@@ -1,5 +1,6 @@
 //! UDP sockets: many datagrams with one system call on Linux, one at a time elsewhere.
 
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 
@@ -45,10 +46,13 @@ pub(crate) trait DatagramIo {
     fn source_mut(&mut self) -> &mut dyn Source;
 }
 
-/// A received datagram, and its place in the buffers.
+/// A received datagram, and its place in the buffers; or a train, which is several datagrams of one peer,
+/// one behind the other, that the system received with one call and sends with one.
 #[derive(Debug, Clone)]
 pub(crate) struct Datagram {
-    pub(crate) slot: usize,
+    /// Where its bytes begin in the buffers.
+    pub(crate) start: usize,
+    /// The number of its bytes; of a train, of all together.
     pub(crate) size: usize,
     pub(crate) peer: SocketAddr,
     pub(crate) info: PacketInfo,
@@ -58,13 +62,43 @@ pub(crate) struct Datagram {
 
 impl Datagram {
     pub(crate) fn bytes<'a>(&self, buffers: &'a [u8]) -> &'a [u8] {
-        let start = self.slot * SLOT_SIZE;
-        &buffers[start..start + self.size]
+        &buffers[self.start..self.start + self.size]
+    }
+
+    /// How many datagrams it is.
+    pub(crate) fn count(&self) -> usize {
+        self.info
+            .segment
+            .map_or(1, |size| self.size.div_ceil(size.get().into()))
+    }
+
+    /// The datagrams of a train, each by itself.
+    pub(crate) fn split(&self) -> impl Iterator<Item = Datagram> {
+        let size = self
+            .info
+            .segment
+            .map_or(self.size, |size| size.get().into());
+        (0..self.count()).map(move |index| {
+            let mut datagram = self.clone();
+            datagram.start += index * size;
+            datagram.size = size.min(self.size - index * size);
+            datagram.info.segment = None;
+            datagram
+        })
     }
 
     /// Whether a reply has the same control messages, and so can be sent with the same call.
     pub(crate) fn replies_like(&self, other: &Datagram) -> bool {
         self.info == other.info && self.peer.is_ipv4() == other.peer.is_ipv4()
+    }
+}
+
+impl fmt::Display for Datagram {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.count() {
+            1 => write!(f, "datagram of {} bytes", self.size),
+            count => write!(f, "train of {count} datagrams, {} bytes", self.size),
+        }
     }
 }
 

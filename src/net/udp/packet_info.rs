@@ -6,8 +6,11 @@
 //! - **TTL**, or hop limit with IPv6. A reply leaves with one less than the datagram arrived with, so
 //!   that a loop between two services ends. See `IP_RECVTTL` and `IPV6_RECVHOPLIMIT`.
 //! - **Dropped datagrams.** See `SO_RXQ_OVFL` in socket(7).
+//! - **Trains.** Datagrams of one peer that come one behind the other take one walk through the system
+//!   together, and so do their replies. See `UDP_GRO` and `UDP_SEGMENT` in udp(7).
 
 use std::net::IpAddr;
+use std::num::NonZero;
 
 /// What is known of a datagram, besides its sender. The default is: nothing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -21,6 +24,8 @@ pub(crate) struct PacketInfo {
     pub(crate) ttl: Option<u8>,
     /// Whether it was sent to a broadcast or multicast address.
     pub(crate) multicast: bool,
+    /// The size of the datagrams of a train; the last one can be shorter.
+    pub(crate) segment: Option<NonZero<u16>>,
 }
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -30,11 +35,12 @@ pub(crate) use linux::{Control, enable, receive_space};
 mod linux {
     use std::io;
     use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+    use std::num::NonZero;
 
     use nix::cmsg_space;
     use nix::libc::{c_int, in_addr, in_pktinfo, in6_addr, in6_pktinfo, timeval};
     use nix::sys::socket::sockopt::{
-        Ipv4PacketInfo, Ipv4RecvTtl, Ipv6RecvHopLimit, Ipv6RecvPacketInfo, RxqOvfl,
+        Ipv4PacketInfo, Ipv4RecvTtl, Ipv6RecvHopLimit, Ipv6RecvPacketInfo, RxqOvfl, UdpGroSegment,
     };
     use nix::sys::socket::{ControlMessage, ControlMessageOwned, setsockopt};
     use socket2::Socket;
@@ -46,8 +52,9 @@ mod linux {
     /// With a datagram over IPv4 at an IPv6 socket (the peer's address is mapped, `::ffff:192.0.2.1`)
     /// come the messages of IPv4, which have to be enabled as well.
     pub(crate) fn enable(socket: &Socket, address: SocketAddr) -> io::Result<()> {
-        // Best effort: only a counter depends on it.
+        // Best effort: only a counter and speed depend on them.
         let _ = setsockopt(socket, RxqOvfl, &1);
+        let _ = setsockopt(socket, UdpGroSegment, &true);
         setsockopt(socket, Ipv4RecvTtl, &true)?;
         let ip = address.ip().to_canonical();
         let needs_local_ip = needs_local_ip(SocketAddr::new(ip, address.port()));
@@ -82,7 +89,7 @@ mod linux {
     /// Room for all messages of one datagram, and for a time stamp, which a supervisor may have enabled:
     /// if one message does not fit, none can be read.
     pub(crate) fn receive_space() -> Vec<u8> {
-        cmsg_space!(in6_pktinfo, in_pktinfo, c_int, u32, timeval)
+        cmsg_space!(in6_pktinfo, in_pktinfo, c_int, u32, c_int, timeval)
     }
 
     impl PacketInfo {
@@ -106,6 +113,9 @@ mod linux {
                         || destination.is_broadcast();
                     // An int here, and an unsigned int with IPv6.
                     self.set_local(own.into(), info.ipi_ifindex.try_into().unwrap_or(0), peer);
+                }
+                ControlMessageOwned::UdpGroSegments(size) => {
+                    self.segment = size.try_into().ok().and_then(NonZero::new);
                 }
                 // A datagram over IPv4 has this one too, with a mapped address.
                 ControlMessageOwned::Ipv6PacketInfo(info) if peer.is_ipv6() => {
@@ -132,70 +142,67 @@ mod linux {
         }
     }
 
-    /// The control messages of a reply: the local address, and the TTL or hop limit.
+    /// The control messages of a reply.
     #[derive(Debug)]
-    pub(crate) enum Control {
-        V4(Option<in_pktinfo>, Option<c_int>),
-        V6(Option<in6_pktinfo>, Option<c_int>),
+    pub(crate) struct Control {
+        local_v4: Option<in_pktinfo>,
+        local_v6: Option<in6_pktinfo>,
+        ttl: Option<c_int>,
+        hop_limit: Option<c_int>,
+        segment: Option<u16>,
     }
 
     impl Control {
         /// For a reply to `peer`, whose datagram came with this information.
         pub(crate) fn new(info: PacketInfo, peer: IpAddr) -> Self {
             let ttl = info.ttl.map(|ttl| c_int::from(ttl.saturating_sub(1)));
-            match (peer, info.local_ip) {
-                (IpAddr::V4(_), Some(IpAddr::V4(ip))) => {
-                    let local = in_pktinfo {
-                        ipi_ifindex: info.interface.try_into().unwrap_or(0),
-                        ipi_spec_dst: in_addr {
-                            s_addr: u32::from_ne_bytes(ip.octets()),
-                        },
-                        // Ignored when sending.
-                        ipi_addr: in_addr { s_addr: 0 },
-                    };
-                    Control::V4(Some(local), ttl)
-                }
-                (IpAddr::V6(_), Some(IpAddr::V6(ip))) => {
-                    let local = in6_pktinfo {
-                        ipi6_ifindex: info.interface,
-                        ipi6_addr: in6_addr {
-                            s6_addr: ip.octets(),
-                        },
-                    };
-                    Control::V6(Some(local), ttl)
-                }
-                (IpAddr::V4(_), _) => Control::V4(None, ttl),
-                (IpAddr::V6(_), _) => Control::V6(None, ttl),
+            let local_v4 = |ip: Ipv4Addr| in_pktinfo {
+                ipi_ifindex: info.interface.try_into().unwrap_or(0),
+                ipi_spec_dst: in_addr {
+                    s_addr: u32::from_ne_bytes(ip.octets()),
+                },
+                // Ignored when sending.
+                ipi_addr: in_addr { s_addr: 0 },
+            };
+            let local_v6 = |ip: Ipv6Addr| in6_pktinfo {
+                ipi6_ifindex: info.interface,
+                ipi6_addr: in6_addr {
+                    s6_addr: ip.octets(),
+                },
+            };
+            let (ip_v4, ip_v6) = match (peer, info.local_ip) {
+                (IpAddr::V4(_), Some(IpAddr::V4(ip))) => (Some(ip), None),
+                (IpAddr::V6(_), Some(IpAddr::V6(ip))) => (None, Some(ip)),
+                _ => (None, None),
+            };
+            Control {
+                local_v4: ip_v4.map(local_v4),
+                local_v6: ip_v6.map(local_v6),
+                ttl: ttl.filter(|_| peer.is_ipv4()),
+                hop_limit: ttl.filter(|_| peer.is_ipv6()),
+                segment: info.segment.map(NonZero::get),
             }
         }
 
         pub(crate) fn messages(&self) -> Vec<ControlMessage<'_>> {
-            match self {
-                Control::V4(local, ttl) => {
-                    let local = local.iter().map(ControlMessage::Ipv4PacketInfo);
-                    local
-                        .chain(ttl.iter().map(ControlMessage::Ipv4Ttl))
-                        .collect()
-                }
-                Control::V6(local, ttl) => {
-                    let local = local.iter().map(ControlMessage::Ipv6PacketInfo);
-                    local
-                        .chain(ttl.iter().map(ControlMessage::Ipv6HopLimit))
-                        .collect()
-                }
-            }
+            let mut messages = Vec::with_capacity(3);
+            messages.extend(self.local_v4.iter().map(ControlMessage::Ipv4PacketInfo));
+            messages.extend(self.local_v6.iter().map(ControlMessage::Ipv6PacketInfo));
+            messages.extend(self.ttl.iter().map(ControlMessage::Ipv4Ttl));
+            messages.extend(self.hop_limit.iter().map(ControlMessage::Ipv6HopLimit));
+            messages.extend(self.segment.iter().map(ControlMessage::UdpGsoSegments));
+            messages
         }
 
         /// Room for just these messages: the system would take the rest for another one, and reject it.
         pub(crate) fn space(&self) -> Option<Vec<u8>> {
-            match self {
-                Control::V4(None, None) | Control::V6(None, None) => None,
-                Control::V4(None, _) | Control::V6(None, _) => Some(cmsg_space!(c_int)),
-                Control::V4(_, None) => Some(cmsg_space!(in_pktinfo)),
-                Control::V4(..) => Some(cmsg_space!(in_pktinfo, c_int)),
-                Control::V6(_, None) => Some(cmsg_space!(in6_pktinfo)),
-                Control::V6(..) => Some(cmsg_space!(in6_pktinfo, c_int)),
-            }
+            let local_v4 = self.local_v4.map_or(0, |_| cmsg_space!(in_pktinfo).len());
+            let local_v6 = self.local_v6.map_or(0, |_| cmsg_space!(in6_pktinfo).len());
+            let ttl = self.ttl.or(self.hop_limit);
+            let ttl = ttl.map_or(0, |_| cmsg_space!(c_int).len());
+            let segment = self.segment.map_or(0, |_| cmsg_space!(u16).len());
+            let size = local_v4 + local_v6 + ttl + segment;
+            (size > 0).then(|| vec![0; size])
         }
     }
 
@@ -265,19 +272,18 @@ mod linux {
                     interface,
                     ttl: None,
                     multicast,
+                    segment: None,
                 };
                 assert_eq!(received, expected, "{peer} to {destination}");
                 // The reply is sent with the same.
-                let (ip, index) = match Control::new(received, peer.parse().unwrap()) {
-                    Control::V4(info, _) => {
-                        let info = info.unwrap();
+                let control = Control::new(received, peer.parse().unwrap());
+                let (ip, index) = match (control.local_v4, control.local_v6) {
+                    (Some(info), None) => {
                         let ip = info.ipi_spec_dst.s_addr.to_ne_bytes();
                         (IpAddr::from(ip), info.ipi_ifindex.try_into().unwrap())
                     }
-                    Control::V6(info, _) => {
-                        let info = info.unwrap();
-                        (IpAddr::from(info.ipi6_addr.s6_addr), info.ipi6_ifindex)
-                    }
+                    (None, Some(info)) => (IpAddr::from(info.ipi6_addr.s6_addr), info.ipi6_ifindex),
+                    _ => panic!("{control:?}"),
                 };
                 assert_eq!((Some(ip), index), (expected.local_ip, interface), "{own}");
             }
@@ -298,10 +304,11 @@ mod linux {
                 interface: 0,
                 ttl: Some(64),
                 multicast: true,
+                segment: None,
             };
             assert_eq!(received, expected);
             let control = Control::new(received, "192.0.2.2".parse().unwrap());
-            assert!(matches!(control, Control::V4(_, Some(63))), "{control:?}");
+            assert_eq!((control.ttl, control.hop_limit), (Some(63), None));
         }
     }
 }
