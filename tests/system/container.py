@@ -3,7 +3,8 @@
 PROGRAM is the static program, which the image is built from: the last stage copies it into an empty
 root. The service runs there as a container engine runs it: with what ENTRYPOINT and CMD say, as USER,
 as the first process, with a read-only root and no /proc. The health check joins it as `docker exec`
-does. Needs root, and util-linux.
+does. buildah(1), where it is installed, says whether it reads the Dockerfile in the same way. Needs
+root, and util-linux.
 """
 
 import contextlib
@@ -17,7 +18,7 @@ import subprocess
 import tempfile
 
 import harness
-from harness import LIMIT, require
+from harness import LIMIT, Skipped, require
 from service import Service
 
 DOCKERFILE = pathlib.Path(__file__).parents[2] / "examples" / "container" / "Dockerfile"
@@ -157,6 +158,45 @@ def first_process_is_stopped_by_sigterm(program):
         require(it.wait() == 0, f"exit status {it.wait()}")
 
 
+def buildah_builds_the_same_image(program):
+    """Of the last stage. The first one, which compiles, gets the program instead."""
+    if not shutil.which("buildah"):
+        raise Skipped("buildah is not installed")
+    image = Image()
+    with tempfile.TemporaryDirectory(prefix="mio-echo-") as directory:
+        storage = [f"--root={directory}/storage", f"--runroot={directory}/run"]
+
+        def buildah(*arguments):
+            command = ["buildah", "--storage-driver=vfs", *storage, *arguments]
+            return subprocess.run(
+                command, stdout=subprocess.PIPE, text=True, timeout=LIMIT, check=True
+            ).stdout.strip()
+
+        try:
+            buildah("from", "scratch")
+        except subprocess.CalledProcessError as error:
+            raise Skipped("buildah does not run here") from error
+        context = pathlib.Path(directory, "context")
+        context.mkdir()
+        shutil.copy(program, context / "mio-echo")
+        source = image.one(r"COPY --from=build (\S+) \S+")
+        build = f"FROM scratch AS build\nCOPY mio-echo {source}\nFROM scratch\n{image.stage}"
+        (context / "Dockerfile").write_text(build, encoding="utf-8")
+        options = ["--quiet", "--isolation=chroot", "--format=docker", "--tag=mio-echo"]
+        buildah("build", *options, str(context))
+        config = json.loads(buildah("inspect", "--type=image", "mio-echo"))["Docker"]["config"]
+        require(config["User"] == image.user, f"user {config['User']}")
+        require(config["Entrypoint"] == image.command, f"entry point {config['Entrypoint']}")
+        require(config["Cmd"] == image.endpoints, f"command {config['Cmd']}")
+        check = config["Healthcheck"]
+        require(check["Test"] == ["CMD", *image.health_check], f"health check {check}")
+        require(check["Timeout"] == image.health_timeout * 10**9, f"health check {check}")
+        name = buildah("from", "--pull=never", "mio-echo")
+        names = os.listdir(buildah("mount", name))
+        buildah("umount", name)
+        require(names == ["mio-echo"], f"the image has {names}")
+
+
 CHECKS = [
     holds_the_program_alone,
     has_no_rights,
@@ -164,6 +204,7 @@ CHECKS = [
     hanging_service_is_unhealthy_in_time,
     slow_look_up_is_named,
     first_process_is_stopped_by_sigterm,
+    buildah_builds_the_same_image,
 ]
 
 if __name__ == "__main__":
