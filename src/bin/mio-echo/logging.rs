@@ -30,8 +30,12 @@ pub(crate) enum LogFormat {
     Journald,
 }
 
-/// Text until the log is started: then the arguments are known.
+/// Set when the log is started: then the arguments are known.
 static FORMAT: OnceLock<LogFormat> = OnceLock::new();
+
+fn format() -> LogFormat {
+    *FORMAT.get().unwrap_or(&LogFormat::Text)
+}
 
 /// Starts the log.
 pub(crate) fn start(options: &LogOptions) {
@@ -42,17 +46,13 @@ pub(crate) fn start(options: &LogOptions) {
     let (mut levels, unknown) = Levels::parse(&text);
     levels.shift(i16::from(options.verbose) - i16::from(options.quiet));
     log::set_max_level(levels.max());
-    let format = *FORMAT.get_or_init(|| options.log_format);
+    // Both fail only if there is a logger already.
+    let _ = FORMAT.set(options.log_format);
     let mut output = SimpleLogger::new().with_colors(io::stderr().is_terminal());
     if levels.max() == LevelFilter::Trace {
         output = output.with_timestamp_format(MICROSECONDS);
     }
-    // Fails only if there is a logger already.
-    let _ = log::set_boxed_logger(Box::new(Logger {
-        output,
-        levels,
-        format,
-    }));
+    let _ = log::set_boxed_logger(Box::new(Logger { output, levels }));
     for text in unknown {
         warn!("RUST_LOG: '{text}' ignored; write LEVEL or MODULE=LEVEL, such as mio_echo=debug");
     }
@@ -60,32 +60,31 @@ pub(crate) fn start(options: &LogOptions) {
 
 /// Writes the error that ends the program. If that fails, only the exit status reports it.
 pub(crate) fn print_error(error: &dyn Display) {
-    let format = *FORMAT.get().unwrap_or(&LogFormat::Text);
-    if format == LogFormat::Text {
-        return write(&format!(
-            "mio-echo: {}",
-            escape_controls(&error.to_string())
-        ));
+    if format() == LogFormat::Text {
+        let text = escape_controls(&error.to_string());
+        return write(&format!("mio-echo: {text}"));
     }
     let mut record = Record::builder();
     record.level(Level::Error).target("mio_echo");
-    write(&line(format, &record.args(format_args!("{error}")).build()));
+    write(&line(&record.args(format_args!("{error}")).build()));
 }
 
 /// A line for programs.
-fn line(format: LogFormat, record: &Record<'_>) -> String {
+fn line(record: &Record<'_>) -> String {
     let (target, text) = (record.target(), record.args().to_string());
-    if format == LogFormat::Json {
+    if format() == LogFormat::Json {
         let mut values = Values(Map::new());
         // Fails only if a value cannot be visited, and these can.
         let _ = record.key_values().visit(&mut values);
         let time = humantime::format_rfc3339_micros(SystemTime::now()).to_string();
-        values.0.insert("time".to_owned(), time.into());
-        values
-            .0
-            .insert("level".to_owned(), record.level().as_str().into());
-        values.0.insert("target".to_owned(), target.into());
-        values.0.insert("message".to_owned(), text.into());
+        let fields: [(_, Value); 4] = [
+            ("time", time.into()),
+            ("level", record.level().as_str().into()),
+            ("target", target.into()),
+            ("message", text.into()),
+        ];
+        let fields = fields.map(|(key, value)| (key.to_owned(), value));
+        values.0.extend(fields);
         return Value::from(values.0).to_string();
     }
     // Of <syslog.h>.
@@ -136,13 +135,12 @@ struct Logger {
     output: SimpleLogger,
     /// Which lines are written. To `SimpleLogger`, `mio_echo` would be a module within `mio`.
     levels: Levels,
-    format: LogFormat,
 }
 
 impl Logger {
     fn write(&self, record: &Record<'_>) {
-        if self.format != LogFormat::Text {
-            return write(&line(self.format, record));
+        if format() != LogFormat::Text {
+            return write(&line(record));
         }
         let text = escape_controls(&record.args().to_string());
         let mut escaped = Record::builder();
