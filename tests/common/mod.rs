@@ -248,7 +248,13 @@ pub fn example(name: &str) -> Command {
         "{} is not built: cargo build --examples",
         path.display()
     );
-    Command::new(path)
+    // On another processor, the variable names the emulator; see `tests/system/systems.py`.
+    let Some(emulator) = std::env::var_os("EMULATOR") else {
+        return Command::new(path);
+    };
+    let mut command = Command::new(emulator);
+    command.arg(path);
+    command
 }
 
 /// The output and exit status of an example.
