@@ -308,7 +308,7 @@ fn timeline_ends_after_its_time() {
     let output = command
         .arg("127.0.0.1:0")
         .arg(&file)
-        .arg("0.05")
+        .arg("0.5")
         .output()
         .unwrap();
     assert!(output.status.success() && output.stdout.starts_with(b"listening on tcp://"));

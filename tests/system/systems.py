@@ -76,7 +76,7 @@ class Wine:
 
 class Qemu:
     NO_OPTION = "QEMU lacks a socket option"
-    NO_PROCESS = "starts itself again, which is not under QEMU"
+    NO_PROCESS = "starts a process, which is not under QEMU"
     EXCLUDED = {
         "bound_socket::receive_buffer_drops": NO_OPTION,
         "datagram::receive_buffer_drops": NO_OPTION,
