@@ -19,6 +19,7 @@ const TIMEOUT: Duration = Duration::from_millis(800);
 const MESSAGE: &[u8] = b"mio-echo check: are you there?";
 
 #[derive(Debug, Args)]
+#[command(after_long_help = include_str!("check_help.txt"))]
 pub(crate) struct Options {
     /// HOST:PORT (TCP and UDP), tcp://HOST:PORT, udp://HOST:PORT, unix:PATH or unix:@NAME
     #[arg(value_name = "ENDPOINT")]
