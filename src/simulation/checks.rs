@@ -46,11 +46,7 @@ pub(super) fn micros(duration: Duration) -> Micros {
 
 /// A timeout of the configuration, where 0 is none.
 pub(super) fn timeout(duration: Duration) -> Micros {
-    if duration.is_zero() {
-        NEVER
-    } else {
-        micros(duration)
-    }
+    Some(micros(duration)).filter(|it| *it > 0).unwrap_or(NEVER)
 }
 
 /// Whether something held more than `max` times in a row.
@@ -72,10 +68,8 @@ impl World {
     /// When the socket has to be closed, if no byte moves.
     fn closes_at(&self, socket: &Socket) -> Micros {
         let config = &self.plan.config;
-        let after = |start: Micros, timeout: Micros| {
-            let latest = timeout.saturating_add(tolerance(timeout));
-            start.saturating_add(latest)
-        };
+        let after =
+            |start: Micros, time| start.saturating_add(time).saturating_add(tolerance(time));
         // An echo lingers from its first turn after the drain time.
         let lingers_at = self.echoes[socket.echo].lingers_at;
         let linger_time = micros(config.drain_timeout).min(SECOND);
@@ -126,19 +120,20 @@ impl World {
         if self.is_lingering() {
             self.echoes[echo].lingers_at.get_or_insert(self.turn_now);
         }
-        let (open, max) = (
-            self.connections(echo).count(),
-            self.plan.config.max_connections,
+        let (open, config) = (self.connections(echo).count(), &self.plan.config);
+        judge(
+            open > config.max_connections,
+            &open,
+            "connections are too many",
         );
-        judge(open > max, &open, "connections are too many");
         judge(open != stats.active, &open, "connections are miscounted");
-        let (held, max) = (
-            self.connections(echo).map(|it| it.held),
-            self.plan.config.max_buffered,
+        let held: u64 = self.connections(echo).map(|it| it.held).sum();
+        judge(
+            held > config.max_buffered as u64,
+            &held,
+            "bytes are too many",
         );
-        let held = held.sum::<u64>() as usize;
-        judge(held > max, &held, "bytes are over the budget");
-        judge(held != stats.buffered, &held, "held bytes are miscounted");
+        judge(held != stats.buffered as u64, &held, "bytes are miscounted");
         for connection in self.connections(echo) {
             self.check_open(connection);
         }
@@ -160,10 +155,8 @@ impl World {
         let is_late = is_idle && self.closes_at(connection) < self.turn_now;
         check(is_late, "is open for too long");
         let is_served = !connection.write_closed && !connection.is_blocked;
-        check(
-            is_served && self.is_lingering(),
-            "is served after the drain time",
-        );
+        let is_served = is_served && self.is_lingering();
+        check(is_served, "is served after the drain time");
     }
 
     /// No socket spins, and no connection starves.
@@ -213,12 +206,9 @@ impl World {
             judge(open > 0, &open, "connections are miscounted");
             let sockets = self.sockets.iter().filter(|it| it.echo == echo);
             let bytes: u64 = sockets.map(|it| it.received - it.ignored).sum();
-            let counted = [
-                stats.bytes_received,
-                stats.bytes_sent + stats.bytes_discarded,
-            ];
+            let accounted = stats.bytes_sent + stats.bytes_discarded;
             // With UDP, the counters of bytes include datagrams.
-            let differ = counted != [bytes; 2] && !self.plan.has_udp;
+            let differ = [stats.bytes_received, accounted] != [bytes; 2] && !self.plan.has_udp;
             judge(differ, &bytes, "bytes are miscounted");
             let dropped = stats.datagram_errors + stats.send_buffer_drops + stats.dropped.total();
             let lost = stats.datagrams_received - stats.datagrams_sent - dropped;

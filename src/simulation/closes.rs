@@ -29,13 +29,11 @@ impl World {
         let Some(address) = connection.address else {
             return false;
         };
-        let is_same = |it: &Socket| it.address.map(source) == Some(source(address));
-        let others = self
-            .connections(connection.echo)
-            .filter(|it| it.id != connection.id);
-        let others = others.filter(|it| it.token.is_some() && is_same(it));
+        let is_other = |it: &&Socket| it.id != connection.id && it.token.is_some();
+        let is_same = |it: &&Socket| it.address.map(source) == Some(source(address));
+        let others = self.connections(connection.echo).filter(is_other);
         let max = self.plan.config.max_per_source;
-        !self.is_allowed(address) || max.is_some_and(|max| others.count() >= max)
+        !self.is_allowed(address) || max.is_some_and(|max| others.filter(is_same).count() >= max)
     }
 
     /// A socket is closed.

@@ -46,7 +46,6 @@ mod sockets;
 mod streams;
 mod world;
 
-use std::any::Any;
 use std::collections::{BTreeSet, VecDeque};
 use std::fmt::{Debug, Display};
 use std::net::{IpAddr, SocketAddr};
@@ -138,12 +137,10 @@ fn run_seeds(next: &AtomicU64, end: u64, totals: &Mutex<[u64; 6]>) {
 
 /// Runs a plan. Returns what is broken.
 fn fault(plan: &Plan, registry: &Registry, level: LevelFilter) -> Option<String> {
-    let run = AssertUnwindSafe(|| run::run(plan, registry, level));
-    let message = |panic: Box<dyn Any + Send>| match panic.downcast::<String>() {
-        Ok(message) => *message,
-        Err(panic) => (*panic.downcast::<&str>().unwrap()).to_owned(),
-    };
-    panic::catch_unwind(run).err().map(message)
+    let panic = panic::catch_unwind(AssertUnwindSafe(|| run::run(plan, registry, level))).err()?;
+    // A panic of the engine has been printed.
+    let message = panic.downcast_ref::<String>().cloned();
+    Some(message.unwrap_or("the engine panics".to_owned()))
 }
 
 /// Leaves out all choices that a fault does not need: peers, trouble, turns.

@@ -48,16 +48,13 @@ impl Peer {
     /// From now on it sends no more, reads, and closes.
     pub(super) fn calm_down(&self, world: &World) -> Self {
         let sent = self.connection.map_or(0, |id| world.sockets[id].sent);
-        Peer {
-            total: sent,
-            connections_left: 0,
-            max_at_once: NEVER,
-            reads_at: 0,
-            ends_at: self.ends_at.min(sent),
-            think_time: self.think_time.min(MILLISECOND),
-            next_at: self.connection.map_or(NEVER, |_| world.now),
-            ..self.clone()
-        }
+        let mut peer = self.clone();
+        (peer.total, peer.connections_left) = (sent, 0);
+        (peer.max_at_once, peer.reads_at) = (NEVER, 0);
+        peer.ends_at = self.ends_at.min(sent);
+        peer.think_time = self.think_time.min(MILLISECOND);
+        peer.next_at = self.connection.map_or(NEVER, |_| world.now);
+        peer
     }
 
     fn soon(&self, now: Micros) -> Micros {

@@ -182,10 +182,8 @@ impl World {
     /// What was simulated: turns, calls, seconds, connections, bytes, datagrams.
     pub(super) fn figures(&self) -> [u64; 6] {
         let streams = self.sockets.iter().filter(|it| it.kind == Kind::Stream);
-        let (count, bytes) = (
-            streams.clone().count() as u64,
-            streams.map(|it| it.echoed).sum(),
-        );
+        let bytes = streams.clone().map(|it| it.echoed).sum();
+        let count = streams.count() as u64;
         let (turns, calls, seconds) = (self.turn, self.calls, self.now / SECOND);
         [turns, calls, seconds, count, bytes, self.replies]
     }
