@@ -90,15 +90,16 @@ impl World {
     /// A call of the engine would have an effect, and no event is to come: it has forgotten the socket,
     /// as edge-triggered events are not repeated.
     fn is_forgotten(&self, socket: &Socket) -> bool {
-        let has_waiting = !socket.waiting.is_empty();
-        let has_work = match socket.kind {
-            Kind::Stream if socket.is_blocked => socket.is_writable() || socket.error.is_some(),
-            Kind::Stream => socket.is_readable(),
-            // A shutdown closes it.
-            Kind::Udp => has_waiting || self.is_shutting_down(),
-            Kind::Listener => has_waiting && self.has_place(socket.echo),
+        let readiness = socket.readiness();
+        let has_work = if socket.is_blocked {
+            readiness.writable
+        } else {
+            readiness.readable
         };
-        has_work && socket.changed_at == NEVER
+        let can_work = socket.kind != Kind::Listener || self.has_place(socket.echo);
+        // A shutdown closes it.
+        let has_to_end = socket.kind == Kind::Udp && self.is_shutting_down();
+        socket.changed_at == NEVER && (has_to_end || (has_work && can_work))
     }
 
     /// An echo is about to sleep.

@@ -64,7 +64,8 @@ impl World {
     /// A connection is closed: one of the reasons has to hold.
     fn reasons(&self, connection: &Socket) -> Vec<&'static str> {
         let config = &self.plan.config;
-        let (unread, is_blocked) = (connection.unread(), connection.is_blocked);
+        let is_blocked = connection.is_blocked;
+        let unread = connection.sent - connection.received;
         let has_ended = connection.has_ended && unread == 0 && connection.pending() == 0;
         let is_reset = |it| ["ECONNRESET", "EPIPE", "ENOTCONN"].contains(&it);
         let would_block = is_blocked || connection.error_turn == self.turn;

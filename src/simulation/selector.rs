@@ -71,24 +71,28 @@ impl crate::net::Selector for Selector {
 }
 
 impl Socket {
-    /// An event can report a change.
-    fn is_due(&self, now: Micros) -> bool {
-        self.changed_at <= now && self.reports().is_some()
-    }
-
     /// What an event reports.
-    fn reports(&self) -> Option<Readiness> {
+    pub(super) fn readiness(&self) -> Readiness {
         let waiting = readiness(!self.waiting.is_empty(), false, false);
         let is_stream = self.kind == Kind::Stream;
-        let readiness = if is_stream { self.readiness() } else { waiting };
-        Some(readiness).filter(|it| it.readable || it.writable)
+        if is_stream {
+            self.stream_readiness()
+        } else {
+            waiting
+        }
+    }
+
+    /// Whether there is something to report.
+    fn is_ready(&self) -> bool {
+        self.readiness().readable || self.readiness().writable
     }
 }
 
 impl World {
     /// Whether the descriptor of the selector is readable.
     pub(super) fn has_events(&self, echo: usize) -> bool {
-        self.echoes[echo].is_woken || self.open(echo).any(|it| it.is_due(self.now))
+        let is_due = |it: &Socket| it.changed_at <= self.now && it.is_ready();
+        self.echoes[echo].is_woken || self.open(echo).any(is_due)
     }
 
     /// Takes events, in any order.
@@ -116,12 +120,13 @@ impl World {
         } else if !is_spurious {
             return None;
         }
-        let readiness = socket.reports()?;
+        let token = socket.token.filter(|_| socket.is_ready())?;
+        let readiness = socket.readiness();
         // While bytes are pending, only room gives a connection something to do.
         if readiness.writable || !socket.is_blocked {
             socket.event_turn = turn;
         }
-        Some(Event(socket.token?, readiness))
+        Some(Event(token, readiness))
     }
 
     /// The event of a socket that was closed. Another one may have its token by now.

@@ -10,10 +10,6 @@ use super::*;
 use crate::net::{Pipe, Stream};
 
 impl Socket {
-    pub(super) fn unread(&self) -> u64 {
-        self.sent - self.received
-    }
-
     /// Bytes that the echo has read and not written.
     pub(super) fn pending(&self) -> u64 {
         self.received - self.ignored - self.echoed
@@ -23,34 +19,24 @@ impl Socket {
         self.send_buffer - (self.echoed - self.taken)
     }
 
-    /// The system reports room when a third of the send buffer is free.
-    pub(super) fn is_writable(&self) -> bool {
-        self.room() * 3 >= self.send_buffer
-    }
-
-    /// A read returns something other than `EAGAIN`.
-    pub(super) fn is_readable(&self) -> bool {
-        self.unread() > 0 || self.has_ended || self.error.is_some()
-    }
-
-    /// What epoll(7) reports, in mio's words.
-    pub(super) fn readiness(&self) -> Readiness {
-        let is_reset = self.error.is_some();
-        let is_writable = self.is_writable() || is_reset || (self.has_ended && self.write_closed);
+    /// What epoll(7) reports, in mio's words: there are bytes, the end or an error to read, or a third of
+    /// the send buffer is free.
+    pub(super) fn stream_readiness(&self) -> Readiness {
+        let is_over = self.has_ended || self.error.is_some();
+        let hung_up = self.error.is_some() || (self.has_ended && self.write_closed);
+        let is_writable = self.room() * 3 >= self.send_buffer || hung_up;
         let has_mark = self.mark >= Some(self.received);
-        let ends = has_mark || self.has_ended || is_reset;
-        readiness(self.is_readable(), is_writable, ends)
+        readiness(
+            self.sent > self.received || is_over,
+            is_writable,
+            has_mark || is_over,
+        )
     }
 
     /// The bytes at these positions: they follow from the position and the connection.
     fn bytes(&self, positions: Range<u64>) -> impl Iterator<Item = u8> + use<> {
         let id = self.id as u64;
         positions.map(move |it| (it * 31 + (it >> 8) + id) as u8)
-    }
-
-    /// The pending error of the socket, which one call returns.
-    fn take_error(&mut self) -> Outcome<()> {
-        self.error.take().map_or(Ok(()), Err)
     }
 }
 
@@ -62,9 +48,9 @@ impl World {
         socket.mark = socket.mark.filter(|mark| *mark > socket.received);
         let end = socket.mark.unwrap_or(socket.sent);
         let count = (end - socket.received).min(max);
-        // What arrived before a reset can still be read.
+        // What arrived before a reset can still be read. One call returns the pending error.
         if count == 0 {
-            socket.take_error()?;
+            socket.error.take().map_or(Ok(()), Err)?;
             socket.has_ended.then_some(()).ok_or("EAGAIN")?;
         }
         let is_second = socket.read_turn == turn;
@@ -81,7 +67,7 @@ impl World {
         let has_pressure = self.has_trouble(1);
         let available = self.random.below(max);
         let socket = &mut self.sockets[id];
-        socket.take_error()?;
+        socket.error.take().map_or(Ok(()), Err)?;
         if socket.write_closed {
             return Err("EPIPE");
         }
@@ -117,7 +103,7 @@ impl World {
     /// There may be room again, because the peer has read or the system has memory.
     pub(super) fn report_room(&mut self, id: usize) {
         let socket = &mut self.sockets[id];
-        if socket.is_writable() && mem::take(&mut socket.awaits_room) {
+        if socket.readiness().writable && mem::take(&mut socket.awaits_room) {
             self.signal(id);
         }
     }
@@ -169,7 +155,7 @@ impl Stream for Descriptor {
     fn shutdown_write(&mut self) -> io::Result<()> {
         self.call("shutdown", |world, id| {
             let socket = &mut world.sockets[id];
-            socket.take_error()?;
+            socket.error.take().map_or(Ok(()), Err)?;
             judge(socket.pending() > 0, socket, "ends with bytes pending");
             (socket.write_closed, socket.is_blocked) = (true, false);
             if socket.has_ended {
