@@ -71,10 +71,8 @@ impl Peer {
         if self.is_udp {
             return self.send_datagrams(world);
         }
-        let Some(id) = self.connection.or_else(|| self.connect(world, index)) else {
-            // A SYN that was dropped is sent again.
-            let is_last = self.connections_left == 0;
-            return if is_last { NEVER } else { world.now + SECOND };
+        let Some(id) = self.connection else {
+            return self.connect(world, index);
         };
         let is_closed = world.sockets[id].is_closed;
         let moved = self.read(world, id) + if is_closed { 0 } else { self.send(world, id) };
@@ -87,10 +85,15 @@ impl Peer {
         if is_waiting { later } else { soon }
     }
 
-    fn connect(&mut self, world: &mut World, index: usize) -> Option<usize> {
-        self.connections_left = self.connections_left.checked_sub(1)?;
+    fn connect(&mut self, world: &mut World, index: usize) -> Micros {
+        if self.connections_left == 0 {
+            return NEVER;
+        }
+        self.connections_left -= 1;
         self.connection = world.connect(index);
-        self.connection
+        // A SYN that was dropped is sent again.
+        let delay = if self.connection.is_some() { 0 } else { SECOND };
+        self.soon(world.now + delay)
     }
 
     fn read(&self, world: &mut World, id: usize) -> u64 {

@@ -73,13 +73,10 @@ impl crate::net::Selector for Selector {
 impl Socket {
     /// What an event reports.
     pub(super) fn readiness(&self) -> Readiness {
-        let waiting = readiness(!self.waiting.is_empty(), false, false);
-        let is_stream = self.kind == Kind::Stream;
-        if is_stream {
-            self.stream_readiness()
-        } else {
-            waiting
+        if self.kind == Kind::Stream {
+            return self.stream_readiness();
         }
+        readiness(!self.waiting.is_empty(), false, false)
     }
 
     /// Whether there is something to report.
