@@ -152,17 +152,20 @@ impl World {
         check(connection.failure.is_some(), "is open after an error");
         let max = self.pipe_size().max(self.plan.config.buffer_size as u64);
         check(connection.held > max, "holds more than a buffer or pipe");
-        let is_idle = connection.progress_turn < self.turn;
+        // With bounded runs it may wait for its turn.
+        let had_turn = self.plan.config.max_turns == usize::MAX;
+        let is_idle = had_turn && connection.progress_turn < self.turn;
         let is_late = is_idle && self.closes_at(connection) < self.turn_now;
         check(is_late, "is open for too long");
         let is_served = !connection.write_closed && !connection.is_blocked;
-        let is_served = is_served && self.is_lingering();
+        let is_served = had_turn && is_served && self.is_lingering();
         check(is_served, "is served after the drain time");
     }
 
     /// No socket spins, and no connection starves.
     fn check_calls(&mut self, id: usize) {
         let is_forgotten = self.is_forgotten(&self.sockets[id]);
+        let max = 2 + 2 * (self.sockets.len() / self.plan.config.max_turns) as u32;
         let (turn, socket) = (self.turn, &mut self.sockets[id]);
         let close_turn = self.echoes[socket.echo].close_turn;
         let had_call = socket.call_turn == turn;
@@ -170,7 +173,7 @@ impl World {
         let has_effect = has_place || [socket.event_turn, socket.progress_turn].contains(&turn);
         let spins = is_repeated(&mut socket.idle_turns, had_call && !has_effect, 2);
         let waits = is_forgotten && !had_call && socket.kind == Kind::Stream;
-        let starves = is_repeated(&mut socket.starved_turns, waits, 2);
+        let starves = is_repeated(&mut socket.starved_turns, waits, max);
         judge(spins, socket, "has turns without an effect");
         judge(starves, socket, "has work, and gets no turn");
     }

@@ -116,6 +116,7 @@ fn config(random: &Random, is_bulk: bool, is_storm: bool) -> Config {
         idle_timeout: timeout(random),
         write_timeout: timeout(random),
         connection_events: 1000,
+        max_turns: random.either(8, 1 + random.below(8) as usize, usize::MAX),
         ..Config::default()
     }
 }
