@@ -1,7 +1,5 @@
 //! What has to hold before each sleep, after each turn, and at the end.
 
-use std::collections::HashMap;
-
 use super::*;
 
 /// The interval at which paused listeners and UDP sockets try again.

@@ -26,14 +26,13 @@ impl World {
 
     /// Whether the source of a connection is not allowed, or at its limit.
     pub(super) fn is_forbidden(&self, connection: &Socket) -> bool {
-        let Some(address) = connection.address else {
-            return false;
-        };
+        let own = connection.address;
         let is_other = |it: &&Socket| it.id != connection.id && it.token.is_some();
-        let is_same = |it: &&Socket| it.address.map(source) == Some(source(address));
+        let is_same = |it: &&Socket| it.address.map(source) == own.map(source);
         let others = self.connections(connection.echo).filter(is_other);
-        let max = self.plan.config.max_per_source;
-        !self.is_allowed(address) || max.is_some_and(|max| others.filter(is_same).count() >= max)
+        let max = own.and(self.plan.config.max_per_source);
+        let is_allowed = own.is_none_or(|address| self.is_allowed(address));
+        !is_allowed || max.is_some_and(|max| others.filter(is_same).count() >= max)
     }
 
     /// A socket is closed.

@@ -38,8 +38,6 @@ pub(super) fn errors(call: &str) -> &'static str {
 #[cfg(unix)]
 pub(super) fn error(name: &str) -> io::Error {
     use nix::errno::Errno;
-    use std::collections::HashMap;
-    use std::sync::LazyLock;
 
     static ERRORS: LazyLock<HashMap<String, Errno>> = LazyLock::new(|| {
         let all = (1..=133).map(Errno::from_raw);

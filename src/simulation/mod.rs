@@ -46,12 +46,13 @@ mod sockets;
 mod streams;
 mod world;
 
-use std::collections::{BTreeSet, VecDeque};
-use std::fmt::{Debug, Display};
+use std::cell::{Cell, RefCell, RefMut};
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::fmt::{self, Debug, Display};
 use std::net::{IpAddr, SocketAddr};
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{LazyLock, Mutex};
 use std::time::{Duration, Instant};
 use std::{env, io, mem, process, thread};
 

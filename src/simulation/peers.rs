@@ -1,8 +1,6 @@
 //! Peers with random habits: greedy, pinging, slow, silent, never reading, reading after hours,
 //! half-closing, resetting, sending urgent data, churning, over TCP, Unix sockets and UDP.
 
-use std::net::Ipv4Addr;
-
 use super::*;
 use crate::net::udp::packet_info::PacketInfo;
 
@@ -166,7 +164,7 @@ impl Peer {
         let random = &self.random;
         let service = random.pick(&[0, 7, 1023, 2049, 7007, 7008]);
         let not_host = random.pick(&[[224, 0, 0, 1], [255; 4], [0; 4]]);
-        let local_ip = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let local_ip = IpAddr::from([127, 0, 0, 1]);
         let peer = match random.below(16) {
             0 => SocketAddr::new(self.address.ip(), service),
             1 => SocketAddr::from((not_host, 5000)),

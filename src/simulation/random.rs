@@ -1,7 +1,5 @@
 //! Pseudo-random numbers: the same seed gives the same numbers.
 
-use std::cell::Cell;
-
 use super::*;
 
 /// A generator of the kind xorshift64* (S. Vigna, 2016).

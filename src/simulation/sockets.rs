@@ -1,7 +1,5 @@
 //! The sockets of the engine: their facts, calls, registrations, and close(2).
 
-use std::fmt;
-
 use super::*;
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

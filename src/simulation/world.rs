@@ -3,9 +3,6 @@
 //! It has facts only: which bytes were sent and received, which call returned what, which end closed.
 //! The checks judge the engine by them, by its counters and by its log, and never by its private state.
 
-use std::cell::{RefCell, RefMut};
-use std::sync::LazyLock;
-
 use super::*;
 
 thread_local! {
