@@ -20,8 +20,9 @@
 //! | file | what it has |
 //! |---|---|
 //! | `random.rs`, `plan.rs` | from a seed to a plan |
-//! | `world.rs`, `errors.rs` | the clock, calls and their errors, and the facts that all share |
-//! | `sockets.rs`, `selector.rs` | sockets, their registrations and edge-triggered events |
+//! | `world.rs`, `errors.rs` | the clock, calls and their errors, and what all share |
+//! | `facts.rs` | the facts of a socket |
+//! | `sockets.rs`, `selector.rs` | descriptors, registrations and edge-triggered events |
 //! | `streams.rs`, `listeners.rs`, `datagrams.rs` | the calls of each kind of socket |
 //! | `peers.rs` | what peers do |
 //! | `checks.rs`, `closes.rs` | what has to hold |
@@ -36,6 +37,7 @@ mod checks;
 mod closes;
 mod datagrams;
 mod errors;
+mod facts;
 mod listeners;
 mod peers;
 mod plan;
@@ -67,8 +69,8 @@ use crate::policy::log_lines;
 use crate::stats::Stats;
 
 // The names that the files share.
-use {checks::*, closes::*, datagrams::*, errors::*, peers::*, plan::*};
-use {random::*, selector::*, sockets::*, world::*};
+use {checks::*, closes::*, datagrams::*, errors::*, facts::*, peers::*};
+use {plan::*, random::*, selector::*, sockets::*, world::*};
 
 /// How many seeds run by default.
 const SEEDS: u64 = 5_000;

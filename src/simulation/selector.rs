@@ -7,13 +7,11 @@
 use super::*;
 use crate::server::WAKER;
 
-pub(super) fn readiness(readable: bool, writable: bool, read_until_would_block: bool) -> Readiness {
-    Readiness {
-        readable,
-        writable,
-        read_until_would_block,
-    }
-}
+const ALL: Readiness = Readiness {
+    readable: true,
+    writable: true,
+    read_until_would_block: true,
+};
 
 #[derive(Debug, Clone)]
 pub(super) struct Event(Token, Readiness);
@@ -70,21 +68,6 @@ impl crate::net::Selector for Selector {
     }
 }
 
-impl Socket {
-    /// What an event reports.
-    pub(super) fn readiness(&self) -> Readiness {
-        if self.kind == Kind::Stream {
-            return self.stream_readiness();
-        }
-        readiness(!self.waiting.is_empty(), false, false)
-    }
-
-    /// Whether there is something to report.
-    fn is_ready(&self) -> bool {
-        self.readiness().readable || self.readiness().writable
-    }
-}
-
 impl World {
     /// Whether the descriptor of the selector is readable.
     pub(super) fn has_events(&self, echo: usize) -> bool {
@@ -100,7 +83,7 @@ impl World {
         let events = ids.into_iter().filter_map(|id| self.take_event(id));
         let mut events: Vec<_> = events.take(max).collect();
         if mem::take(&mut self.echoes[echo].is_woken) {
-            events.push(Event(WAKER, readiness(true, false, false)));
+            events.push(Event(WAKER, ALL));
         }
         if self.has_trouble(4) {
             events.extend(self.stale_event(echo));
@@ -133,7 +116,7 @@ impl World {
         for socket in sockets.filter(|it| it.token == Some(token)) {
             socket.event_turn = self.turn;
         }
-        Some(Event(token, readiness(true, true, true)))
+        Some(Event(token, ALL))
     }
 
     /// Sleeps until one of the echoes has an event, or its time has come, or a signal arrives.

@@ -4,41 +4,9 @@
 //! each write is checked, and what a peer receives is always a prefix of what it sent.
 
 use std::io::{Read, Write};
-use std::ops::Range;
 
 use super::*;
 use crate::net::{Pipe, Stream};
-
-impl Socket {
-    /// Bytes that the echo has read and not written.
-    pub(super) fn pending(&self) -> u64 {
-        self.received - self.ignored - self.echoed
-    }
-
-    fn room(&self) -> u64 {
-        self.send_buffer - (self.echoed - self.taken)
-    }
-
-    /// What epoll(7) reports, in mio's words: there are bytes, the end or an error to read, or a third of
-    /// the send buffer is free.
-    pub(super) fn stream_readiness(&self) -> Readiness {
-        let is_over = self.has_ended || self.error.is_some();
-        let hung_up = self.error.is_some() || (self.has_ended && self.write_closed);
-        let is_writable = self.room() * 3 >= self.send_buffer || hung_up;
-        let has_mark = self.mark >= Some(self.received);
-        readiness(
-            self.sent > self.received || is_over,
-            is_writable,
-            has_mark || is_over,
-        )
-    }
-
-    /// The bytes at these positions: they follow from the position and the connection.
-    fn bytes(&self, positions: Range<u64>) -> impl Iterator<Item = u8> + use<> {
-        let id = self.id as u64;
-        positions.map(move |it| (it * 31 + (it >> 8) + id) as u8)
-    }
-}
 
 impl World {
     /// Moves bytes from the peer to the echo, but not beyond an urgent mark.

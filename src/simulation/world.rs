@@ -155,10 +155,9 @@ impl World {
         let next = actions.chain(changes).chain(sent.copied()).min();
         let next = next.unwrap_or(NEVER).min(end);
         self.is_asleep = next == NEVER;
-        if self.is_asleep {
-            return;
+        if !self.is_asleep {
+            self.now = self.now.max(next);
         }
-        self.now = self.now.max(next);
         self.act();
         for socket in &mut self.sockets {
             socket.unresolved.retain(|until| *until > self.now);
