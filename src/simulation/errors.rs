@@ -9,14 +9,13 @@ pub(super) type Outcome<T> = Result<T, &'static str>;
 /// which the socket says something. tcp(7), udp(7), unix(7) and ip(7) add to the pages of the calls.
 pub(super) fn errors(call: &str) -> &'static str {
     match call {
-        "recv" => "EINTR ECONNREFUSED ECONNRESET EHOSTUNREACH ENOMEM ENOTCONN EPIPE ETIMEDOUT",
         "send" | "sendmmsg" => {
             "EINTR EACCES EALREADY ECONNREFUSED ECONNRESET EDESTADDRREQ EHOSTUNREACH EISCONN EMSGSIZE \
              ENETUNREACH ENOBUFS ENOMEM ENOTCONN EOPNOTSUPP EPERM EPIPE"
         }
-        "recvmmsg" => {
-            "EINTR EACCES ECONNREFUSED EHOSTUNREACH EISCONN EMSGSIZE ENETUNREACH ENOBUFS ENOMEM \
-             ENOPROTOOPT ENOTCONN EOPNOTSUPP EPERM EPIPE"
+        "recv" | "recvmmsg" => {
+            "EINTR EACCES ECONNREFUSED ECONNRESET EHOSTUNREACH EISCONN EMSGSIZE ENETUNREACH ENOBUFS \
+             ENOMEM ENOPROTOOPT ENOTCONN EOPNOTSUPP EPERM EPIPE ETIMEDOUT"
         }
         // Also if there is something to move.
         "splice in" => "EINTR EAGAIN EACCES ECONNRESET ENOMEM ESPIPE ETIMEDOUT",

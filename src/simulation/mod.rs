@@ -75,9 +75,6 @@ use {plan::*, random::*, selector::*, sockets::*, world::*};
 /// How many seeds run by default.
 const SEEDS: u64 = 5_000;
 
-/// More than any run takes.
-const MAX_TIME: Duration = Duration::from_secs(60);
-
 fn number(variable: &str) -> Option<u64> {
     let text = env::var(variable).ok()?;
     Some(text.parse().expect("a number in the environment"))
@@ -104,29 +101,24 @@ fn simulation() {
             if mem::replace(&mut seed, next.load(Ordering::Relaxed)) != seed {
                 since = Instant::now();
             }
-            if since.elapsed() > MAX_TIME {
+            if since.elapsed() > Duration::from_secs(60) {
                 eprintln!("a turn of one of the seeds before {seed} does not end");
                 process::abort();
             }
         }
     });
     let [turns, calls, seconds, connections, bytes, datagrams] = totals.into_inner().unwrap();
+    let (runs, hours, time) = (end - first, seconds / 3600, start.elapsed());
     println!(
-        "runs: {}, turns: {turns}, calls: {calls}, simulated hours: {}, connections: \
-         {connections}, bytes: {bytes}, datagrams: {datagrams}, in {:.1?}",
-        end - first,
-        seconds / 3600,
-        start.elapsed()
+        "runs: {runs}, turns: {turns}, calls: {calls}, simulated hours: {hours}, connections: \
+         {connections}, bytes: {bytes}, datagrams: {datagrams}, in {time:.1?}"
     );
 }
 
 fn run_seeds(next: &AtomicU64, end: u64, totals: &Mutex<[u64; 6]>) {
     let poll = Poll::new().unwrap();
-    loop {
-        let seed = next.fetch_add(1, Ordering::Relaxed);
-        if seed >= end {
-            return;
-        }
+    let next = || Some(next.fetch_add(1, Ordering::Relaxed)).filter(|seed| *seed < end);
+    while let Some(seed) = next() {
         let plan = Plan::new(seed, &BTreeSet::new());
         if fault(&plan, poll.registry(), LevelFilter::Warn).is_some() {
             explain(seed, poll.registry(), 40);

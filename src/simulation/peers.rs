@@ -13,10 +13,7 @@ drawn! {
     address: SocketAddr = source_address(&random);
     echo: usize = random.below(plan.echoes as u64) as usize;
     /// The listener that it connects to.
-    listener: usize = {
-        let index = random.below(plan.listeners as u64) as usize;
-        echo * plan.endpoints(echo).len() + index
-    };
+    listener: usize = echo * plan.endpoints(echo).len() + random.below(plan.listeners) as usize;
     connection: Option<usize> = None;
     connections_left: u64 = 1 + random.magnitude(4);
     max: u64 = 4 * plan.max_capacity.max(plan.config.buffer_size as u64);

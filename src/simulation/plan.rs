@@ -16,7 +16,7 @@ pub(super) const HOUR: Micros = 3_600 * SECOND;
 pub(super) const NEVER: Micros = Micros::MAX;
 
 /// The most peers of a plan: more than one turn of a listener accepts.
-const MAX_PEERS: u64 = 60;
+const PEERS: u64 = 60;
 
 /// A struct whose fields are drawn one after the other, so that each can depend on those before it.
 macro_rules! drawn {
@@ -52,18 +52,15 @@ drawn! {
     is_storm: bool = random.one_in(20);
     config: Config = config(&random, is_bulk, is_storm);
     /// Listeners of each echo: the first is TCP, the second a Unix socket.
-    listeners: usize = 1 + random.below(2) as usize;
+    listeners: u64 = 1 + random.below(2);
     has_udp: bool = random.one_in(4);
     /// How many echoes there are in the world, each with a loop of its own.
     echoes: usize = random.either(4, 1 + usize::from(has_udp), 1);
     /// Whether other processes have copies of the listeners.
     is_inherited: bool = random.one_in(8);
-    max_peers: u64 = 1 + random.below(if is_storm { MAX_PEERS } else { 8 });
+    max_peers: u64 = 1 + random.below(if is_storm { PEERS } else { 8 });
     /// The numbers of the peers, with a draw for each, so that it can be left out.
-    peers: Vec<u64> = {
-        let is_taken = |number: &u64| random.below(NEVER) > 0 && *number < max_peers;
-        (0..MAX_PEERS).filter(is_taken).collect()
-    };
+    peers: Vec<u64> = (0..PEERS).filter(|it| random.below(NEVER) > 0 && *it < max_peers).collect();
     is_troubled: bool = random.one_in(2);
     /// One in so many system calls fails; 0 for none.
     trouble: u64 = rarely(&random, is_troubled, 7);
@@ -137,7 +134,7 @@ impl Plan {
     pub(super) fn endpoints(&self, echo: usize) -> Vec<Endpoint> {
         let (address, path) = (address(echo), format!("/echo/{echo}"));
         let mut endpoints = vec![Endpoint::Tcp(address), Endpoint::Unix(path.into())];
-        endpoints.truncate(self.listeners);
+        endpoints.truncate(self.listeners as usize);
         endpoints.extend(self.has_udp.then_some(Endpoint::Udp(address)));
         endpoints
     }

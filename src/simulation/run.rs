@@ -25,8 +25,7 @@ pub(super) fn run(plan: &Plan, registry: &Registry, level: LevelFilter) {
     log_lines::start(level);
     let services = (0..plan.echoes).map(|echo| Service::new(plan, echo, registry));
     // Registering may fail.
-    let services = services.collect::<io::Result<Vec<_>>>();
-    if let Ok(services) = services {
+    if let Ok(services) = services.collect() {
         serve(services, plan);
     }
 }

@@ -13,8 +13,7 @@ const ALL: Readiness = Readiness {
     read_until_would_block: true,
 };
 
-#[derive(Debug, Clone)]
-pub(super) struct Event(Token, Readiness);
+type Event = (Token, Readiness);
 
 impl From<&Event> for Readiness {
     fn from(event: &Event) -> Self {
@@ -45,7 +44,7 @@ impl crate::net::Selector for Selector {
         slept.map_err(error)?;
         self.events = world.collect(self.echo);
         world.had_events = !self.events.is_empty();
-        for Event(token, readiness) in &self.events {
+        for (token, readiness) in &self.events {
             tell!(world, "event of {}: {readiness}", token.0);
         }
         Ok(())
@@ -83,7 +82,7 @@ impl World {
         let events = ids.into_iter().filter_map(|id| self.take_event(id));
         let mut events: Vec<_> = events.take(max).collect();
         if mem::take(&mut self.echoes[echo].is_woken) {
-            events.push(Event(WAKER, ALL));
+            events.push((WAKER, ALL));
         }
         if self.has_trouble(4) {
             events.extend(self.stale_event(echo));
@@ -106,7 +105,7 @@ impl World {
         if readiness.writable || !socket.is_blocked {
             socket.event_turn = turn;
         }
-        Some(Event(token, readiness))
+        Some((token, readiness))
     }
 
     /// The event of a socket that was closed. Another one may have its token by now.
@@ -116,7 +115,7 @@ impl World {
         for socket in sockets.filter(|it| it.token == Some(token)) {
             socket.event_turn = self.turn;
         }
-        Some(Event(token, ALL))
+        Some((token, ALL))
     }
 
     /// Sleeps until one of the echoes has an event, or its time has come, or a signal arrives.
