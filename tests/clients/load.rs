@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::io::{Read, Write};
+#[cfg(target_os = "linux")]
+use std::net::UdpSocket;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
@@ -341,6 +343,94 @@ fn datagram_of_wrong_length_is_corrupted() {
     assert_faults(&outcome, &[("corrupted", 2)]);
 }
 
+/// An echo that receives and sends trains of datagrams of 100 bytes. `change` gets each train with its
+/// number, from 1 on.
+#[cfg(target_os = "linux")]
+fn train_server(change: impl Fn(u32, &mut Vec<u8>) + Send + 'static) -> String {
+    use nix::sys::socket::{setsockopt, sockopt};
+
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.set_read_timeout(Some(LIMIT)).unwrap();
+    setsockopt(&socket, sockopt::UdpGroSegment, &true).unwrap();
+    setsockopt(&socket, sockopt::UdpGsoSegment, &100).unwrap();
+    let endpoint = format!("udp://{}", socket.local_addr().unwrap());
+    thread::spawn(move || {
+        let mut buffer = vec![0; 65_536];
+        for number in 1.. {
+            let Ok((count, peer)) = socket.recv_from(&mut buffer) else {
+                return;
+            };
+            let mut train = buffer[..count].to_vec();
+            change(number, &mut train);
+            socket.send_to(&train, peer).unwrap();
+        }
+    });
+    endpoint
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn segment_sends_and_receives_trains() {
+    let endpoint = train_server(|_, train| assert_eq!(train.len(), 64 * 100));
+    let (outcome, json) = results("-c1 -n64 -s100 --segment", &endpoint);
+    assert_faults(&outcome, &[]);
+    assert_eq!(
+        (&json["outstanding"], &json["segment"]),
+        (&64.into(), &true.into())
+    );
+    // All were read with one call. A histogram keeps three digits.
+    let time = |name: &str| json["latency_ns"][name].as_u64().unwrap();
+    assert_eq!(json["echoes"], 64);
+    assert!(time("max") - time("min") <= time("max") / 500, "{json}");
+
+    // More than fits into a train, and messages of which one is a train.
+    let (_server, _directory, [_, endpoint, _]) = service();
+    for arguments in ["-s1", "-s9 -o100", "-s1200 -o60", "-s40000"] {
+        let (outcome, json) = results(&format!("-c1 -n700 --segment {arguments}"), &endpoint);
+        assert_faults(&outcome, &[]);
+        assert_eq!(json["echoes"], 700);
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn faults_in_a_train_are_of_single_datagrams() {
+    let endpoint = train_server(|number, train| match number {
+        2 => train[150] ^= 1,
+        3 => train.truncate(6399),
+        4 => train.truncate(6300),
+        _ => {}
+    });
+    let (outcome, json) = results("-c1 -n320 -s100 --segment -W0.5", &endpoint);
+    assert_faults(&outcome, &[("corrupted", 2), ("lost", 1)]);
+    assert_eq!(json["echoes"], 317);
+    // One large datagram is not a train.
+    let endpoint = numbered(|_, mut datagram| {
+        datagram.resize(200, 0);
+        vec![datagram]
+    });
+    let (outcome, json) = results("-c1 -n1 -s100 --segment", &endpoint);
+    assert_faults(&outcome, &[("corrupted", 1)]);
+    assert_eq!(json["echoes"], 0);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn segment_with_messages_larger_than_the_mtu_is_an_error() {
+    if !common::has_ipv6() {
+        return;
+    }
+    let socket = UdpSocket::bind("[::1]:0").unwrap();
+    let endpoint = format!("udp://{}", socket.local_addr().unwrap());
+    // Without trains it would be fragmented.
+    let (outcome, json) = results("-c1 -s65507 --segment -w0", &endpoint);
+    assert_faults(&outcome, &[("connections_ended_early", 1), ("lost", 1)]);
+    assert!(
+        json["errors"].to_string().contains("larger than the MTU"),
+        "{json}"
+    );
+}
+
 #[test]
 fn changed_byte_in_a_stream_does_not_end_it() {
     for place in [64_usize, 71, 72, 127] {
@@ -672,6 +762,8 @@ fn wrong_arguments_get_one_line_and_status_2() {
         "--rate 10 --hold 127.0.0.1:7",
         "--stream --churn 127.0.0.1:7",
         "--churn -o2 127.0.0.1:7",
+        "--segment 127.0.0.1:7",
+        "--segment --rate 10 udp://127.0.0.1:7",
         "--hold -n2 127.0.0.1:7",
         "--server-pid 0 127.0.0.1:7",
         "--no-such-option 127.0.0.1:7",

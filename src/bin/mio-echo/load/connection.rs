@@ -1,6 +1,7 @@
 //! A connection: its socket, and the messages in both directions.
 
 use std::io::{self, ErrorKind};
+use std::iter;
 use std::time::Instant;
 
 use mio::event::Event;
@@ -8,6 +9,7 @@ use mio::event::Event;
 use crate::load::counters::Counters;
 use crate::load::in_flight::{Answer, InFlight};
 use crate::load::pattern::Pattern;
+use crate::load::train;
 use crate::payload::NUMBER;
 use crate::socket::Socket;
 
@@ -21,6 +23,8 @@ const SHORT_MEANS_DRAINED: bool = cfg!(any(target_os = "linux", target_os = "and
 pub(crate) struct Shared {
     pub(crate) pattern: Pattern,
     pub(crate) counters: Counters,
+    /// Whether datagrams are sent and received in trains. Then the outgoing buffer has room for one.
+    is_segmented: bool,
     origin: Instant,
     incoming: Box<[u8]>,
     outgoing: Box<[u8]>,
@@ -29,13 +33,19 @@ pub(crate) struct Shared {
 impl Shared {
     const BUFFER: usize = 256 * 1024;
 
-    pub(crate) fn new(size: usize) -> Self {
+    pub(crate) fn new(size: usize, is_segmented: bool) -> Self {
+        let outgoing = if is_segmented {
+            size * train::max_len(size)
+        } else {
+            Self::BUFFER.min(size * 64)
+        };
         Shared {
             pattern: Pattern::new(size),
             counters: Counters::new(),
+            is_segmented,
             origin: Instant::now(),
             incoming: vec![0; Self::BUFFER].into_boxed_slice(),
-            outgoing: vec![0; Self::BUFFER.min(size * 64)].into_boxed_slice(),
+            outgoing: vec![0; outgoing].into_boxed_slice(),
         }
     }
 
@@ -159,6 +169,10 @@ impl Connection {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if self.is_stream => return Err(error),
                 Err(error) => {
+                    let permanent = train::permanent_error(&error);
+                    if let Some(error) = permanent.filter(|_| shared.is_segmented) {
+                        return Err(error);
+                    }
                     // Usually the error of an earlier datagram, such as `ECONNREFUSED`. This one
                     // counts as sent, and will be lost.
                     shared.counters.note_error(error.to_string());
@@ -169,9 +183,10 @@ impl Connection {
         Ok(())
     }
 
-    /// Fills the buffer with a datagram, or with as much of a stream as fits.
+    /// Fills the buffer with a datagram, or with as much of a stream or train as fits.
     fn fill(&self, shared: &mut Shared) -> usize {
         let (mut seq, mut offset, mut filled) = (self.sent, self.sent_bytes, 0);
+        let is_single = !self.is_stream && !shared.is_segmented;
         loop {
             let room = &mut shared.outgoing[filled..];
             filled += shared
@@ -179,7 +194,7 @@ impl Connection {
                 .copy(self.in_flight.number(seq), offset, room);
             seq += 1;
             offset = 0;
-            if !self.is_stream || seq == self.in_flight.next() || filled == shared.outgoing.len() {
+            if is_single || seq == self.in_flight.next() || filled == shared.outgoing.len() {
                 return filled;
             }
         }
@@ -214,30 +229,41 @@ impl Connection {
             if !self.ready.read || is_idle && !all {
                 return Ok((latest, false));
             }
-            if let Some(count) = self.read(shared)? {
+            if let Some((count, size)) = self.read(shared)? {
                 let now = shared.now();
                 latest = Some(now);
                 let (pattern, counters) = (&shared.pattern, &mut shared.counters);
-                self.compare(pattern, counters, &shared.incoming[..count], now);
+                // Also an empty datagram is compared.
+                let (first, train) = shared.incoming[..count].split_at(size);
+                for bytes in iter::once(first).chain(train.chunks(size.max(1))) {
+                    self.compare(pattern, counters, bytes, now);
+                }
             }
         }
         Ok((latest, self.ready.read))
     }
 
-    fn read(&mut self, shared: &mut Shared) -> io::Result<Option<usize>> {
+    /// Returns the number of bytes, and those of each datagram in them.
+    fn read(&mut self, shared: &mut Shared) -> io::Result<Option<(usize, usize)>> {
         let Some(socket) = &mut self.socket else {
             self.ready.read = false;
             return Ok(None);
         };
-        match socket.receive(&mut shared.incoming) {
-            Ok(0) if self.is_stream => {
+        let received = if shared.is_segmented {
+            train::receive(socket, &mut shared.incoming)
+        } else {
+            let received = socket.receive(&mut shared.incoming);
+            received.map(|count| (count, count))
+        };
+        match received {
+            Ok((0, _)) if self.is_stream => {
                 let text = "the other end closed the connection";
                 Err(io::Error::new(ErrorKind::UnexpectedEof, text))
             }
-            Ok(count) => {
+            Ok((count, size)) => {
                 let is_short = count < shared.incoming.len();
                 self.ready.read = !(is_short && self.trusts_short_reads) || self.ready.end_is_ahead;
-                Ok(Some(count))
+                Ok(Some((count, size)))
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 self.ready.read = false;

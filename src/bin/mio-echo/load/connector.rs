@@ -7,6 +7,7 @@ use mio::net::TcpStream;
 use mio_echo::Endpoint;
 use socket2::{Domain, Protocol, SockAddr, Type};
 
+use crate::load::train;
 use crate::socket::Socket;
 
 /// Connections from one address. Linux has some 28,000 ephemeral ports by default
@@ -20,6 +21,8 @@ const OTHERS: usize = 32;
 
 pub(crate) struct Connector {
     endpoint: Endpoint,
+    /// The size of datagrams that are sent in trains.
+    segment: Option<usize>,
     /// Sockets that were opened from a chosen source address, or skipped.
     opened: usize,
     /// On Linux every address of 127.0.0.0/8 is local. Other systems have only those that were
@@ -29,13 +32,14 @@ pub(crate) struct Connector {
 
 impl Connector {
     /// `many`: more connections than one address has ports for.
-    pub(crate) fn new(endpoint: Endpoint, many: bool) -> Self {
+    pub(crate) fn new(endpoint: Endpoint, many: bool, segment: Option<usize>) -> Self {
         let is_loopback = matches!(
             &endpoint,
             Endpoint::Tcp(SocketAddr::V4(address)) if address.ip().is_loopback()
         );
         Connector {
             endpoint,
+            segment,
             opened: 0,
             has_sources: many && is_loopback && cfg!(target_os = "linux"),
         }
@@ -55,6 +59,9 @@ impl Connector {
             Endpoint::Tcp(target) if self.has_sources => self.connect(target),
             _ => Socket::open(&self.endpoint),
         };
+        if let (Ok(socket), Some(size)) = (&opened, self.segment) {
+            train::enable(socket, size)?;
+        }
         opened.map_err(|error| match self.endpoint {
             Endpoint::Tcp(_) | Endpoint::Udp(_) if is_out_of_ports(&error) => explained(&error),
             _ => error,

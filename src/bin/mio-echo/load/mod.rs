@@ -11,6 +11,7 @@
 //! - `connection`: a socket and the messages in both directions
 //! - `in_flight`: the unanswered messages of a connection
 //! - `pattern`: the bytes of a message
+//! - `train`: datagrams that are sent and received together
 //! - `schedule`: when messages are due, in the open loop
 //! - `connector`: source addresses, and limits on sockets
 //! - `counters`, `process_stats`: what is measured
@@ -28,6 +29,7 @@ mod process_stats;
 mod progress;
 mod report;
 mod schedule;
+mod train;
 
 use self::generator::Generator;
 pub(crate) use self::options::Options;

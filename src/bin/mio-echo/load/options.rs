@@ -7,6 +7,7 @@ use mio_echo::Endpoint;
 
 use crate::arguments::{self, size, time};
 use crate::cli::CliError;
+use crate::load::train;
 use crate::options::number;
 
 #[derive(Debug, Args)]
@@ -32,10 +33,17 @@ pub(crate) struct Options {
 
     /// Messages in flight on each connection: 1 to 4096
     ///
-    /// [default: 1; with --stream 64, in datagrams 8; with --rate 256]
+    /// [default: 1; with --stream 64, in datagrams 8; with --segment a train; with --rate 256]
     #[arg(short, long, value_name = "N", conflicts_with_all = ["churn", "hold"],
           value_parser = |it: &str| number(it, 1..=4096_u16))]
     outstanding: Option<u16>,
+
+    /// Linux: send and receive datagrams in trains (GSO, GRO)
+    ///
+    /// One call sends as many of the messages that are due as fit into a train: 64 datagrams, and 65507
+    /// bytes. A message has to fit the MTU.
+    #[arg(long, conflicts_with_all = ["churn", "hold", "rate"])]
+    pub(crate) segment: bool,
 
     /// Duration of the measurement, or with --hold of holding; such as 500ms or 0.5
     #[arg(short, long, value_name = "TIME", value_parser = time, default_value = "10s")]
@@ -122,7 +130,7 @@ impl Mode {
 }
 
 /// The maximum payload of a datagram over IPv4: 65,535 bytes less the headers of IP and UDP.
-const LARGEST_DATAGRAM: usize = 65_507;
+pub(crate) const LARGEST_DATAGRAM: usize = 65_507;
 
 impl Options {
     pub(crate) fn mode(&self) -> Mode {
@@ -152,12 +160,13 @@ impl Options {
 
     pub(crate) fn outstanding(&self, endpoint: &Endpoint) -> usize {
         let default = match (self.mode(), endpoint) {
+            _ if self.segment => train::max_len(self.size(endpoint)),
             (Mode::Stream, Endpoint::Udp(_)) => 8,
             (Mode::Stream, _) => 64,
             (Mode::Open(_), _) => 256,
             _ => 1,
         };
-        self.outstanding.unwrap_or(default).into()
+        self.outstanding.map_or(default, usize::from)
     }
 
     pub(crate) fn warmup(&self) -> Duration {
@@ -178,6 +187,10 @@ impl Options {
         if self.size > Some(LARGEST_DATAGRAM) && endpoints.iter().any(is_datagram) {
             let message = format!("no datagram has more than {LARGEST_DATAGRAM} bytes");
             return Err(CliError::usage(message + "; see mio-echo load --help"));
+        }
+        if self.segment && !(cfg!(target_os = "linux") && endpoints.iter().all(is_datagram)) {
+            let message = "--segment needs Linux, and an endpoint udp://HOST:PORT";
+            return Err(CliError::usage(message));
         }
         Ok(endpoints)
     }

@@ -34,6 +34,7 @@ pub(crate) struct Results {
     pub(crate) connections: u64,
     pub(crate) size: u64,
     pub(crate) outstanding: u64,
+    pub(crate) segment: bool,
     pub(crate) warmup: Duration,
     /// Start and end of the measurement.
     pub(crate) first: Snapshot,
@@ -109,6 +110,7 @@ impl Results {
             "connections": self.connections,
             "size_bytes": self.size,
             "outstanding": self.outstanding,
+            "segment": self.segment,
             "warmup_s": self.warmup.as_secs_f64(),
             "duration_s": self.elapsed(),
             "sent": self.counters.sent,

@@ -84,7 +84,8 @@ impl Generator {
     ) -> Result<Self, CliError> {
         let mode = options.mode();
         // All endpoints have the same transport. The connect timeout starts here.
-        let shared = Shared::new(options.size(&endpoints[0]));
+        let size = options.size(&endpoints[0]);
+        let shared = Shared::new(size, options.segment);
         let endpoint = first_reachable(endpoints, options.connect_timeout());
         let outstanding = options.outstanding(endpoint);
         let poll = Poll::new()?;
@@ -102,7 +103,11 @@ impl Generator {
             signals,
             poll,
             is_stopped: false,
-            connector: Connector::new(endpoint.clone(), matches!(mode, Mode::Churn | Mode::Hold)),
+            connector: Connector::new(
+                endpoint.clone(),
+                matches!(mode, Mode::Churn | Mode::Hold),
+                options.segment.then_some(size),
+            ),
             shared,
             connections: (0..options.connections()).map(connection).collect(),
             outstanding,

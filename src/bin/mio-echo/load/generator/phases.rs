@@ -139,6 +139,7 @@ impl Generator {
             connections: self.connections.len() as u64,
             size: self.shared.pattern.size as u64,
             outstanding: self.outstanding as u64,
+            segment: self.options.segment,
             warmup: self.options.warmup(),
             first: self.first,
             last: self.last,
