@@ -8,9 +8,11 @@
 //! runs on one core and the load generator on another.
 //!
 //! Machines are noisy. So the servers take turns, in another order each round, and every measurement
-//! starts a new process. A figure is reported as its median over the rounds, its range, and the median
-//! of its ratios to `mio-echo` in the same round. The load generator compares every byte: if an echo
-//! is lost, late or wrong, the reason is reported instead of a figure.
+//! starts a new process. A figure is reported as its median over the rounds, its range, and its ratio
+//! to `mio-echo` in the same round, with a confidence interval: a difference is real only if the
+//! interval does not contain 1. Before each measurement, the two cores should be idle; whether they were
+//! stands below the charts. The load generator compares every byte: if an echo is lost, late or wrong,
+//! the reason is reported instead of a figure.
 //!
 //! The tables go to standard output, the figures of every round to `results/results.json`, and the
 //! charts to the same directory.
@@ -21,9 +23,10 @@
 //!
 //! - `servers`, `metrics`, `workloads`: what is compared, by which figures, under which load; a new one
 //!   is an entry in a table
-//! - `build`, `programs`: builds the programs of this repository and finds installed ones
 //! - `stop`, `process`, `ready`: signals, child processes pinned to a core, and waiting for a server
 //! - `options`: the command line
+//! - `build`, `native`, `programs`: builds the programs of this repository and finds installed ones
+//! - `quiet`: whether other programs disturb a measurement
 //! - `machine`, `statistics`, `results`: the contents of `results.json`
 //! - `measure`: one server under one workload, once
 //! - `table`, `svg`, `charts`: output
@@ -37,9 +40,11 @@ mod charts;
 mod machine;
 mod measure;
 mod metrics;
+mod native;
 mod options;
 mod process;
 mod programs;
+mod quiet;
 mod ready;
 mod results;
 mod servers;
@@ -51,6 +56,7 @@ mod workloads;
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
@@ -79,7 +85,8 @@ fn run(options: &Options) -> Result<()> {
     }
     let stop = Stop::catch()?;
     process::raise_nofile_limit()?;
-    let programs = Programs::find()?;
+    let programs = Programs::find(options)?;
+    require_quiet(options)?;
     let bench = Bench {
         programs: &programs,
         options,
@@ -100,8 +107,22 @@ fn run(options: &Options) -> Result<()> {
         !results.workloads.is_empty(),
         "nothing to measure: no selected server fits a selected workload"
     );
+    println!("\n{}", charts::disturbance(&results));
     results.save(&options.results)?;
     draw(&options.results)
+}
+
+/// Fails if other programs use the two cores, unless the options allow it.
+fn require_quiet(options: &Options) -> Result<()> {
+    const WATCH: Duration = Duration::from_secs(2);
+
+    let busy = quiet::disturbance(options.cores(), WATCH).unwrap_or(0.0);
+    ensure!(
+        options.noisy || busy <= quiet::LIMIT,
+        "the machine is not quiet: other programs use {:.0} % of a core; end them, or measure with --noisy",
+        busy * 100.0
+    );
+    Ok(())
 }
 
 /// Returns the servers that are installed, selected and fit for the workload.
@@ -149,9 +170,10 @@ fn order(round: usize, count: usize) -> Vec<usize> {
     indices
 }
 
-/// Draws the charts of the results in `directory`.
+/// Draws the charts of the results in `directory`, and writes their summaries again.
 fn draw(directory: &Path) -> Result<()> {
     let results = Results::load(directory)?;
+    results.save(directory)?;
     for file in charts::draw(&results, directory).context("cannot draw the charts")? {
         eprintln!("wrote {}", file.display());
     }

@@ -11,6 +11,7 @@ use crate::metrics::{self, Values};
 use crate::options::Options;
 use crate::process::{Outcome, ProcessGroup};
 use crate::programs::{BENCHES_DIR, Programs};
+use crate::quiet::{self, Snapshot};
 use crate::ready;
 use crate::results::Round;
 use crate::servers::{Server, Transport};
@@ -36,10 +37,18 @@ pub(crate) struct Bench<'a> {
 impl Bench<'_> {
     /// Measures once. A failure is a result, too; the only error is a signal that stops the run.
     pub(crate) fn run_round(&self, workload: &Workload, server: &Server) -> Result<Round> {
+        let cores = self.options.cores();
+        let before = quiet::disturbance(cores, quiet::WATCH);
+        let start = Snapshot::of(cores);
         let values = self.measure(workload, server);
+        let stolen = start.stolen_until(&Snapshot::of(cores));
         self.stop.check()?;
         Ok(match values {
-            Ok(values) => Round::Measured(values),
+            Ok(mut values) => {
+                let largest = before.into_iter().chain(stolen).reduce(f64::max);
+                values.extend(largest.map(|it| (quiet::KEY.to_owned(), it)));
+                Round::Measured(values)
+            }
             Err(error) => {
                 let reason = format!("{error:#}");
                 eprintln!("failed: {reason}");

@@ -25,7 +25,7 @@ pub(crate) const RATE: Metric = Metric {
     name: "echoes_per_s",
     pointer: "/echoes_per_s",
     title: "echoes",
-    unit: "1000/s",
+    unit: "thousand/s",
     scale: 1e-3,
     higher_is_better: true,
     is_context: false,
@@ -54,14 +54,14 @@ pub(crate) const THROUGHPUT: Metric = Metric {
 pub(crate) const BACKGROUND_THROUGHPUT: Metric = Metric {
     name: "streams_bytes_per_s",
     pointer: "/streams_bytes_per_s",
-    title: "throughput of the streams",
+    title: "throughput of the streams together, in each direction",
     ..THROUGHPUT
 };
 
 pub(crate) const CPU: Metric = Metric {
     name: "server_cpu_ns_per_echo",
     pointer: "/server_cpu_ns_per_echo",
-    title: "CPU per echo",
+    title: "CPU time per echo",
     unit: "µs",
     scale: 1e-3,
     higher_is_better: false,
@@ -70,26 +70,26 @@ pub(crate) const CPU: Metric = Metric {
 
 /// For workloads with messages of this size.
 pub(crate) const CPU_PER_64_KIB: Metric = Metric {
-    title: "CPU per 64 KiB",
+    title: "CPU time per 64 KiB",
     ..CPU
 };
 
 pub(crate) const CPU_PER_CONNECTION: Metric = Metric {
-    title: "CPU per connection",
+    title: "CPU time per connection",
     ..CPU
 };
 
 pub(crate) const P50: Metric = Metric {
     name: "latency_p50_ns",
     pointer: "/latency_ns/p50",
-    title: "latency p50",
+    title: "round-trip time, median",
     ..CPU
 };
 
 pub(crate) const P99: Metric = Metric {
     name: "latency_p99_ns",
     pointer: "/latency_ns/p99",
-    title: "latency p99",
+    title: "round-trip time, 99th percentile",
     ..CPU
 };
 

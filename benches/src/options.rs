@@ -11,7 +11,7 @@ use crate::workloads::{WORKLOADS, Workload};
 
 /// Compares mio-echo with other echo servers under the same load.
 ///
-/// A run of all workloads takes about 20 minutes. Other programs distort the figures meanwhile.
+/// A run of all workloads takes about half an hour. Other programs distort the figures meanwhile.
 #[derive(Debug, Parser)]
 #[command(
     name = "mio-echo-comparison",
@@ -20,18 +20,18 @@ use crate::workloads::{WORKLOADS, Workload};
 )]
 pub(crate) struct Options {
     /// Number of measurements of each server under each workload
-    #[arg(long, value_name = "N", default_value = "5", value_parser = rounds)]
+    #[arg(long, value_name = "N", default_value = "15", value_parser = rounds)]
     pub(crate) rounds: usize,
 
     /// Duration of each measurement, such as 2s or 500ms
     ///
     /// churn is measured for at most one second, because each of its connections occupies a local port
     /// for a while. idle has a fixed duration.
-    #[arg(long, value_name = "TIME", value_parser = time, default_value = "2s")]
+    #[arg(long, value_name = "TIME", value_parser = time, default_value = "500ms")]
     pub(crate) duration: Duration,
 
     /// Duration of the load before each measurement
-    #[arg(long, value_name = "TIME", value_parser = time, default_value = "500ms")]
+    #[arg(long, value_name = "TIME", value_parser = time, default_value = "200ms")]
     pub(crate) warm_up: Duration,
 
     /// Measure only this workload; can be repeated
@@ -50,12 +50,16 @@ pub(crate) struct Options {
     #[arg(long, value_name = "CORE", default_value = "1", value_parser = core)]
     pub(crate) client_core: usize,
 
+    /// Measure although other programs use the two cores
+    #[arg(long)]
+    pub(crate) noisy: bool,
+
     /// Directory for results.json and the charts, which are overwritten [default: benches/results]
     #[arg(long, value_name = "DIRECTORY", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/results"),
           hide_default_value = true)]
     pub(crate) results: PathBuf,
 
-    /// Redraw the charts from results.json without measuring
+    /// Summarise the rounds in results.json again, and redraw the charts, without measuring
     #[arg(long)]
     pub(crate) draw: bool,
 }
@@ -65,6 +69,10 @@ impl Options {
     pub(crate) fn workloads(&self) -> impl Iterator<Item = &'static Workload> {
         let selected = |it: &&Workload| is_selected(it.name, &self.only);
         WORKLOADS.iter().filter(selected)
+    }
+
+    pub(crate) fn cores(&self) -> [usize; 2] {
+        [self.server_core, self.client_core]
     }
 
     /// Returns whether the server is not filtered out.

@@ -7,6 +7,8 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use crate::build::Built;
+use crate::native::{NATIVE, Native};
+use crate::options::Options;
 use crate::servers::{SERVERS, Server};
 
 /// The directory of this package.
@@ -16,25 +18,29 @@ const ROOT_DIR: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
 pub(crate) struct Programs {
     paths: BTreeMap<String, PathBuf>,
+    /// Why servers cannot be built, by the names of their programs.
+    not_built: BTreeMap<&'static str, String>,
     pub(crate) versions: BTreeMap<String, String>,
 }
 
 impl Programs {
-    /// Builds the programs of this repository, looks for installed ones, and prints which servers are
-    /// skipped.
-    pub(crate) fn find() -> Result<Self> {
-        let mut built = Built::default();
-        built.build(ROOT_DIR, &["--bin", "mio-echo"])?;
-        built.build(BENCHES_DIR, &["--bins"])?;
+    /// Builds the programs of this repository that the selected servers need, looks for installed ones, and
+    /// prints which servers are skipped.
+    pub(crate) fn find(options: &Options) -> Result<Self> {
+        let selected = SERVERS.iter().filter(|it| options.includes(it));
+        let selected: Vec<&Server> = selected.collect();
+        let built = build(&selected)?;
         let mut programs = Programs {
             versions: versions(&built),
             paths: built.executables,
+            not_built: BTreeMap::new(),
         };
+        programs.build_native(&selected);
         programs.find_socat();
         programs.find_python();
-        for server in SERVERS {
-            if let Some(missing) = programs.missing_for(server) {
-                eprintln!("{}: skipped, {missing} is not installed", server.title);
+        for server in selected {
+            if let Some(reason) = programs.missing_for(server) {
+                eprintln!("{}: skipped, {reason}", server.title);
             }
         }
         Ok(programs)
@@ -45,11 +51,35 @@ impl Programs {
         Ok(path.with_context(|| format!("{name} is not installed"))?)
     }
 
-    /// Returns the first program or module that `server` needs and that is not installed.
-    pub(crate) fn missing_for(&self, server: &Server) -> Option<&'static str> {
+    /// Returns why `server` cannot run: a program or module that it needs is missing.
+    pub(crate) fn missing_for(&self, server: &Server) -> Option<String> {
         let needs = [Some(server.program()), server.needs];
         let mut needs = needs.into_iter().flatten();
-        needs.find(|name| !self.paths.contains_key(*name))
+        let missing = needs.find(|name| !self.paths.contains_key(*name))?;
+        let not_installed = || format!("{missing} is not installed");
+        Some(
+            self.not_built
+                .get(missing)
+                .cloned()
+                .unwrap_or_else(not_installed),
+        )
+    }
+
+    fn build_native(&mut self, servers: &[&Server]) {
+        let needed = |it: &&Native| servers.iter().any(|server| server.program() == it.name);
+        for native in NATIVE.iter().filter(needed) {
+            match native.build() {
+                Ok(path) => {
+                    let words: Vec<&str> = native.version.split(' ').collect();
+                    let version = output(words[0], &words[1..]);
+                    self.paths.insert(native.name.to_owned(), path);
+                    let version = version.as_deref().map_or("?", str::trim);
+                    self.versions
+                        .insert(native.library.to_owned(), version.to_owned());
+                }
+                Err(reason) => drop(self.not_built.insert(native.name, reason)),
+            }
+        }
     }
 
     fn find_socat(&mut self) {
@@ -92,6 +122,21 @@ impl Programs {
         self.paths.insert(name.to_owned(), path);
         self.versions.insert(name.to_owned(), version.to_owned());
     }
+}
+
+/// Builds `mio-echo`, which is also the load generator, and the servers in Rust.
+fn build(servers: &[&Server]) -> Result<Built> {
+    const RUST: [&str; 3] = ["epoll", "tokio", "naive-mio"];
+
+    let mut built = Built::default();
+    built.build(ROOT_DIR, &["--bin", "mio-echo"])?;
+    let programs = servers.iter().map(|it| it.program());
+    let programs = programs.filter(|it| RUST.contains(it));
+    let targets: Vec<&str> = programs.flat_map(|it| ["--bin", it]).collect();
+    if !targets.is_empty() {
+        built.build(BENCHES_DIR, &targets)?;
+    }
+    Ok(built)
 }
 
 fn versions(built: &Built) -> BTreeMap<String, String> {

@@ -1,6 +1,6 @@
 //! The contents of `results.json`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::env;
 use std::fs;
 use std::path::Path;
@@ -13,6 +13,7 @@ use crate::machine::Machine;
 use crate::metrics::Values;
 use crate::options::Options;
 use crate::programs::Programs;
+use crate::quiet;
 use crate::servers::{BASELINE, SERVERS, Server};
 use crate::statistics::{Summary, summary};
 use crate::workloads::Workload;
@@ -26,14 +27,14 @@ pub(crate) struct Results {
     pub(crate) date: String,
     /// Command line that repeats the run.
     command: String,
-    versions: BTreeMap<String, String>,
+    pub(crate) versions: BTreeMap<String, String>,
     pub(crate) rounds: usize,
     pub(crate) duration_s: f64,
     warm_up_s: f64,
     server_core: usize,
     client_core: usize,
-    /// Missing programs, by the name of the server that needs them.
-    left_out: BTreeMap<String, String>,
+    /// Why selected servers cannot run, by their names.
+    pub(crate) left_out: BTreeMap<String, String>,
     pub(crate) workloads: Vec<WorkloadResults>,
 }
 
@@ -50,7 +51,8 @@ pub(crate) struct ServerResults {
     pub(crate) name: String,
     pub(crate) title: String,
     command: String,
-    /// Over the rounds that were measured, by metric name.
+    /// Over the rounds that were measured, by metric name. For readers of the file: `load` computes it.
+    #[serde(default, skip_deserializing)]
     pub(crate) summary: BTreeMap<String, Summary>,
     pub(crate) rounds: Vec<Round>,
 }
@@ -66,8 +68,8 @@ pub(crate) enum Round {
 impl Results {
     /// Returns results without workloads, of a run that starts now.
     pub(crate) fn new(options: &Options, programs: &Programs) -> Self {
-        let missing =
-            |it: &Server| Some((it.name.to_owned(), programs.missing_for(it)?.to_owned()));
+        let selected = SERVERS.iter().filter(|it| options.includes(it));
+        let reason = |it: &Server| Some((it.name.to_owned(), programs.missing_for(it)?));
         Results {
             machine: Machine::this(),
             date: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
@@ -78,7 +80,7 @@ impl Results {
             warm_up_s: options.warm_up.as_secs_f64(),
             server_core: options.server_core,
             client_core: options.client_core,
-            left_out: SERVERS.iter().filter_map(missing).collect(),
+            left_out: selected.filter_map(reason).collect(),
             workloads: Vec::new(),
         }
     }
@@ -94,8 +96,30 @@ impl Results {
     pub(crate) fn load(directory: &Path) -> Result<Self> {
         let path = directory.join(FILE);
         let read = fs::read_to_string(&path).map_err(anyhow::Error::from);
-        read.and_then(|text| Ok(serde_json::from_str(&text)?))
-            .with_context(|| path.display().to_string())
+        let mut results: Results = read
+            .and_then(|text| Ok(serde_json::from_str(&text)?))
+            .with_context(|| path.display().to_string())?;
+        results
+            .workloads
+            .iter_mut()
+            .for_each(WorkloadResults::summarise);
+        Ok(results)
+    }
+
+    /// Returns whether the server was selected.
+    pub(crate) fn selected(&self, server: &Server) -> bool {
+        let mut workloads = self.workloads.iter();
+        let is_left_out = self.left_out.contains_key(server.name);
+        is_left_out || workloads.any(|it| it.of(server).is_some())
+    }
+
+    /// Returns how many measurements other programs disturbed, and of how many that is known.
+    pub(crate) fn disturbed(&self) -> (usize, usize) {
+        let servers = self.workloads.iter().flat_map(|it| &it.servers);
+        let rounds = servers.flat_map(|it| &it.rounds);
+        let shares: Vec<f64> = rounds.filter_map(|it| it.value(quiet::KEY)).collect();
+        let disturbed = shares.iter().filter(|it| **it > quiet::LIMIT);
+        (disturbed.count(), shares.len())
     }
 }
 
@@ -110,22 +134,29 @@ fn command(arguments: impl Iterator<Item = String>) -> String {
 }
 
 impl WorkloadResults {
-    /// Summarises the rounds of each server, with ratios to the baseline if it was measured.
-    pub(crate) fn new(workload: &Workload, mut servers: Vec<ServerResults>) -> Self {
-        let baseline = servers.iter().find(|it| it.name == BASELINE);
-        let baseline = baseline.map_or(Vec::new(), |it| it.rounds.clone());
-        for server in &mut servers {
-            for metric in workload.metrics {
-                let values = column(&server.rounds, metric.name);
-                if let Some(it) = summary(&values, &column(&baseline, metric.name)) {
-                    server.summary.insert(metric.name.to_owned(), it);
-                }
-            }
-        }
-        WorkloadResults {
+    pub(crate) fn new(workload: &Workload, servers: Vec<ServerResults>) -> Self {
+        let mut results = WorkloadResults {
             name: workload.name.to_owned(),
             load: format!("mio-echo load {}", workload.load),
             servers,
+        };
+        results.summarise();
+        results
+    }
+
+    pub(crate) fn of(&self, server: &Server) -> Option<&ServerResults> {
+        self.servers.iter().find(|it| it.name == server.name)
+    }
+
+    /// Summarises the rounds of each server, with ratios to the baseline if it was measured.
+    fn summarise(&mut self) {
+        let baseline = self.servers.iter().find(|it| it.name == BASELINE);
+        let baseline = baseline.map_or(Vec::new(), |it| it.rounds.clone());
+        for server in &mut self.servers {
+            let values = |name| summary(&column(&server.rounds, name), &column(&baseline, name));
+            let summary = server.metrics().into_iter();
+            let summary = summary.filter_map(|name| Some((name.to_owned(), values(name)?)));
+            server.summary = summary.collect();
         }
     }
 }
@@ -136,7 +167,7 @@ fn column(rounds: &[Round], name: &str) -> Vec<Option<f64>> {
 }
 
 impl Round {
-    fn value(&self, name: &str) -> Option<f64> {
+    pub(crate) fn value(&self, name: &str) -> Option<f64> {
         match self {
             Round::Measured(values) => values.get(name).copied(),
             Round::Failed(_) => None,
@@ -164,6 +195,16 @@ impl ServerResults {
         }
     }
 
+    /// Returns the names of the metrics that at least one round measured.
+    fn metrics(&self) -> BTreeSet<&str> {
+        let values = self.rounds.iter().filter_map(|it| match it {
+            Round::Measured(values) => Some(values.keys()),
+            Round::Failed(_) => None,
+        });
+        let names = values.flatten().map(String::as_str);
+        names.filter(|it| *it != quiet::KEY).collect()
+    }
+
     /// Returns the number of failed rounds and the first reason, or `None` if no round failed.
     pub(crate) fn failures(&self) -> Option<(usize, &str)> {
         let reasons: Vec<&str> = self.rounds.iter().filter_map(Round::reason).collect();
@@ -183,17 +224,36 @@ pub(crate) mod tests {
         let workload = WORKLOADS.iter().find(|it| it.name == "50x64B").unwrap();
         let measured = |rate| Round::Measured([(RATE.name.to_owned(), rate)].into());
         let failed = || Round::Failed("3 lost".to_owned());
-        let rounds = [
+        let rounds = vec![
             (BASELINE, vec![measured(1e5), measured(3e5)]),
             ("epoll", vec![measured(2e5), failed()]),
             ("tokio", vec![failed(), failed()]),
         ];
-        let servers = rounds.into_iter().map(|(name, rounds)| {
+        let mut results = results_of(workload.name, rounds);
+        (workload, results.workloads.remove(0))
+    }
+
+    /// Results of one workload with these rounds of each server.
+    pub(crate) fn results_of(workload: &str, servers: Vec<(&str, Vec<Round>)>) -> Results {
+        let workload = WORKLOADS.iter().find(|it| it.name == workload).unwrap();
+        let named = |(name, rounds)| {
             let server = SERVERS.iter().find(|it| it.name == name).unwrap();
             ServerResults::new(server, workload, rounds)
-        });
-        let servers = servers.collect();
-        (workload, WorkloadResults::new(workload, servers))
+        };
+        let servers: Vec<_> = servers.into_iter().map(named).collect();
+        Results {
+            machine: Machine::this(),
+            date: "2026-01-02T03:04:05Z".to_owned(),
+            command: String::new(),
+            versions: BTreeMap::new(),
+            rounds: servers[0].rounds.len(),
+            duration_s: 0.5,
+            warm_up_s: 0.2,
+            server_core: 0,
+            client_core: 1,
+            left_out: BTreeMap::new(),
+            workloads: vec![WorkloadResults::new(workload, servers)],
+        }
     }
 
     #[test]
@@ -202,7 +262,8 @@ pub(crate) mod tests {
         let [baseline, epoll, tokio] = &results.servers[..] else {
             panic!("{results:?}");
         };
-        assert_eq!(epoll.summary[RATE.name].ratio, Some(2.0));
+        let ratio = epoll.summary[RATE.name].ratio;
+        assert_eq!(ratio.map(|it| it.median), Some(2.0));
         assert_eq!(epoll.failures(), Some((1, "3 lost")));
         assert!(tokio.summary.is_empty());
         assert!(!baseline.summary.contains_key(CPU.name));
@@ -217,7 +278,8 @@ pub(crate) mod tests {
     fn results_survive_serialization() {
         let (_, results) = example();
         let json = serde_json::to_value(&results).unwrap();
-        let again: WorkloadResults = serde_json::from_value(json.clone()).unwrap();
+        let mut again: WorkloadResults = serde_json::from_value(json.clone()).unwrap();
+        again.summarise();
         assert_eq!(serde_json::to_value(again).unwrap(), json);
     }
 

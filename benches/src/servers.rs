@@ -15,6 +15,8 @@ pub(crate) struct Server {
     tcp: &'static str,
     /// The same for UDP.
     udp: Option<&'static str>,
+    /// What it is made of, by its name in the versions of `Programs`.
+    pub(crate) library: &'static str,
     /// Another name in `Programs` that it needs.
     pub(crate) needs: Option<&'static str>,
     /// Whether the load generator can measure its CPU time and memory: it takes a single process ID.
@@ -22,6 +24,9 @@ pub(crate) struct Server {
     /// The workloads in which it takes part; empty means all.
     pub(crate) only: &'static [&'static str],
 }
+
+/// Why the load generator cannot measure a server.
+pub(crate) const PROCESS_PER_CONNECTION: &str = "a process for each connection";
 
 /// Name of the server to which the others are compared.
 pub(crate) const BASELINE: &str = "mio-echo";
@@ -32,6 +37,7 @@ const DEFAULTS: Server = Server {
     title: "",
     tcp: "",
     udp: None,
+    library: "mio-echo",
     needs: None,
     single_process: true,
     only: &[],
@@ -64,6 +70,7 @@ pub(crate) const SERVERS: &[Server] = &[
         title: "bare epoll loop",
         tcp: "epoll tcp 127.0.0.1:PORT",
         udp: Some("epoll udp 127.0.0.1:PORT"),
+        library: "rustc",
         ..DEFAULTS
     },
     Server {
@@ -71,12 +78,37 @@ pub(crate) const SERVERS: &[Server] = &[
         title: "tokio, one thread",
         tcp: "tokio tcp 127.0.0.1:PORT",
         udp: Some("tokio udp 127.0.0.1:PORT"),
+        library: "tokio",
         ..DEFAULTS
     },
     Server {
         name: "naive-mio",
         title: "naive mio",
         tcp: "naive-mio tcp 127.0.0.1:PORT",
+        library: "mio",
+        ..DEFAULTS
+    },
+    Server {
+        name: "libuv",
+        title: "C with libuv",
+        tcp: "libuv_echo tcp 127.0.0.1 PORT",
+        udp: Some("libuv_echo udp 127.0.0.1 PORT"),
+        library: "libuv",
+        ..DEFAULTS
+    },
+    Server {
+        name: "io_uring",
+        title: "C with io_uring",
+        tcp: "uring_echo tcp 127.0.0.1 PORT",
+        library: "liburing",
+        ..DEFAULTS
+    },
+    Server {
+        name: "go",
+        title: "Go net",
+        tcp: "go_echo tcp 127.0.0.1 PORT",
+        udp: Some("go_echo udp 127.0.0.1 PORT"),
+        library: "go",
         ..DEFAULTS
     },
     Server {
@@ -86,6 +118,7 @@ pub(crate) const SERVERS: &[Server] = &[
         // could empty. Larger writes make that more likely, so keep the default block size (-b 8192).
         tcp: "socat TCP-LISTEN:PORT,bind=127.0.0.1,fork,reuseaddr,nodelay,backlog=1024 PIPE",
         single_process: false,
+        library: "socat",
         ..DEFAULTS
     },
     Server {
@@ -93,6 +126,7 @@ pub(crate) const SERVERS: &[Server] = &[
         title: "Python asyncio",
         tcp: "python3 servers/asyncio_echo.py asyncio tcp 127.0.0.1 PORT",
         udp: Some("python3 servers/asyncio_echo.py asyncio udp 127.0.0.1 PORT"),
+        library: "python3",
         ..DEFAULTS
     },
     Server {
@@ -101,6 +135,7 @@ pub(crate) const SERVERS: &[Server] = &[
         tcp: "python3 servers/asyncio_echo.py uvloop tcp 127.0.0.1 PORT",
         udp: Some("python3 servers/asyncio_echo.py uvloop udp 127.0.0.1 PORT"),
         needs: Some("uvloop"),
+        library: "uvloop",
         ..DEFAULTS
     },
 ];

@@ -5,12 +5,13 @@ use std::fmt::Write;
 use crate::metrics::Metric;
 use crate::results::{ServerResults, WorkloadResults};
 use crate::servers::BASELINE;
+use crate::statistics::{Estimate, Verdict};
 use crate::workloads::Workload;
 
 /// Explains the cells.
 pub(crate) const LEGEND: &str = "\
-Each cell: median of the rounds (minimum – maximum), × median of the ratios to mio-echo in the same
-round";
+Each cell: median of the rounds (its confidence interval), × median of the ratios to mio-echo in the same
+round (its confidence interval). Noise: this interval contains 1, so the rounds show no difference.";
 
 /// Returns the title, the table and the reasons of failed rounds.
 pub(crate) fn render(workload: &Workload, results: &WorkloadResults) -> String {
@@ -50,15 +51,21 @@ fn cell(metric: &Metric, server: &ServerResults) -> String {
     let Some(it) = server.summary.get(metric.name) else {
         return String::new();
     };
-    let [median, min, max] = [it.median, it.min, it.max].map(|it| format_number(it * metric.scale));
     if metric.is_context {
-        return median;
+        return format_number(it.value.median * metric.scale);
     }
     let ratio = it.ratio.filter(|_| server.name != BASELINE);
     let ratio = ratio.map_or(String::new(), |ratio| {
-        format!(", × {}", format_number(ratio))
+        let verdict = Verdict::of(&ratio, metric.higher_is_better);
+        format!(", × {} {verdict}", format_estimate(&ratio, 1.0))
     });
-    format!("{median} ({min} – {max}){ratio}")
+    format_estimate(&it.value, metric.scale) + &ratio
+}
+
+/// Formats the median and the interval.
+pub(crate) fn format_estimate(it: &Estimate, scale: f64) -> String {
+    let [median, low, high] = [it.median, it.low, it.high].map(|it| format_number(it * scale));
+    format!("{median} ({low} – {high})")
 }
 
 /// Formats with three significant digits, or all digits before the decimal point if there are more.
@@ -73,7 +80,7 @@ pub(crate) fn format_number(number: f64) -> String {
 }
 
 /// Separates groups of three digits before the decimal point with commas.
-fn group_thousands(text: &str) -> String {
+pub(crate) fn group_thousands(text: &str) -> String {
     let whole = text.find('.').unwrap_or(text.len());
     let mut grouped = String::new();
     for (index, digit) in text.char_indices() {
@@ -120,7 +127,7 @@ mod tests {
         let text = render(workload, &results);
         for part in [
             "| mio-echo          | 200 (100 – 300)        |",
-            "| bare epoll loop   | 200 (200 – 200), × 2.00 |",
+            "| bare epoll loop   | 200 (200 – 200), × 2.00 (2.00 – 2.00) too few rounds |",
             "| tokio, one thread | failed: 3 lost",
             "bare epoll loop: 1 of 2 rounds failed: 3 lost",
             "tokio, one thread: 2 of 2 rounds failed: 3 lost",

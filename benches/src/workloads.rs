@@ -6,7 +6,7 @@ use crate::metrics::{
     BACKGROUND_THROUGHPUT, CLIENT_CORE, CONNECTIONS, CPU, CPU_PER_64_KIB, CPU_PER_CONNECTION,
     DATAGRAMS, MEMORY, Metric, P50, P99, RATE, SERVER_CORE, THROUGHPUT,
 };
-use crate::servers::{Server, Transport};
+use crate::servers::{PROCESS_PER_CONNECTION, Server, Transport};
 
 #[derive(Clone, Copy)]
 pub(crate) enum Kind {
@@ -30,8 +30,8 @@ pub(crate) struct Workload {
     /// Arguments of `mio-echo load`.
     pub(crate) load: &'static str,
     pub(crate) metrics: &'static [Metric],
-    /// Names of the servers that cannot take part.
-    excluded: &'static [&'static str],
+    /// Names of the servers that cannot take part, with the reason.
+    excluded: &'static [(&'static str, &'static str)],
 }
 
 /// The common values of most workloads.
@@ -50,46 +50,46 @@ const BULK: &[Metric] = &[THROUGHPUT, CPU_PER_64_KIB, SERVER_CORE, CLIENT_CORE];
 pub(crate) const WORKLOADS: &[Workload] = &[
     Workload {
         name: "1x64B",
-        title: "1 × 64 B",
+        title: "1 connection, 64-byte messages, one at a time",
         load: "-c 1 -s 64",
         metrics: &[P50, P99, RATE, CPU, SERVER_CORE, CLIENT_CORE],
         ..DEFAULTS
     },
     Workload {
         name: "50x64B",
-        title: "50 × 64 B",
+        title: "50 connections, 64-byte messages, one at a time",
         load: "-c 50 -s 64",
         ..DEFAULTS
     },
     Workload {
         name: "1000x64B",
-        title: "1,000 × 64 B",
+        title: "1,000 connections, 64-byte messages, one at a time",
         load: "-c 1000 -s 64",
         ..DEFAULTS
     },
     Workload {
         name: "50x1KiBx16",
-        title: "50 × 1 KiB × 16 outstanding",
+        title: "50 connections, 1 KiB messages, 16 at a time on each",
         load: "-c 50 -s 1024 -o 16",
         ..DEFAULTS
     },
     Workload {
         name: "8x64KiBx4",
-        title: "8 × 64 KiB × 4 outstanding",
+        title: "8 connections, 64 KiB messages, 4 at a time on each",
         load: "-c 8 -s 65536 -o 4",
         metrics: BULK,
         ..DEFAULTS
     },
     Workload {
         name: "1x64KiBx8",
-        title: "1 × 64 KiB × 8 outstanding",
+        title: "1 connection, 64 KiB messages, 8 at a time",
         load: "-c 1 -s 65536 -o 8",
         metrics: BULK,
         ..DEFAULTS
     },
     Workload {
         name: "churn",
-        title: "churn: connect, echo 64 B, close; 50 at a time",
+        title: "Connections that echo 64 bytes and close, 50 at a time",
         kind: Kind::Churn,
         load: "--churn -c 50 -s 64",
         metrics: &[
@@ -108,13 +108,12 @@ pub(crate) const WORKLOADS: &[Workload] = &[
         kind: Kind::Hold,
         load: "--hold -c 19000",
         metrics: &[MEMORY],
-        // socat forks a process for each connection.
-        excluded: &["socat"],
+        excluded: &[("socat", PROCESS_PER_CONNECTION)],
         ..DEFAULTS
     },
     Workload {
         name: "ping",
-        title: "1 × 1 B at 1,000/s beside 8 greedy streams",
+        title: "1 byte each millisecond, beside 8 connections that send as fast as they can",
         kind: Kind::WithBackground("--stream -c 8"),
         load: "--rate 1000 -c 1 -s 1",
         metrics: &[P50, P99, BACKGROUND_THROUGHPUT, SERVER_CORE],
@@ -122,7 +121,7 @@ pub(crate) const WORKLOADS: &[Workload] = &[
     },
     Workload {
         name: "udp",
-        title: "UDP, 50 × 64 B",
+        title: "UDP, 50 clients, 64-byte datagrams, one at a time",
         transport: Transport::Udp,
         load: "-c 50 -s 64",
         metrics: &[DATAGRAMS, CPU, P50, P99, SERVER_CORE, CLIENT_CORE],
@@ -133,10 +132,22 @@ pub(crate) const WORKLOADS: &[Workload] = &[
 impl Workload {
     /// Returns whether the server takes part.
     pub(crate) fn includes(&self, server: &Server) -> bool {
-        let is_selected = server.only.is_empty() || server.only.contains(&self.name);
-        is_selected
-            && !self.excluded.contains(&server.name)
-            && server.command(self.transport).is_some()
+        self.is_for(server) && self.excludes(server).is_none()
+    }
+
+    /// Returns whether the server belongs to the comparison, unless it cannot take part.
+    pub(crate) fn is_for(&self, server: &Server) -> bool {
+        server.only.is_empty() || server.only.contains(&self.name)
+    }
+
+    /// Returns why the server cannot take part.
+    pub(crate) fn excludes(&self, server: &Server) -> Option<&'static str> {
+        if server.command(self.transport).is_none() {
+            return Some("no UDP");
+        }
+        let mut excluded = self.excluded.iter();
+        let found = excluded.find(|(name, _)| *name == server.name);
+        found.map(|(_, reason)| *reason)
     }
 
     /// Returns the warm-up, if the workload has one, and the duration of the measurement.
@@ -183,7 +194,7 @@ mod tests {
 
     #[test]
     fn workloads_and_servers_refer_to_existing_names() {
-        for name in WORKLOADS.iter().flat_map(|it| it.excluded) {
+        for (name, _) in WORKLOADS.iter().flat_map(|it| it.excluded) {
             assert!(SERVERS.iter().any(|it| it.name == *name), "{name}");
         }
         for name in SERVERS.iter().flat_map(|it| it.only) {
@@ -199,7 +210,9 @@ mod tests {
         assert!(!participants("idle").contains(&"socat"));
         assert_eq!(
             participants("udp"),
-            ["mio-echo", "epoll", "tokio", "asyncio", "uvloop"]
+            [
+                "mio-echo", "epoll", "tokio", "libuv", "go", "asyncio", "uvloop"
+            ]
         );
     }
 }
