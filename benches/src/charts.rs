@@ -197,7 +197,7 @@ pub(crate) fn disturbance(results: &Results) -> String {
 
 /// Splits text into lines that fit the width of a chart.
 fn wrap(text: &str) -> Vec<String> {
-    const MAX_CHARS: usize = 140;
+    const MAX_CHARS: usize = 148;
 
     let mut lines = vec![String::new()];
     for word in text.split(' ') {
@@ -383,7 +383,7 @@ mod tests {
         let text = "ä ".repeat(150) + "end";
         let lines = wrap(&text);
         assert_eq!(lines.len(), 3);
-        assert!(lines.iter().all(|it| it.chars().count() <= 140));
+        assert!(lines.iter().all(|it| it.chars().count() <= 148));
         assert_eq!(lines.join(" "), text);
     }
 

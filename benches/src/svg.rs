@@ -310,7 +310,7 @@ impl Svg {
 
     fn dot(&mut self, x: f64, y: f64) {
         self.add(format_args!(
-            r#"<circle class="round" cx="{x:.1}" cy="{y:.1}" r="3"/>"#
+            r#"<circle class="round" cx="{x:.1}" cy="{y:.1}" r="2.4"/>"#
         ));
     }
 
@@ -325,7 +325,7 @@ impl Svg {
 
     /// Draws a line with a cap at each end.
     fn whiskers(&mut self, low: f64, high: f64, y: f64) {
-        let (top, bottom) = (y - 5.0, y + 5.0);
+        let (top, bottom) = (y - 7.0, y + 7.0);
         self.add(format_args!(
             r#"<path class="whiskers" d="M{low:.1} {top:.1}V{bottom:.1}M{low:.1} {y:.1}H{high:.1}M{high:.1} {top:.1}V{bottom:.1}"/>"#
         ));
