@@ -11,7 +11,7 @@ use crate::workloads::{WORKLOADS, Workload};
 
 /// Compares mio-echo with other echo servers under the same load.
 ///
-/// A run of all workloads takes about half an hour. Other programs distort the figures meanwhile.
+/// A run of all workloads takes about 40 minutes. Other programs distort the figures meanwhile.
 #[derive(Debug, Parser)]
 #[command(
     name = "mio-echo-comparison",

@@ -108,7 +108,13 @@ pub(crate) const WORKLOADS: &[Workload] = &[
         kind: Kind::Hold,
         load: "--hold -c 19000",
         metrics: &[MEMORY],
-        excluded: &[("socat", PROCESS_PER_CONNECTION)],
+        excluded: &[
+            ("socat", PROCESS_PER_CONNECTION),
+            (
+                "go",
+                "io.Copy opens a pipe for each connection, more than the descriptors allow",
+            ),
+        ],
         ..DEFAULTS
     },
     Workload {
@@ -208,6 +214,7 @@ mod tests {
         assert!(!participants("50x64B").contains(&"mio-echo-busy-poll"));
         assert!(participants("churn").contains(&"socat"));
         assert!(!participants("idle").contains(&"socat"));
+        assert!(!participants("idle").contains(&"go"));
         assert_eq!(
             participants("udp"),
             [
