@@ -228,7 +228,9 @@ impl<S: System> Engine<S> {
 
     /// Accepts no connection until [`resume_accepting`](Self::resume_accepting).
     pub(crate) fn pause_accepting(&mut self) {
-        self.acceptor.gate = AcceptGate::Paused;
+        if self.is_serving() {
+            self.acceptor.gate = AcceptGate::Paused;
+        }
     }
 
     /// Resumes accepting, unless the application paused it.

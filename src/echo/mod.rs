@@ -260,7 +260,8 @@ impl Echo {
     }
 
     /// Accepts no more connections until [`resume_accepting`](Echo::resume_accepting): they wait in the
-    /// backlog. Open connections and datagrams are echoed. A shutdown resumes accepting.
+    /// backlog. Open connections and datagrams are echoed. A shutdown resumes accepting, and
+    /// cannot be paused.
     pub fn pause_accepting(&mut self) {
         self.0.pause_accepting();
     }

@@ -20,6 +20,8 @@ pub(super) struct Echo {
     pub(super) is_woken: bool,
     /// Until when no listener is called after a shortage.
     pub(super) backs_off_until: Micros,
+    /// The host has paused accepting.
+    pub(super) is_paused: bool,
     /// The connections that were closed in this turn.
     pub(super) closes: Vec<Close>,
     /// The last turn in which a connection was closed.
@@ -82,7 +84,10 @@ impl World {
             NEVER
         };
         let expires_after = write.min(timeout(config.idle_timeout));
-        ends_at.min(after(socket.moved_at, expires_after))
+        // New timeouts hold from the change on.
+        let expires_at = after(socket.moved_at, expires_after);
+        let changed_at = self.limits_changed_at + tolerance(expires_after);
+        ends_at.min(expires_at.max(changed_at))
     }
 
     /// A call of the engine would have an effect, and no event is to come: it has forgotten the socket,
@@ -94,7 +99,8 @@ impl World {
         } else {
             readiness.readable
         };
-        let can_work = socket.kind != Kind::Listener || self.has_place(socket.echo);
+        let accepts = self.has_place(socket.echo) && !self.echoes[socket.echo].is_paused;
+        let can_work = socket.kind != Kind::Listener || accepts;
         // A shutdown closes it.
         let has_to_end = socket.kind == Kind::Udp && self.is_shutting_down();
         socket.changed_at == NEVER && (has_to_end || (has_work && can_work))
@@ -120,8 +126,9 @@ impl World {
             self.echoes[echo].lingers_at.get_or_insert(self.turn_now);
         }
         let (open, config) = (self.connections(echo).count(), &self.plan.config);
+        let exempt = self.connections(echo).filter(|it| it.is_exempt).count();
         judge(
-            open > config.max_connections,
+            open > config.max_connections.max(exempt),
             &open,
             "connections are too many",
         );
@@ -146,7 +153,8 @@ impl World {
 
     fn check_open(&self, connection: &Socket) {
         let check = |is_wrong, fault| judge(is_wrong, connection, fault);
-        check(self.is_forbidden(connection), "must not be open");
+        let is_forbidden = !connection.is_exempt && self.is_forbidden(connection);
+        check(is_forbidden, "must not be open");
         check(connection.failure.is_some(), "is open after an error");
         let max = self.pipe_size().max(self.plan.config.buffer_size as u64);
         check(connection.held > max, "holds more than a buffer or pipe");

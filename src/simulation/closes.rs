@@ -80,7 +80,7 @@ impl World {
             ("IdleTimeout", idle),
             ("WriteTimeout", is_blocked && write),
             ("Evicted", is_blocked && held > config.max_buffered as u64),
-            ("Aborted", self.is_lingering()),
+            ("Aborted", self.is_lingering() || self.is_host_closing),
         ];
         let reasons = all.iter().filter(|it| it.1).map(|it| it.0);
         let reasons: Vec<_> = reasons.collect();

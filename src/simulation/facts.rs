@@ -22,6 +22,8 @@ pub(super) struct Socket {
     /// A connection was accepted. Other sockets are so from the start.
     pub(super) is_accepted: bool,
     pub(super) is_closed: bool,
+    /// It was open when the host changed the limits.
+    pub(super) is_exempt: bool,
     /// The token that it is registered with.
     pub(super) token: Option<Token>,
     /// When an event can report a change; `NEVER` if all changes are reported.

@@ -26,6 +26,17 @@ impl World {
         Some(id)
     }
 
+    /// A connection leaves the backlog.
+    pub(super) fn take_connection(&mut self, connection: usize) -> (Descriptor, Name) {
+        let socket = &mut self.sockets[connection];
+        (socket.is_accepted, socket.moved_at) = (true, self.turn_now);
+        let unix = Name::Unix(connection as u64);
+        (
+            Descriptor(connection),
+            socket.address.map_or(unix, Name::Tcp),
+        )
+    }
+
     /// Whether an echo has room for one more connection.
     pub(super) fn has_place(&self, echo: usize) -> bool {
         self.connections(echo).count() < self.plan.config.max_connections
@@ -41,6 +52,8 @@ impl Accept for Descriptor {
             let backs_off = world.turn_now < world.echoes[listener.echo].backs_off_until;
             let is_early = backs_off && !world.is_shutting_down();
             judge(is_early, listener, "is called during a back-off");
+            let is_paused = world.echoes[listener.echo].is_paused;
+            judge(is_paused, listener, "is called during a pause");
             let first = listener.waiting.front().copied();
             let connection = first.ok_or("EAGAIN")?;
             world.check_descriptors()?;
@@ -50,12 +63,7 @@ impl Accept for Descriptor {
                 world.close(connection);
                 lost?;
             }
-            let turn_now = world.turn_now;
-            let socket = &mut world.sockets[connection];
-            (socket.is_accepted, socket.moved_at) = (true, turn_now);
-            let unix = Name::Unix(connection as u64);
-            let name = socket.address.map_or(unix, Name::Tcp);
-            Ok((Descriptor(connection), name))
+            Ok(world.take_connection(connection))
         })
     }
 

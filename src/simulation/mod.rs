@@ -26,7 +26,7 @@
 //! | `streams.rs`, `listeners.rs`, `datagrams.rs` | the calls of each kind of socket |
 //! | `peers.rs` | what peers do |
 //! | `checks.rs`, `closes.rs` | what has to hold |
-//! | `run.rs` | the loop and its host |
+//! | `run.rs`, `hosts.rs` | the loop, and its host |
 //!
 //! The files are one program, and share their names: each begins with `use super::*`.
 
@@ -38,6 +38,7 @@ mod closes;
 mod datagrams;
 mod errors;
 mod facts;
+mod hosts;
 mod listeners;
 mod peers;
 mod plan;
@@ -69,8 +70,8 @@ use crate::policy::log_lines;
 use crate::stats::Stats;
 
 // The names that the files share.
-use {checks::*, closes::*, datagrams::*, errors::*, facts::*, peers::*};
-use {plan::*, random::*, selector::*, sockets::*, world::*};
+use {checks::*, closes::*, datagrams::*, errors::*, facts::*, hosts::*, peers::*};
+use {plan::*, random::*, run::*, selector::*, sockets::*, world::*};
 
 /// How many seeds run by default.
 const SEEDS: u64 = 5_000;

@@ -68,6 +68,8 @@ drawn! {
     max_failures: u64 = random.bits(10);
     /// Once in so many turns the process is stopped, or a nested loop is called late; 0 for never.
     pauses: u64 = rarely(&random, is_troubled, 6);
+    /// Once in so many turns the host changes something; 0 for never.
+    changes: u64 = rarely(&random, is_troubled, 5);
     /// Turns until all peers read, the trouble ends, and everything has to be echoed.
     turns: u64 = 1 + random.bits(10);
     /// The turn of the shutdown. If it is `NEVER`, everything is echoed before.
@@ -84,7 +86,7 @@ drawn! {
     max_descriptors: usize = random.either(4, 4 + random.below(20) as usize, 1000);
 }
 
-fn config(random: &Random, is_bulk: bool, is_storm: bool) -> Config {
+pub(super) fn config(random: &Random, is_bulk: bool, is_storm: bool) -> Config {
     let small = 1 + random.magnitude(63) as usize;
     let bulk = 1 << (14 + random.below(5));
     let buffer_size = if is_bulk { bulk } else { small };

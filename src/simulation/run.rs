@@ -8,7 +8,7 @@ use crate::net::System;
 use crate::server::{EventLoop, Server};
 
 /// The simulated system.
-enum Simulation {}
+pub(super) enum Simulation {}
 
 impl System for Simulation {
     type Listener = Descriptor;
@@ -31,9 +31,9 @@ pub(super) fn run(plan: &Plan, registry: &Registry, level: LevelFilter) {
 }
 
 /// As [`Server`] is: a loop, and the engine in it.
-struct Service {
+pub(super) struct Service {
     event_loop: EventLoop<Selector>,
-    engine: Engine<Simulation>,
+    pub(super) engine: Engine<Simulation>,
 }
 
 impl Service {
@@ -82,6 +82,12 @@ fn serve(mut services: Vec<Service>, plan: &Plan) {
         let is_asleep = world().is_asleep;
         judge(turn > MAX_TURNS, &"the run", "does not end");
         let is_calm = turn >= plan.turns || is_asleep;
+        if is_calm && !world().is_calm {
+            let engines = services.iter_mut().map(|it| &mut it.engine);
+            engines
+                .enumerate()
+                .for_each(|(echo, engine)| resume(echo, engine));
+        }
         let is_over = is_calm && world().calm_down() && is_asleep;
         if turn >= plan.shutdown_turn || is_over {
             shutdown(&mut services);
@@ -92,6 +98,9 @@ fn serve(mut services: Vec<Service>, plan: &Plan) {
             services[0].turn(0, None);
         }
         world().pause(plan.pauses, 600 * SECOND);
+        if !is_calm && world().random.one_in(plan.changes) {
+            interfere(&mut services, plan);
+        }
     }
     let stats: Vec<_> = services.iter().map(|it| it.engine.stats()).collect();
     drop(services);
@@ -136,6 +145,7 @@ impl World {
         tell!(self, "shutdown");
         let drained_at = self.turn_now + micros(self.plan.config.drain_timeout);
         self.drained_at = self.drained_at.min(drained_at);
+        self.echoes.iter_mut().for_each(|it| it.is_paused = false);
         // Listeners and UDP sockets have a last turn.
         self.sockets.iter_mut().for_each(|it| it.idle_turns = 0);
         true

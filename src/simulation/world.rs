@@ -32,6 +32,10 @@ pub(super) struct World {
     pub(super) drained_at: Micros,
     /// Nothing can happen any more without the engines, and they wait.
     pub(super) is_asleep: bool,
+    /// When the host last changed the limits.
+    pub(super) limits_changed_at: Micros,
+    /// The host closes a connection.
+    pub(super) is_host_closing: bool,
     /// The last poll returned events, or was interrupted by a signal.
     pub(super) had_events: bool,
     pub(super) echoes: Vec<Echo>,
