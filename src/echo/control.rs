@@ -88,11 +88,18 @@ impl<S: System> Engine<S> {
 
     /// Counts an open connection anew, and schedules its timeouts.
     fn apply_limits(&mut self, key: usize) {
-        let address = self.connection(key).and_then(|it| it.name.peer.address());
-        if let Some(address) = address {
+        let Some(connection) = self.slots[key].connection() else {
+            return;
+        };
+        if let Some(address) = connection.name.peer.address() {
             self.acceptor.admission.count(address);
         }
+        // Also without a timeout, as at the end of a shutdown: a connection with pending bytes can be
+        // evicted.
+        if connection.pending.held() > 0 {
+            let last_progress = connection.last_progress;
+            self.timers.schedule(key, Timeout::Write, last_progress);
+        }
         self.schedule(key, Timeout::Idle);
-        self.schedule(key, Timeout::Write);
     }
 }

@@ -18,7 +18,7 @@ pub(super) fn interfere(services: &mut [Service], plan: &Plan) {
     }
     // Listeners have a turn, whether or not a connection waits.
     world().sockets.iter_mut().for_each(|it| it.idle_turns = 0);
-    (0..services.len()).for_each(|echo| world().check_warnings(echo));
+    world().check_warnings(echo);
 }
 
 fn pause(echo: usize, engine: &mut Engine<Simulation>) {
@@ -68,9 +68,10 @@ fn adopt_one(echo: usize, engine: &mut Engine<Simulation>) {
 fn set_limits(services: &mut [Service], plan: &Plan) {
     let config = world().other_limits(plan);
     let now = world().instant();
-    for service in services {
+    for (echo, service) in services.iter_mut().enumerate() {
         let set = service.engine.set_limits(&config, now);
         judge(set.is_err(), &"a limit", "cannot be changed");
+        world().check_warnings(echo);
     }
 }
 

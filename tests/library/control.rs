@@ -330,22 +330,30 @@ fn write_timeout_can_change_while_bytes_are_pending() {
 #[test]
 fn lower_limit_of_buffered_bytes_evicts_at_once() {
     let size = 512 * 1024;
-    let config = small_buffers().buffer_size(256 * 1024);
-    let mut host = Host::new(config.max_buffered(2 * size));
-    let address = host.address();
-    let mut clients = Vec::new();
-    while host.echo.stats().buffered <= size {
-        let mut client = common::accept(&mut host, || connect_small(address));
-        write_block(&mut host, &mut client, &random_bytes(4 << 20));
-        clients.push(client);
+    let drain = Duration::from_secs(10);
+    // At the end of a shutdown as well, where the write timeout does not apply.
+    for is_lingering in [false, true] {
+        let config = small_buffers().buffer_size(256 * 1024).drain_timeout(drain);
+        let mut host = Host::new(config.max_buffered(2 * size));
+        let address = host.address();
+        let mut clients = Vec::new();
+        while host.echo.stats().buffered <= size {
+            let mut client = common::accept(&mut host, || connect_small(address));
+            write_block(&mut host, &mut client, &random_bytes(4 << 20));
+            clients.push(client);
+        }
+        if is_lingering {
+            host.echo.shutdown(host.now);
+            host.advance(drain);
+        }
+        assert_eq!(host.echo.stats().closed.total(), 0);
+        set_limits(&mut host, |it| it.max_buffered(size));
+        let stats = host.echo.stats();
+        assert!(
+            stats.buffered <= size && stats.closed.evicted > 0,
+            "{stats:?}"
+        );
     }
-    assert_eq!(host.echo.stats().closed.evicted, 0);
-    set_limits(&mut host, |it| it.max_buffered(size));
-    let stats = host.echo.stats();
-    assert!(
-        stats.buffered <= size && stats.closed.evicted > 0,
-        "{stats:?}"
-    );
 }
 
 #[test]
