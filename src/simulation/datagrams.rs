@@ -1,6 +1,9 @@
 //! UDP sockets, one for each echo: what udp(7), recvmmsg(2) and sendmmsg(2) say of their calls.
 
+use std::num::NonZero;
+
 use super::*;
+use crate::net::udp::packet_info::PacketInfo;
 use crate::net::udp::{BATCH, DatagramIo, POLL_THRESHOLD, SLOT_SIZE};
 
 /// How many datagrams fit into a receive buffer, and into a send buffer.
@@ -89,21 +92,50 @@ impl World {
     }
 }
 
+/// `UDP_GRO`: a datagram joins the train before it, if it is from the same peer and none before it was
+/// shorter than the first. Returns where its bytes begin.
+fn join(train: &mut Datagram, next: &Datagram) -> Option<usize> {
+    let segment = train.info.segment.map_or(train.size, |it| it.get().into());
+    let info = PacketInfo {
+        segment: train.info.segment,
+        ..next.info
+    };
+    let is_alike = (train.peer, train.info) == (next.peer, info);
+    let is_short = next.size > segment || next.size == 0 || train.size % segment > 0;
+    let end = train.size + next.size;
+    if !is_alike || is_short || train.count() == 64 || end > SLOT_SIZE {
+        return None;
+    }
+    train.info.segment = NonZero::new(segment as u16);
+    train.size = end;
+    Some(train.start + end - next.size)
+}
+
 impl DatagramIo for Descriptor {
     fn receive(&mut self, buffers: &mut [u8], datagrams: &mut Vec<Datagram>) -> io::Result<usize> {
         self.call("recvmmsg", |world, id| {
             let more = world.random.below((BATCH - POLL_THRESHOLD + 1) as u64);
+            let (max, has_trains) = (POLL_THRESHOLD + more as usize, world.random.one_in(2));
             let socket = &mut world.sockets[id];
-            let count = (POLL_THRESHOLD + more as usize).min(socket.waiting.len());
-            socket.unanswered = socket.waiting.drain(..count).collect();
-            for (slot, &number) in socket.unanswered.iter().enumerate() {
+            socket.unanswered.clear();
+            while let Some(&number) = socket.waiting.front() {
                 let mut datagram = world.datagrams[number].clone();
+                (datagram.start, datagram.drops) =
+                    (datagrams.len() * SLOT_SIZE, Some(socket.drops));
+                let train = datagrams.last_mut().filter(|_| has_trains);
+                let start = match train.and_then(|it| join(it, &datagram)) {
+                    Some(start) => start,
+                    None if datagrams.len() == max => break,
+                    None => {
+                        datagrams.push(datagram.clone());
+                        datagram.start
+                    }
+                };
                 let content = content(number, datagram.size);
-                buffers[slot * SLOT_SIZE..][..content.len()].copy_from_slice(&content);
-                (datagram.start, datagram.drops) = (slot * SLOT_SIZE, Some(socket.drops));
-                datagrams.push(datagram);
+                buffers[start..][..content.len()].copy_from_slice(&content);
+                socket.unanswered.extend(socket.waiting.pop_front());
             }
-            or_would_block(count as u64)
+            or_would_block(datagrams.len() as u64)
         })
     }
 
@@ -112,9 +144,9 @@ impl DatagramIo for Descriptor {
             let differ = datagrams.iter().any(|it| !it.replies_like(&datagrams[0]));
             judge(differ, &"replies in one call", "differ in control messages");
             let max = 1 + world.random.below(datagrams.len() as u64) as usize;
-            let count = max.min(CAPACITY - world.sockets[id].unresolved.len());
-            for reply in &datagrams[..count] {
-                world.answer(id, reply, reply.bytes(buffers));
+            let count = max.min(CAPACITY.saturating_sub(world.sockets[id].unresolved.len()));
+            for reply in datagrams[..count].iter().flat_map(Datagram::split) {
+                world.answer(id, &reply, reply.bytes(buffers));
             }
             or_would_block(count as u64)
         })

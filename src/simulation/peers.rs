@@ -147,10 +147,13 @@ impl Peer {
         let max = self.max_at_once.min(40);
         let count = self.total.min(1 + self.random.magnitude(max));
         self.total -= count;
+        let echo = self.random.below(world.plan.echoes as u64) as usize;
+        let neighbour = address((echo + 1) % world.plan.echoes);
+        let mut datagram = self.datagram(neighbour);
         for _ in 0..count {
-            let echo = self.random.below(world.plan.echoes as u64) as usize;
-            let neighbour = address((echo + 1) % world.plan.echoes);
-            world.send_datagram(echo, self.datagram(neighbour));
+            // Often the same one again, so that they come as trains.
+            datagram = self.random.either(2, self.datagram(neighbour), datagram);
+            world.send_datagram(echo, datagram.clone());
         }
         let next_at = self.soon(world.now);
         if self.total > 0 { next_at } else { NEVER }
