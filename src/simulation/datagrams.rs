@@ -101,7 +101,7 @@ fn join(train: &mut Datagram, next: &Datagram) -> Option<usize> {
         ..next.info
     };
     let is_alike = (train.peer, train.info) == (next.peer, info);
-    let is_short = next.size > segment || next.size == 0 || train.size % segment > 0;
+    let is_short = next.size > segment || next.size == 0 || !train.size.is_multiple_of(segment);
     let end = train.size + next.size;
     if !is_alike || is_short || train.count() == 64 || end > SLOT_SIZE {
         return None;
