@@ -88,21 +88,16 @@ impl<S: System> Engine<S> {
         let tokens = token_range(sources.len() + config.max_connections, first_token.0)?;
         let slots = tokens.len().min(RESERVED_SLOTS);
         check_memory::<S>(slots)?;
-        let allowed = AllowList::new(&config.allow);
-        let filter = ReplyFilter {
-            allowed: allowed.clone(),
-            own_ports: udp_ports(&sources),
-            answer_any_port: config.udp_answer_any_port,
-        };
+        let name = sources.first().map(|(endpoint, _)| endpoint.to_string());
+        let filter = reply_filter(&config, &sources);
+        let admission = Admission::new(filter.allowed.clone(), config.max_per_source);
         let mut events = VecDeque::new();
         events.try_reserve_exact(config.connection_events)?;
         let mut engine = Engine {
             registry: registry.try_clone()?,
             first_token: tokens.start,
             token_count: tokens.len(),
-            name: sources
-                .first()
-                .map_or_else(String::new, |(it, _)| it.to_string()),
+            name: name.unwrap_or_default(),
             endpoints: Vec::new(),
             slots: Slab::with_capacity(slots),
             run_queue: Vec::new(),
@@ -110,7 +105,7 @@ impl<S: System> Engine<S> {
             batch: Vec::new(),
             shared: Shared::new(config.buffer_size, config.zero_copy),
             timers: Timers::new(config.idle_timeout, config.write_timeout, now),
-            acceptor: Acceptor::new(Admission::new(allowed, config.max_per_source)),
+            acceptor: Acceptor::new(admission),
             udp: Udp::new(filter),
             phase: Phase::Serving,
             busy_until: None,
@@ -435,12 +430,16 @@ fn token_range(count: usize, first: usize) -> io::Result<Range<usize>> {
     Ok(first..end)
 }
 
-fn udp_ports<S: System>(sources: &[(Endpoint, Source<S>)]) -> Vec<u16> {
+fn reply_filter<S: System>(config: &Config, sources: &[(Endpoint, Source<S>)]) -> ReplyFilter {
     let port = |(endpoint, _): &(Endpoint, _)| match endpoint {
         Endpoint::Udp(address) => Some(address.port()),
         _ => None,
     };
-    sources.iter().filter_map(port).collect()
+    ReplyFilter {
+        allowed: AllowList::new(&config.allow),
+        own_ports: sources.iter().filter_map(port).collect(),
+        answer_any_port: config.udp_answer_any_port,
+    }
 }
 
 /// Deregisters listeners and UDP sockets: copies of [inherited ones](crate::BoundSocket) would keep them
