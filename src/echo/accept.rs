@@ -91,14 +91,7 @@ impl<S: System> Engine<S> {
             if self.stats.active >= self.config.max_connections {
                 return self.pause_at_limit(now);
             }
-            let Some(listener) = self.slots[key].listener_mut() else {
-                return;
-            };
-            let result = nonblocking(|| listener.accept());
-            let peer = |it: &(_, Peer)| format!(": {}", it.1);
-            let endpoint = &self.endpoints[key];
-            trace!(endpoint:%, call = "accept"; "{endpoint}: accept{}", outcome(&result, peer));
-            match result {
+            match self.accept_one(key) {
                 Ok(Some((stream, peer))) => {
                     accepted += 1;
                     if let Err(error) = self.admit(stream, peer, now) {
@@ -123,6 +116,18 @@ impl<S: System> Engine<S> {
             Some(error) if accepted == 0 => self.back_off(&error, now),
             _ => self.enqueue(key),
         }
+    }
+
+    /// Returns `None` if no connection waits.
+    fn accept_one(&mut self, key: usize) -> io::Result<Option<(S::Stream, Peer)>> {
+        let Some(listener) = self.slots[key].listener_mut() else {
+            return Ok(None);
+        };
+        let result = nonblocking(|| listener.accept());
+        let peer = |it: &(_, Peer)| format!(": {}", it.1);
+        let endpoint = &self.endpoints[key];
+        trace!(endpoint:%, call = "accept"; "{endpoint}: accept{}", outcome(&result, peer));
+        result
     }
 
     /// Opens or rejects an accepted connection. Fails if there is no memory or no room for it.
