@@ -60,7 +60,7 @@
 //! ```
 //!
 //! `handle` makes no system call. `run` first acts on the deadlines that have passed, then gives each
-//! socket on the run queue one turn. An error of one connection closes that connection, is counted,
+//! socket on the run queue one turn, then closes the connections that have timed out all the same. An error of one connection closes that connection, is counted,
 //! and never reaches the caller.
 //!
 //! `mio-echo -vv` logs each of these steps, and `docs/trace.md` follows one echo through them, beside
@@ -89,7 +89,7 @@
 //! to the back of the run queue, behind all others with work. So a peer that never stops sending
 //! delays another one by one turn of each connection, and no more. Listeners and UDP sockets take
 //! turns on the same queue, with budgets of their own: up to 32 connections are accepted, or 32
-//! datagrams received, in one turn. While the queue is not empty, `timeout` is zero and the loop polls
+//! messages of UDP received, in one turn. While the queue is not empty, `timeout` is zero and the loop polls
 //! for events without sleeping.
 //!
 //! ## Back-pressure
@@ -111,11 +111,12 @@
 //! All connections read into one shared buffer and write from it at once. Only pending bytes are
 //! copied, so a connection whose peer keeps up owns no memory except its slot. A limit
 //! ([`max_buffered`](ConfigBuilder::max_buffered)) holds for the pending bytes of all connections
-//! together. At the limit, the connection whose last byte moved longest ago is closed.
+//! together. At the limit, the write-blocked connection whose last byte moved longest ago is closed.
 //!
 //! ## Streams in bulk
 //!
-//! A stream that fills the buffer with one read is spliced from then on, on Linux: splice(2) moves its
+//! On Linux, a stream that fills a buffer of at least 16 KiB with one read is spliced from then on, if one
+//! of 32 pipes is free: splice(2) moves its
 //! bytes from the socket into a pipe and from the pipe back to the socket, without copying them. One
 //! pipe serves all connections that keep up, as it is empty between two turns. A write-blocked
 //! connection keeps its pipe. When less than 16 KiB arrive at once, the connection reads and writes
@@ -148,7 +149,8 @@
 //! - `server.rs`: the poll loop, and the handle that shuts it down from another thread.
 //! - `echo/`: the engine. It has no poll and no clock.
 //!   - `mod.rs`: `Echo`, with the sockets of the operating system. `engine.rs`: `handle`, `run` and
-//!     `timeout`. `slots.rs`: its sockets.
+//!     `timeout`. `slots.rs`: its sockets. `control.rs`, `events.rs`: limits and connections that the
+//!     application changes, and what it learns of them.
 //!   - `connection.rs`: the echo state machine of one connection. `splice.rs`: its zero-copy mode.
 //!   - `shared.rs`: the read buffer and the pool of pipes, which all connections share.
 //!   - `accept.rs`: accepts connections, pauses at limits, backs off from errors.
@@ -188,6 +190,7 @@
 //!
 //! - `cli` (default): the `mio-echo` program, which serves, and its subcommand `check`.
 //! - `tools` (default): the subcommands `ping` and `load`. Includes `cli`.
+//! - `man` (default): the subcommands `man` and `completions`. Includes `cli`.
 //!
 //! An application that embeds the library sets `default-features = false`, and has none of the
 //! program's dependencies.
@@ -195,9 +198,9 @@
 //! # Systems
 //!
 //! Linux is the tested system. On Windows, the tests hold under Wine; for macOS and FreeBSD, the code is
-//! compiled and not run. On these systems datagrams are received and sent one at a time. A datagram that
-//! was sent to a wildcard address is answered from the address that the system chooses, with the TTL that
-//! it chooses. Windows has no Unix sockets.
+//! compiled and not run. On these systems datagrams are received and sent one at a time. A datagram
+//! that comes to a socket at a wildcard address is answered from the address that the system chooses, with
+//! the TTL that it chooses, also if it was a broadcast or has no TTL left. Windows has no Unix sockets.
 
 #![forbid(unsafe_code)]
 

@@ -1,4 +1,4 @@
-//! What the application controls while the engine runs: accepting, limits, single connections.
+//! What the application changes while the engine runs: limits, and single connections.
 
 use std::io;
 use std::time::Instant;

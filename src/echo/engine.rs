@@ -44,9 +44,11 @@ pub(crate) struct Engine<S: System> {
     pub(super) endpoints: Vec<Endpoint>,
     /// All sockets. A token is the key plus the first token.
     pub(super) slots: Slab<Slot<S>>,
-    /// Keys of the sockets that have something to do: each at most once, in the order of arrival.
+    /// Keys of the sockets that have something to do, in the order of arrival: each once, but for stale
+    /// ones.
     pub(crate) run_queue: Vec<usize>,
-    /// A queued socket was closed. Its key is still there, and can be that of another one by now.
+    /// A queued socket was closed. Its key is still on the run queue, and another socket can have it by
+    /// now, and be queued a second time.
     has_stale_keys: bool,
     /// The keys that have their turns now. Empty between runs; kept for its memory.
     batch: Vec<usize>,
@@ -141,7 +143,7 @@ impl<S: System> Engine<S> {
         self.deadline_at(self.now())
     }
 
-    /// The time of the last turn, to a millisecond.
+    /// The latest time that was passed in, to a millisecond.
     pub(crate) fn now(&self) -> Instant {
         self.timers.instant()
     }
@@ -154,7 +156,8 @@ impl<S: System> Engine<S> {
         self.deadlines().into_iter().flatten().min()
     }
 
-    /// What is done when the [deadlines](Self::deadlines) have passed.
+    /// What is done when the [deadlines](Self::deadlines) have passed, in this order: the listeners close
+    /// before the phase ends. All have the type of those that need the time.
     const ON_DEADLINE: [fn(&mut Self, Instant); 5] = [
         Self::retry_accepting,
         Self::retry_udp,
@@ -172,7 +175,7 @@ impl<S: System> Engine<S> {
             self.udp.retry_at,
             self.acceptor.listeners_close_at,
             self.phase_ends_at(),
-            // Entries of closed connections do not wake the loop.
+            // Without a connection, entries of closed ones do not wake the loop.
             timers.filter(|_| self.stats.active > 0),
         ]
     }

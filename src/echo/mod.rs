@@ -77,7 +77,8 @@ use crate::stats::Stats;
 ///
 /// Several of them can share a loop: the first token of the next one is the end of the
 /// [`tokens`](Echo::tokens) of the last. If two ranges overlap, events go to the wrong one. In the log, a
-/// line about a connection has its token, and other lines begin with an endpoint. Where each echo has
+/// line about an open connection has its token, and an `info` or `warn` line about the whole echo begins
+/// with an endpoint. Where each echo has
 /// a loop of its own, ranges that do not overlap still keep their connections apart in the log.
 ///
 /// To stop, call [`shutdown`](Echo::shutdown). To drop an `Echo` closes every socket at once.

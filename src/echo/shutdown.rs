@@ -35,6 +35,7 @@ impl<S: System> Engine<S> {
             return;
         }
         self.set_now(now);
+        let now = now.max(self.now());
         // Listeners that stay open accept what arrived during a pause.
         self.resume_accepting(now);
         let until = now + self.config.drain_timeout;

@@ -257,16 +257,15 @@ impl<S: DatagramIo> DatagramSocket<S> {
                 Ok(Some(count)) => self.count_sent(count, stats),
                 Ok(None) => self.drop_batch(&"the send buffer is full", stats),
                 Err(error) if udp::is_out_of_memory(&error) => self.drop_batch(&error, stats),
-                // Not every interface and every path takes a train: `EINVAL`, `EIO`, `EMSGSIZE`.
-                Err(_) if self.batch[0].count() > 1 => {
-                    let train = self.batch.remove(0);
-                    self.batch.splice(..0, train.split());
-                }
                 Err(error) => {
+                    let reply = self.batch.remove(0);
+                    if reply.count() > 1 && udp::refuses_trains(&error) {
+                        self.batch.splice(..0, reply.split());
+                        continue;
+                    }
                     // An error of this reply alone, such as a peer that cannot be reached.
-                    let datagram = self.batch.remove(0);
-                    debug!("{}: cannot reply: {error}", datagram.peer);
-                    stats.datagram_errors += 1;
+                    debug!("{}: cannot reply: {error}", reply.peer);
+                    stats.datagram_errors += reply.count() as u64;
                 }
             }
         }
@@ -313,18 +312,20 @@ impl<S: System> Engine<S> {
             return;
         };
         let mut next = socket.turn(&mut self.udp, &mut self.stats, now);
+        if next == Next::Close {
+            return self.remove(key);
+        }
         if let Err(error) = socket.update_registration(&self.registry, token) {
             debug!("{}: cannot register: {error}", socket.endpoint);
             next = Next::Later;
         }
         match next {
-            Next::WaitReadable => {}
+            Next::WaitReadable | Next::Close => {}
             Next::Again => self.enqueue(key),
             // Another socket may have set an earlier time.
             Next::Later => {
                 self.udp.retry_at.get_or_insert(now + RETRY_INTERVAL);
             }
-            Next::Close => self.remove(key),
         }
     }
 

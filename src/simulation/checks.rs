@@ -84,7 +84,7 @@ impl World {
             NEVER
         };
         let expires_after = write.min(timeout(config.idle_timeout));
-        // New timeouts hold from the change on.
+        // A new timeout counts from the last progress, and expires after the change.
         let expires_at = after(socket.moved_at, expires_after);
         let changed_at = self.limits_changed_at + tolerance(expires_after);
         ends_at.min(expires_at.max(changed_at))
@@ -225,6 +225,9 @@ impl World {
             judge(lost > 0, &lost, "datagrams are lost");
             replies -= stats.datagrams_sent;
         }
+        let dropped: u64 = all.iter().map(|it| it.dropped.total()).sum();
+        let differ = dropped != self.replies_dropped;
+        judge(differ, &dropped, "datagrams are dropped without a reason");
         judge(replies > 0, &replies, "replies are not counted");
         judge(self.pipes > 0, &self.pipes, "pipes stay open");
     }

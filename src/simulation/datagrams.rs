@@ -57,7 +57,8 @@ impl World {
             socket.unresolved.push_back(self.now + 3 * SECOND);
         }
         self.replies += 1;
-        self.check_reply(echo, reply);
+        let fault = self.fault_of_reply(echo, reply);
+        judge(fault.is_some(), &name, fault.unwrap_or_default());
         self.forward(echo, datagram);
     }
 
@@ -73,22 +74,23 @@ impl World {
         }
     }
 
-    /// Some datagrams must not be answered.
-    fn check_reply(&self, echo: usize, reply: &Datagram) {
-        let (peer, port, info) = (reply.peer, reply.peer.port(), reply.info);
+    /// Why a datagram must not be answered.
+    fn fault_of_reply(&self, echo: usize, datagram: &Datagram) -> Option<&'static str> {
+        let (peer, port, info) = (datagram.peer, datagram.peer.port(), datagram.info);
         let is_reserved = port < 1024 || [2049, address(echo).port()].contains(&port);
         let any_port = self.plan.config.udp_answer_any_port;
         let is_host = match peer.ip() {
             IpAddr::V4(ip) => !(ip.is_multicast() || ip.is_broadcast() || ip.is_unspecified()),
             IpAddr::V6(_) => true,
         };
-        let name = format_args!("a reply to {peer}");
-        judge(!self.is_allowed(peer), &name, "is not allowed");
-        judge(!is_host, &name, "does not go to one host");
-        judge(info.multicast, &name, "answers a question to many hosts");
-        judge(info.ttl.is_some_and(|ttl| ttl <= 1), &name, "goes too far");
-        let is_service = port == 0 || (is_reserved && !any_port);
-        judge(is_service, &name, "goes to a service");
+        let all = [
+            (!self.is_allowed(peer), "is not allowed"),
+            (!is_host, "does not go to one host"),
+            (info.multicast, "answers a question to many hosts"),
+            (info.ttl.is_some_and(|ttl| ttl <= 1), "goes too far"),
+            (port == 0 || (is_reserved && !any_port), "goes to a service"),
+        ];
+        all.iter().find(|it| it.0).map(|it| it.1)
     }
 }
 
@@ -135,6 +137,10 @@ impl DatagramIo for Descriptor {
                 buffers[start..][..content.len()].copy_from_slice(&content);
                 socket.unanswered.extend(socket.waiting.pop_front());
             }
+            let socket = &world.sockets[id];
+            let received = socket.unanswered.iter().map(|it| &world.datagrams[*it]);
+            let dropped = received.filter(|it| world.fault_of_reply(socket.echo, it).is_some());
+            world.replies_dropped += dropped.count() as u64;
             or_would_block(datagrams.len() as u64)
         })
     }
@@ -143,6 +149,9 @@ impl DatagramIo for Descriptor {
         self.call("sendmmsg", |world, id| {
             let differ = datagrams.iter().any(|it| !it.replies_like(&datagrams[0]));
             judge(differ, &"replies in one call", "differ in control messages");
+            if datagrams[0].count() > 1 && world.has_trouble(1) {
+                return Err("EIO");
+            }
             let max = 1 + world.random.below(datagrams.len() as u64) as usize;
             let count = max.min(CAPACITY.saturating_sub(world.sockets[id].unresolved.len()));
             for reply in datagrams[..count].iter().flat_map(Datagram::split) {

@@ -82,7 +82,8 @@ impl World {
         listeners.find_map(|it| it.waiting.pop_front())
     }
 
-    /// Other limits, from now on. They do not hold for connections that are open.
+    /// Other limits, from now on. Open connections keep their places, and have the new timeouts and share
+    /// the new budget.
     fn other_limits(&mut self, plan: &Plan) -> Config {
         let drawn = config(&self.random, plan.is_bulk, plan.is_storm);
         let config = Config {

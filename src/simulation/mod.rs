@@ -121,8 +121,9 @@ fn run_seeds(next: &AtomicU64, end: u64, totals: &Mutex<[u64; 6]>) {
     let next = || Some(next.fetch_add(1, Ordering::Relaxed)).filter(|seed| *seed < end);
     while let Some(seed) = next() {
         let plan = Plan::new(seed, &BTreeSet::new());
-        if fault(&plan, poll.registry(), LevelFilter::Warn).is_some() {
+        if let Some(found) = fault(&plan, poll.registry(), LevelFilter::Warn) {
             explain(seed, poll.registry(), 40);
+            panic!("{found}: seed {seed} has this fault only sometimes");
         }
         let figures = world().figures();
         for (total, figure) in totals.lock().unwrap().iter_mut().zip(figures) {

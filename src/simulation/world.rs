@@ -42,6 +42,8 @@ pub(super) struct World {
     /// First the listeners and UDP sockets of each echo, then connections.
     pub(super) sockets: Vec<Socket>,
     pub(super) datagrams: Vec<Datagram>,
+    /// Datagrams that must not be answered.
+    pub(super) replies_dropped: u64,
     /// Datagrams that were answered.
     pub(super) replies: u64,
     pub(super) peers: Vec<Peer>,

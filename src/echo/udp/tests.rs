@@ -516,6 +516,8 @@ fn train_is_sent_back_with_one_call_or_by_its_datagrams() {
         (true, None, vec![whole.clone()], 0),
         (false, None, parts.clone(), 0),
         (false, Some(5), [&parts[..2], &parts[3..]].concat(), 1),
+        // An error that is not about trains is one of all datagrams.
+        (true, Some(1), Vec::new(), 6),
     ] {
         let train = Train {
             takes_trains,

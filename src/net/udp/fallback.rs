@@ -23,6 +23,11 @@ pub(crate) fn set_options(_socket: &Socket, _address: SocketAddr) -> io::Result<
     Ok(())
 }
 
+/// There are no trains.
+pub(crate) fn refuses_trains(_error: &io::Error) -> bool {
+    false
+}
+
 /// A UDP socket on any system.
 #[derive(Debug)]
 pub(crate) struct UdpIo(UdpSocket);

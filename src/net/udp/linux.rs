@@ -6,6 +6,7 @@ use std::os::fd::AsRawFd;
 
 use mio::event::Source;
 use mio::net::UdpSocket;
+use nix::errno::Errno;
 use nix::sys::socket::{
     ControlMessageOwned, MsgFlags, MultiHeaders, RecvMsg, SockaddrStorage, recvmmsg, sendmmsg,
 };
@@ -16,7 +17,7 @@ use super::packet_info::{self, Control, PacketInfo, receive_space};
 use super::{Datagram, DatagramIo, POLL_THRESHOLD, SLOT_SIZE};
 use crate::net::canonical;
 
-/// The most datagrams that one call receives.
+/// The most messages that one call receives: datagrams or trains.
 pub(crate) const BATCH: usize = 32;
 
 /// The names of the calls in the log.
@@ -30,6 +31,14 @@ pub(crate) fn set_options(socket: &Socket, address: SocketAddr) -> io::Result<()
     // section 5), but an IPv6 socket has peers over IPv4 too.
     set_ip_mtu_discover(socket, Ipv4PathMtuDiscovery::DONT)?;
     packet_info::enable(socket, address)
+}
+
+/// Whether an interface or a path does not take a train: a datagram is larger than the MTU, or the
+/// interface computes no checksums. See `UDP_SEGMENT` in udp(7).
+pub(crate) fn refuses_trains(error: &io::Error) -> bool {
+    let all = [Errno::EINVAL, Errno::EIO, Errno::EMSGSIZE];
+    all.iter()
+        .any(|it| error.raw_os_error() == Some(*it as i32))
 }
 
 /// A UDP socket of Linux.

@@ -16,9 +16,9 @@ mod linux;
 pub(crate) mod packet_info;
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-pub(crate) use fallback::{BATCH, RECEIVE, SEND, UdpIo, set_options};
+pub(crate) use fallback::{BATCH, RECEIVE, SEND, UdpIo, refuses_trains, set_options};
 #[cfg(any(target_os = "linux", target_os = "android"))]
-pub(crate) use linux::{BATCH, RECEIVE, SEND, UdpIo, set_options};
+pub(crate) use linux::{BATCH, RECEIVE, SEND, UdpIo, refuses_trains, set_options};
 
 /// Room for one datagram of any size, in bytes: with IPv6 up to 65,527 (RFC 8200, section 3, less the
 /// UDP header), with IPv4 up to 65,507. The odd rest keeps the first bytes of neighbours, which is all
