@@ -9,7 +9,7 @@ use mio::Token;
 use super::connection::{Connection, Name};
 use super::engine::{Engine, check_memory};
 use super::events::ConnectionEvent;
-use super::slots::Source;
+use super::slots::AnySocket;
 use super::timers::Timeout;
 use crate::net::listener::is_connection_error;
 use crate::net::stream::Peer;
@@ -164,7 +164,7 @@ impl<S: System> Engine<S> {
             .register(stream.source_mut(), token, net::interest())?;
         let name = Name { peer, token };
         let connection = Connection::new(stream, name, self.timers.now());
-        self.insert(Source::Connection(connection));
+        self.insert(AnySocket::Connection(connection));
         self.schedule(key, Timeout::Idle);
         self.stats.active += 1;
         self.stats.accepted += 1;

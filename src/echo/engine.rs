@@ -19,7 +19,7 @@ use super::connection::Next;
 use super::events::ConnectionEvent;
 use super::shared::Shared;
 use super::shutdown::Phase;
-use super::slots::{Slot, Source};
+use super::slots::{AnySocket, Slot};
 use super::timers::{Timeout, Timers};
 use super::udp::Udp;
 use crate::config::Config;
@@ -82,16 +82,16 @@ impl<S: System> Engine<S> {
     /// Takes the sockets of its endpoints, and registers them.
     pub(crate) fn new(
         config: Config,
-        sources: Vec<(Endpoint, Source<S>)>,
+        sockets: Vec<(Endpoint, AnySocket<S>)>,
         registry: &Registry,
         first_token: Token,
         now: Instant,
     ) -> io::Result<Self> {
-        let tokens = token_range(sources.len() + config.max_connections, first_token.0)?;
+        let tokens = token_range(sockets.len() + config.max_connections, first_token.0)?;
         let slots = tokens.len().min(RESERVED_SLOTS);
         check_memory::<S>(slots)?;
-        let name = sources.first().map(|(endpoint, _)| endpoint.to_string());
-        let filter = reply_filter(&config, &sources);
+        let name = sockets.first().map(|(endpoint, _)| endpoint.to_string());
+        let filter = reply_filter(&config, &sockets);
         let admission = Admission::new(filter.allowed.clone(), config.max_per_source);
         let mut events = VecDeque::new();
         events.try_reserve_exact(config.connection_events)?;
@@ -116,8 +116,8 @@ impl<S: System> Engine<S> {
             stats: Stats::default(),
             config,
         };
-        for (endpoint, source) in sources {
-            engine.add(endpoint, source)?;
+        for (endpoint, socket) in sockets {
+            engine.add(endpoint, socket)?;
         }
         Ok(engine)
     }
@@ -194,9 +194,9 @@ impl<S: System> Engine<S> {
         if log_enabled!(Level::Trace) {
             trace_event(slot, self.endpoints.get(key), event.into());
         }
-        let has_work = match &mut slot.source {
-            Source::Connection(connection) => connection.wake(event.into()),
-            Source::Listener(_) | Source::Udp(_) => true,
+        let has_work = match &mut slot.socket {
+            AnySocket::Connection(connection) => connection.wake(event.into()),
+            AnySocket::Listener(_) | AnySocket::Udp(_) => true,
         };
         if has_work && !mem::replace(&mut slot.queued, true) {
             self.run_queue.push(key);
@@ -266,24 +266,24 @@ impl<S: System> Engine<S> {
             return;
         };
         slot.queued = false;
-        match &mut slot.source {
-            Source::Connection(connection) => {
+        match &mut slot.socket {
+            AnySocket::Connection(connection) => {
                 match connection.turn(&mut self.shared, &mut self.stats) {
                     Next::WaitReadable => {}
                     next => self.apply(key, next, now),
                 }
             }
-            Source::Listener(_) | Source::Udp(_) => self.endpoint_turn(key, now),
+            AnySocket::Listener(_) | AnySocket::Udp(_) => self.endpoint_turn(key, now),
         }
     }
 
     // Kept out of `turn`: more code there costs instructions for each echo over TCP.
     #[inline(never)]
     fn endpoint_turn(&mut self, key: usize, now: Instant) {
-        match &self.slots[key].source {
-            Source::Listener(_) => self.accept(key, now, MAX_ACCEPTS_PER_TURN),
-            Source::Udp(_) => self.udp_turn(key, now),
-            Source::Connection(_) => {}
+        match &self.slots[key].socket {
+            AnySocket::Listener(_) => self.accept(key, now, MAX_ACCEPTS_PER_TURN),
+            AnySocket::Udp(_) => self.udp_turn(key, now),
+            AnySocket::Connection(_) => {}
         }
     }
 
@@ -320,52 +320,52 @@ impl<S: System> Engine<S> {
     }
 
     /// Registers a listener or UDP socket.
-    fn add(&mut self, endpoint: Endpoint, mut source: Source<S>) -> io::Result<()> {
+    fn add(&mut self, endpoint: Endpoint, mut socket: AnySocket<S>) -> io::Result<()> {
         let key = self.slots.vacant_key();
         let token = self.token_of(key);
-        let registered = match &mut source {
-            Source::Listener(listener) => {
+        let registered = match &mut socket {
+            AnySocket::Listener(listener) => {
                 self.acceptor.listeners.push(key);
                 let listener = listener.source_mut();
                 self.registry.register(listener, token, Interest::READABLE)
             }
-            Source::Udp(socket) => socket.update_registration(&self.registry, token),
-            Source::Connection(_) => return Ok(()),
+            AnySocket::Udp(udp) => udp.update_registration(&self.registry, token),
+            AnySocket::Connection(_) => return Ok(()),
         };
         registered.map_err(|error| listen_error(&endpoint, error))?;
         info!("listening on {endpoint}");
         trace!("{endpoint}: registered as Token {}", token.0);
         self.endpoints.push(endpoint);
-        self.insert(source);
+        self.insert(socket);
         Ok(())
     }
 
-    pub(super) fn insert(&mut self, source: Source<S>) {
+    pub(super) fn insert(&mut self, socket: AnySocket<S>) {
         let queued = false;
-        self.slots.insert(Slot { source, queued });
+        self.slots.insert(Slot { socket, queued });
     }
 
     /// Removes a socket from its slot.
-    fn take(&mut self, key: usize) -> Source<S> {
+    fn take(&mut self, key: usize) -> AnySocket<S> {
         let slot = self.slots.remove(key);
         self.has_stale_keys |= slot.queued;
-        slot.source
+        slot.socket
     }
 
     /// Closes a listener or UDP socket.
     pub(super) fn remove(&mut self, key: usize) {
         // Best effort: closing deregisters too, unless another process has a copy of the socket.
         let _ = match &mut self.take(key) {
-            Source::Listener(listener) => self.registry.deregister(listener.source_mut()),
-            Source::Udp(socket) => self.registry.deregister(socket.source_mut()),
-            Source::Connection(_) => Ok(()),
+            AnySocket::Listener(listener) => self.registry.deregister(listener.source_mut()),
+            AnySocket::Udp(socket) => self.registry.deregister(socket.source_mut()),
+            AnySocket::Connection(_) => Ok(()),
         };
         trace!("{}: closed", self.endpoints[key]);
     }
 
     /// Closes a connection. No other place does.
     pub(super) fn close(&mut self, key: usize, reason: CloseReason, now: Instant) {
-        if let Source::Connection(mut connection) = self.take(key) {
+        if let AnySocket::Connection(mut connection) = self.take(key) {
             let name = connection.name;
             debug!(token = name.token.0, closed:% = reason;
                 "{name}: closed: {reason}; {}", connection.summary(self.timers.now()));
@@ -433,14 +433,14 @@ fn token_range(count: usize, first: usize) -> io::Result<Range<usize>> {
     Ok(first..end)
 }
 
-fn reply_filter<S: System>(config: &Config, sources: &[(Endpoint, Source<S>)]) -> ReplyFilter {
+fn reply_filter<S: System>(config: &Config, sockets: &[(Endpoint, AnySocket<S>)]) -> ReplyFilter {
     let port = |(endpoint, _): &(Endpoint, _)| match endpoint {
         Endpoint::Udp(address) => Some(address.port()),
         _ => None,
     };
     ReplyFilter {
         allowed: AllowList::new(&config.allow),
-        own_ports: sources.iter().filter_map(port).collect(),
+        own_ports: sockets.iter().filter_map(port).collect(),
         answer_any_port: config.udp_answer_any_port,
     }
 }

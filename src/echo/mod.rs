@@ -25,7 +25,7 @@ pub(crate) mod udp;
 pub use events::ConnectionEvent;
 
 use engine::Engine;
-use slots::Source;
+use slots::AnySocket;
 use udp::DatagramSocket;
 
 use crate::config::Config;
@@ -37,8 +37,8 @@ use crate::stats::Stats;
 
 /// An echo service without a loop: a guest in yours.
 ///
-/// It never blocks, sleeps or starts a thread, and reads the clock only when it is created. It registers its sockets with
-/// your [`Registry`], under the first token you give it and [as many above](Echo::tokens) as it
+/// It never blocks, sleeps or starts a thread, and reads the clock only when it is created. It registers
+/// its sockets with your [`Registry`], under the first token you give it and [as many above](Echo::tokens) as it
 /// needs. You pass it its events and the current time:
 ///
 /// ```
@@ -129,9 +129,9 @@ impl Echo {
             bound.extend(bind_group(&group, config.bind)?);
         }
         bound.extend(sockets.into_iter().map(|socket| socket.0));
-        let sources = bound.into_iter().map(|it| listen(it, &config));
-        let sources = sources.collect::<io::Result<_>>()?;
-        Engine::new(config, sources, registry, first_token, Instant::now()).map(Echo)
+        let sockets = bound.into_iter().map(|it| listen(it, &config));
+        let sockets = sockets.collect::<io::Result<_>>()?;
+        Engine::new(config, sockets, registry, first_token, Instant::now()).map(Echo)
     }
 
     /// The bound endpoints: one for each socket, in the order of the configuration, with the real
@@ -311,15 +311,15 @@ impl Echo {
     }
 }
 
-fn listen(bound: Bound, config: &Config) -> io::Result<(Endpoint, Source<OperatingSystem>)> {
+fn listen(bound: Bound, config: &Config) -> io::Result<(Endpoint, AnySocket<OperatingSystem>)> {
     let endpoint = bound.endpoint.clone();
-    let source = if let Endpoint::Udp(address) = endpoint {
-        Source::Udp(Box::new(DatagramSocket::new(bound, address)))
+    let socket = if let Endpoint::Udp(address) = endpoint {
+        AnySocket::Udp(Box::new(DatagramSocket::new(bound, address)))
     } else {
         let listener = Listener::listen(bound, config.backlog, config.socket_buffer)?;
-        Source::Listener(Box::new(listener))
+        AnySocket::Listener(Box::new(listener))
     };
-    Ok((endpoint, source))
+    Ok((endpoint, socket))
 }
 
 impl fmt::Debug for Echo {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use log::info;
 
 use super::engine::Engine;
-use super::slots::Source;
+use super::slots::AnySocket;
 use crate::net::syn_filter::HANDSHAKE_GRACE;
 use crate::net::{Accept, System};
 use crate::stats::CloseReason;
@@ -117,7 +117,7 @@ impl<S: System> Engine<S> {
         let until = now + self.config.drain_timeout.min(MAX_LINGER);
         self.phase = Phase::Lingering { until };
         for key in self.keys() {
-            if let Source::Connection(connection) = &mut self.slots[key].source {
+            if let AnySocket::Connection(connection) = &mut self.slots[key].socket {
                 connection.end();
                 self.enqueue(key);
             } else {

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::echo::engine::Engine;
-use crate::echo::slots::Source;
+use crate::echo::slots::AnySocket;
 use crate::echo::udp::DatagramSocket;
 use crate::net::System;
 use crate::server::{EventLoop, Server};
@@ -40,17 +40,19 @@ impl Service {
     fn new(plan: &Plan, echo: usize, registry: &Registry) -> io::Result<Self> {
         let endpoints = plan.endpoints(echo);
         let first = echo * endpoints.len();
-        let sources = endpoints.into_iter().zip(first..).map(|(endpoint, id)| {
+        let sockets = endpoints.into_iter().zip(first..).map(|(endpoint, id)| {
             let (descriptor, name) = (Descriptor(id), endpoint.clone());
-            let source = match endpoint {
-                Endpoint::Udp(_) => Source::Udp(Box::new(DatagramSocket::over(descriptor, name))),
-                _ => Source::Listener(Box::new(descriptor)),
+            let socket = match endpoint {
+                Endpoint::Udp(_) => {
+                    AnySocket::Udp(Box::new(DatagramSocket::over(descriptor, name)))
+                }
+                _ => AnySocket::Listener(Box::new(descriptor)),
             };
-            (endpoint, source)
+            (endpoint, socket)
         });
-        let (config, sources) = (plan.config.clone(), sources.collect());
+        let (config, sockets) = (plan.config.clone(), sockets.collect());
         let (first_token, now) = (Token(Server::USER_TOKENS.end), world().instant());
-        let mut engine = Engine::new(config, sources, registry, first_token, now)?;
+        let mut engine = Engine::new(config, sockets, registry, first_token, now)?;
         engine.set_splice_min(plan.splice_min);
         let events = Vec::new();
         let event_loop = EventLoop::new(Selector { echo, events });

@@ -33,7 +33,7 @@ fn udp() -> ConfigBuilder {
 }
 
 /// Replaces the UDP socket and queues a turn of it. Returns the former one.
-fn replace(echo: &mut Engine<OperatingSystem>, socket: Socket) -> Source<OperatingSystem> {
+fn replace(echo: &mut Engine<OperatingSystem>, socket: Socket) -> AnySocket<OperatingSystem> {
     socket.set_nonblocking(true).unwrap();
     let endpoint = echo.endpoints[0].clone();
     let address = endpoint.address().unwrap();
@@ -45,7 +45,7 @@ fn replace(echo: &mut Engine<OperatingSystem>, socket: Socket) -> Source<Operati
     };
     let socket = DatagramSocket::new(bound, address);
     echo.enqueue(0);
-    mem::replace(&mut echo.slots[0].source, Source::Udp(Box::new(socket)))
+    mem::replace(&mut echo.slots[0].socket, AnySocket::Udp(Box::new(socket)))
 }
 
 /// Receiving from a TCP socket that is not connected always fails.
@@ -75,7 +75,7 @@ fn failed_receive_is_retried_every_100_ms() {
     echo.run(at(1050));
     assert_eq!(echo.timeout(at(1050)), Some(RETRY / 2));
 
-    echo.slots[0].source = working;
+    echo.slots[0].socket = working;
     echo.run(at(1100));
     assert_eq!(echo.stats.receive_errors, 4);
     assert_eq!(echo.timeout(at(1100)), None, "a retry without an error");
