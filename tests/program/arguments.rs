@@ -23,6 +23,9 @@ fn service_options_before_a_subcommand_are_an_error() {
     for arguments in [
         &["--reuse-port"][..],
         &["--backlog", "5"],
+        // The default.
+        &["--backlog", "1024"],
+        &["--zero-copy=auto"],
         &["-v", "--metrics", "tcp://127.0.0.1:0"],
         &["127.0.0.1:0", "-v"],
     ] {
@@ -42,17 +45,24 @@ fn service_options_before_a_subcommand_are_an_error() {
 
 /// A mistyped subcommand is an endpoint.
 #[test]
-fn malformed_endpoint_names_the_help() {
-    for arguments in [
-        &["chek"][..],
-        &["CHECK", "127.0.0.1:7007"],
-        &["127.0.0.1:0", "check", "127.0.0.1:7007"],
-        &["--", "check"],
-        &["chek", "--bcklog", "5"],
+fn endpoint_that_resembles_a_subcommand_gets_a_hint() {
+    let check = "for the subcommand write mio-echo check";
+    for (arguments, hint) in [
+        (&["chek"][..], check),
+        (&["CHECK", "127.0.0.1:7007"], check),
+        (&["127.0.0.1:0", "check", "127.0.0.1:7007"], check),
+        (&["--", "check"], check),
+        (&["chek", "--bcklog", "5"], check),
+        #[cfg(feature = "tools")]
+        (&["Ping", "-c3", "127.0.0.1:7007"], "write mio-echo ping"),
+        #[cfg(feature = "tools")]
+        (&["laod"], "write mio-echo load"),
+        (&["localhost"], "see mio-echo --help"),
+        (&["127.0.0.1"], "see mio-echo --help"),
     ] {
         let (line, status) = error_line(program(arguments));
         assert_eq!(status, Some(2), "{line}");
-        assert!(line.contains("see mio-echo --help"), "{line}");
+        assert!(line.contains(hint), "{line}");
     }
 }
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
+use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use log::LevelFilter;
 use mio_echo::{EndpointError, EndpointErrorKind};
 
@@ -87,12 +87,14 @@ fn level(text: &str) -> Result<LevelFilter, &'static str> {
 impl Cli {
     /// Parses the arguments. Returns `None` after it has printed the help or the version.
     pub(crate) fn parse() -> Result<Option<Self>, CliError> {
-        match Cli::try_parse() {
-            Ok(cli) if cli.command.is_some() && cli.service != Cli::parse_from([""]).service => {
+        let matches = Cli::command().try_get_matches();
+        match matches.and_then(|it| Ok((Cli::from_arg_matches(&it)?, it))) {
+            // clap's group of these arguments, which is there if one of them was given.
+            Ok((cli, it)) if cli.command.is_some() && it.contains_id("ServiceOptions") => {
                 let message = "options and endpoints of the service precede a subcommand";
                 Err(CliError::usage(format!("{message}; {}", hint())))
             }
-            Ok(cli) => Ok(Some(cli)),
+            Ok((cli, _)) => Ok(Some(cli)),
             Err(error) if error.use_stderr() => Err(CliError::usage(one_line(&error))),
             Err(help) => printed(help.print()).map(|()| None),
         }
@@ -129,11 +131,33 @@ fn one_line(error: &clap::Error) -> String {
     format!("{message}; {}", hint())
 }
 
-/// Names the help of the program or of the subcommand.
+/// The subcommand that the text names or resembles.
+fn similar_subcommand(text: &str) -> Option<String> {
+    let cli = Cli::command();
+    let mut names = cli.get_subcommands().map(clap::Command::get_name);
+    if let Some(name) = names.find(|name| name.eq_ignore_ascii_case(text)) {
+        return Some(name.to_owned());
+    }
+    // The endpoints of the real command line accept any text. Without them clap suggests names.
+    let probe = clap::Command::new("").no_binary_name(true);
+    let probe = probe.subcommands(cli.get_subcommands().cloned());
+    let error = probe.try_get_matches_from([text.to_lowercase()]).err()?;
+    match error.get(ContextKind::SuggestedSubcommand)? {
+        ContextValue::Strings(names) => names.last().cloned(),
+        _ => None,
+    }
+}
+
+/// Names the subcommand that an endpoint resembles, or the help of the program or of the subcommand.
 fn hint() -> String {
     let known = Cli::command().ignore_errors(true).try_get_matches();
-    match known.unwrap_or_default().subcommand_name() {
-        Some(subcommand) => format!("see mio-echo {subcommand} --help"),
+    let known = known.unwrap_or_default();
+    if let Some(subcommand) = known.subcommand_name() {
+        return format!("see mio-echo {subcommand} --help");
+    }
+    let endpoints = known.try_get_many::<String>("endpoints").ok().flatten();
+    match endpoints.and_then(|mut texts| texts.find_map(|text| similar_subcommand(text))) {
+        Some(subcommand) => format!("for the subcommand write mio-echo {subcommand}"),
         None => "see mio-echo --help".to_owned(),
     }
 }
@@ -170,7 +194,7 @@ impl From<EndpointError> for CliError {
         match error.kind() {
             EndpointErrorKind::Unresolved => CliError::failure(error),
             // A mistyped subcommand is an endpoint, too.
-            _ => CliError::usage(format!("{error}; see mio-echo --help")),
+            _ => CliError::usage(format!("{error}; {}", hint())),
         }
     }
 }

@@ -13,7 +13,7 @@ use mio_echo::{BoundSocket, Config, ConfigBuilder, Endpoint, EndpointError, Netw
 
 use crate::cli::CliError;
 
-#[derive(Debug, PartialEq, Args)]
+#[derive(Debug, Args)]
 #[allow(clippy::doc_markdown, reason = "the help is plain text")]
 pub(crate) struct ServiceOptions {
     /// Where to serve: HOST:PORT, tcp://HOST:PORT, udp://HOST:PORT, unix:PATH or unix:@NAME
