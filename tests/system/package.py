@@ -101,7 +101,7 @@ def build(program, directory):
         "Version": package["version"] + "-1",
         "Architecture": output_of(["dpkg", "--print-architecture"]).strip(),
         # Only the owner can fill it in: see CONTRIBUTING.md.
-        "Maintainer": metadata.get("maintainer", "nobody"),
+        "Maintainer": metadata.get("maintainer", "not set"),
         "Section": metadata["section"],
         "Depends": metadata["depends"].replace("$auto", dependencies(program)),
         "Description": package["description"] + "\n " + metadata["extended-description"],
