@@ -341,8 +341,9 @@ impl ConfigBuilder {
     /// The size of the read buffer, which all connections share: 1 byte to 16 MiB, default 64 KiB. It
     /// is also the maximum of pending bytes of one connection, except in a [pipe](ZeroCopy::Auto).
     ///
-    /// UDP sockets have buffers of their own: 2 MiB each, room for 32 datagrams or trains of any size (on other
-    /// systems than Linux for one). The system provides memory for the part that was ever used.
+    /// UDP sockets have buffers of their own: 2 MiB each, room for 32 datagrams or trains of any size
+    /// (on other systems than Linux for one). The system provides memory for the part that was ever
+    /// used.
     pub fn buffer_size(mut self, bytes: usize) -> Self {
         self.config.buffer_size = bytes;
         self
@@ -490,9 +491,9 @@ impl ConfigBuilder {
     /// loop back after a bounded time: at least 1, default without limit. Sockets that had none are
     /// the first in the next call, and [`Echo::timeout`](crate::Echo::timeout) is zero until then.
     ///
-    /// A turn is one read and one write of a connection, up to 32 calls of accept(2), or 32
-    /// messages of UDP: datagrams, or trains of up to 64 datagrams and 64 KiB.
-    /// Timeouts, and the phases of a shutdown, which concern all connections at once, are no turns.
+    /// A turn is one read and one write of a connection, up to 32 calls of accept(2), or 32 messages of
+    /// UDP: datagrams, or trains of up to 64 datagrams and 64 KiB. Timeouts, and the phases of a shutdown,
+    /// which concern all connections at once, are no turns.
     pub fn max_turns(mut self, turns: usize) -> Self {
         self.config.max_turns = turns;
         self

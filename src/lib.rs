@@ -60,8 +60,8 @@
 //! ```
 //!
 //! `handle` makes no system call. `run` first acts on the deadlines that have passed, then gives each
-//! socket on the run queue one turn, then closes the connections that have timed out all the same. An error of one connection closes that connection, is counted,
-//! and never reaches the caller.
+//! socket on the run queue one turn, then closes the connections that have timed out all the same. An
+//! error of one connection closes that connection, is counted, and never reaches the caller.
 //!
 //! `mio-echo -vv` logs each of these steps, and `docs/trace.md` follows one echo through them, beside
 //! the same run under `strace`. `examples/timeline.rs` shows them on a time axis, and `examples/peer.rs`
@@ -89,8 +89,8 @@
 //! to the back of the run queue, behind all others with work. So a peer that never stops sending
 //! delays another one by one turn of each connection, and no more. Listeners and UDP sockets take
 //! turns on the same queue, with budgets of their own: up to 32 connections are accepted, or 32
-//! messages of UDP received, in one turn. While the queue is not empty, `timeout` is zero and the loop polls
-//! for events without sleeping.
+//! messages of UDP received, in one turn. While the queue is not empty, `timeout` is zero and the loop
+//! polls for events without sleeping.
 //!
 //! ## Back-pressure
 //!
@@ -116,11 +116,10 @@
 //! ## Streams in bulk
 //!
 //! On Linux, a stream that fills a buffer of at least 16 KiB with one read is spliced from then on, if one
-//! of 32 pipes is free: splice(2) moves its
-//! bytes from the socket into a pipe and from the pipe back to the socket, without copying them. One
-//! pipe serves all connections that keep up, as it is empty between two turns. A write-blocked
-//! connection keeps its pipe. When less than 16 KiB arrive at once, the connection reads and writes
-//! again.
+//! of 32 pipes is free: splice(2) moves its bytes from the socket into a pipe and from the pipe back to
+//! the socket, without copying them. One pipe serves all connections that keep up, as it is empty between
+//! two turns. A write-blocked connection keeps its pipe. When less than 16 KiB arrive at once, the
+//! connection reads and writes again.
 //!
 //! ## Timeouts
 //!

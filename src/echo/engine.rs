@@ -374,13 +374,13 @@ impl<S: System> Engine<S> {
             if !CLOSE_DEREGISTERS {
                 let _ = self.registry.deregister(connection.stream.source_mut());
             }
-            self.release_admission(connection.name.peer);
+            self.release_admission(name.peer);
             self.stats.active -= 1;
             self.stats.closed.count(&reason);
             let age = connection.age(self.timers.now());
             self.note(|| ConnectionEvent::Closed {
-                token: connection.name.token,
-                peer: connection.name.peer.address(),
+                token: name.token,
+                peer: name.peer.address(),
                 reason,
                 echoed: connection.echoed,
                 age,

@@ -38,8 +38,8 @@ use crate::stats::Stats;
 /// An echo service without a loop: a guest in yours.
 ///
 /// It never blocks, sleeps or starts a thread, and reads the clock only when it is created. It registers
-/// its sockets with your [`Registry`], under the first token you give it and [as many above](Echo::tokens) as it
-/// needs. You pass it its events and the current time:
+/// its sockets with your [`Registry`], under the first token you give it and [as many
+/// above](Echo::tokens) as it needs. You pass it its events and the current time:
 ///
 /// ```
 /// use std::time::Instant;
@@ -78,8 +78,8 @@ use crate::stats::Stats;
 /// Several of them can share a loop: the first token of the next one is the end of the
 /// [`tokens`](Echo::tokens) of the last. If two ranges overlap, events go to the wrong one. In the log, a
 /// line about an open connection has its token, and an `info` or `warn` line about the whole echo begins
-/// with an endpoint. Where each echo has
-/// a loop of its own, ranges that do not overlap still keep their connections apart in the log.
+/// with an endpoint. Where each echo has a loop of its own, ranges that do not overlap still keep their
+/// connections apart in the log.
 ///
 /// To stop, call [`shutdown`](Echo::shutdown). To drop an `Echo` closes every socket at once.
 pub struct Echo(pub(crate) Engine<OperatingSystem>);
@@ -261,8 +261,8 @@ impl Echo {
     }
 
     /// Accepts no more connections until [`resume_accepting`](Echo::resume_accepting): they wait in the
-    /// backlog. Open connections and datagrams are echoed. A shutdown resumes accepting, and
-    /// cannot be paused.
+    /// backlog. Open connections and datagrams are echoed. A shutdown resumes accepting, and cannot be
+    /// paused.
     pub fn pause_accepting(&mut self) {
         self.0.pause_accepting();
     }

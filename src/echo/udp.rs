@@ -312,20 +312,21 @@ impl<S: System> Engine<S> {
             return;
         };
         let mut next = socket.turn(&mut self.udp, &mut self.stats, now);
-        if next == Next::Close {
-            return self.remove(key);
-        }
-        if let Err(error) = socket.update_registration(&self.registry, token) {
+        // A socket that closes needs no more events.
+        if next != Next::Close
+            && let Err(error) = socket.update_registration(&self.registry, token)
+        {
             debug!("{}: cannot register: {error}", socket.endpoint);
             next = Next::Later;
         }
         match next {
-            Next::WaitReadable | Next::Close => {}
+            Next::WaitReadable => {}
             Next::Again => self.enqueue(key),
             // Another socket may have set an earlier time.
             Next::Later => {
                 self.udp.retry_at.get_or_insert(now + RETRY_INTERVAL);
             }
+            Next::Close => self.remove(key),
         }
     }
 

@@ -47,19 +47,26 @@ impl Admission {
         if !self.allowed.contains(peer.ip()) {
             return Err(RejectReason::NotAllowed);
         }
-        let open = self.counts.get(&source_key(peer)).copied().unwrap_or(0);
-        if self.max_per_source.is_some_and(|max| open >= max) {
-            return Err(RejectReason::TooManyFromSource);
+        if let Some(max) = self.max_per_source {
+            let open = self.open_from(peer);
+            if *open >= max {
+                return Err(RejectReason::TooManyFromSource);
+            }
+            *open += 1;
         }
-        self.count(peer);
         Ok(())
     }
 
     /// Counts a connection that is open, whatever the rules say.
     pub(crate) fn count(&mut self, peer: SocketAddr) {
         if self.max_per_source.is_some() {
-            *self.counts.entry(source_key(peer)).or_default() += 1;
+            *self.open_from(peer) += 1;
         }
+    }
+
+    /// The number of connections from the source of this peer.
+    fn open_from(&mut self, peer: SocketAddr) -> &mut usize {
+        self.counts.entry(source_key(peer)).or_default()
     }
 
     /// Counts one connection less. The entry goes with the last one.

@@ -196,13 +196,18 @@ mod linux {
 
         /// Room for just these messages: the system would take the rest for another one, and reject it.
         pub(crate) fn space(&self) -> Option<Vec<u8>> {
-            let local_v4 = self.local_v4.map_or(0, |_| cmsg_space!(in_pktinfo).len());
-            let local_v6 = self.local_v6.map_or(0, |_| cmsg_space!(in6_pktinfo).len());
-            let ttl = self.ttl.or(self.hop_limit);
-            let ttl = ttl.map_or(0, |_| cmsg_space!(c_int).len());
-            let segment = self.segment.map_or(0, |_| cmsg_space!(u16).len());
-            let size = local_v4 + local_v6 + ttl + segment;
-            (size > 0).then(|| vec![0; size])
+            let mut space = match (self.local_v4, self.local_v6, self.ttl.or(self.hop_limit)) {
+                (None, None, None) => Vec::new(),
+                (None, None, Some(_)) => cmsg_space!(c_int),
+                (Some(_), _, None) => cmsg_space!(in_pktinfo),
+                (Some(_), _, Some(_)) => cmsg_space!(in_pktinfo, c_int),
+                (None, Some(_), None) => cmsg_space!(in6_pktinfo),
+                (None, Some(_), Some(_)) => cmsg_space!(in6_pktinfo, c_int),
+            };
+            if self.segment.is_some() {
+                space = [space, cmsg_space!(u16)].concat();
+            }
+            (!space.is_empty()).then_some(space)
         }
     }
 
