@@ -418,3 +418,15 @@ impl Drop for Directory {
         let _ = std::fs::remove_dir_all(&self.0);
     }
 }
+
+/// The permissions of the file itself, and not of one that it links to.
+#[cfg(target_os = "linux")]
+pub fn mode_of(file: &std::path::Path) -> u32 {
+    use std::os::unix::fs::PermissionsExt;
+
+    std::fs::symlink_metadata(file)
+        .unwrap()
+        .permissions()
+        .mode()
+        & 0o7777
+}

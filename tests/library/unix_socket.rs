@@ -11,11 +11,11 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 #[cfg(target_os = "linux")]
-use std::process::Command;
-#[cfg(target_os = "linux")]
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
+#[cfg(target_os = "linux")]
+use crate::common::mode_of;
 use crate::common::{Directory, LIMIT, accept, random_bytes, run_until_idle, turn_until};
 use mio_echo::{Config, ConfigBuilder, Endpoint, Server};
 
@@ -239,112 +239,6 @@ fn missing_directory_is_an_error_that_names_the_remedy() {
         error.to_string().contains("create the directory first"),
         "{error}"
     );
-}
-
-/// Runs `body` with this umask in a child process, which runs only this test: a umask applies to the
-/// whole process, and so to tests in parallel.
-#[cfg(target_os = "linux")]
-fn with_umask(umask: &str, test: &str, body: impl FnOnce()) {
-    if std::env::var_os("TEST_WITH_UMASK").is_some() {
-        return body();
-    }
-    let output = Command::new("sh")
-        .args(["-c", "umask $1 && exec \"$0\" --exact \"$2\" --nocapture"])
-        .args([std::env::current_exe().unwrap().as_os_str()])
-        .args([umask, &format!("unix_socket::{test}")])
-        .env("TEST_WITH_UMASK", umask)
-        .output()
-        .unwrap();
-    let stdout = String::from_utf8_lossy(&output.stdout);
-    assert!(stdout.contains(" 1 passed"), "{stdout} {output:?}");
-}
-
-#[cfg(target_os = "linux")]
-fn mode_of(path: &Path) -> u32 {
-    fs::symlink_metadata(path).unwrap().permissions().mode() & 0o7777
-}
-
-#[cfg(target_os = "linux")]
-#[test]
-fn socket_file_has_configured_mode() {
-    with_umask("0", "socket_file_has_configured_mode", || {
-        let directory = Directory::new();
-        for mode in [0, 0o600, 0o660, 0o666, 0o777] {
-            let path = directory.file(&format!("{mode:o}"));
-            let _server = bind(config_at(&path).unix_mode(mode)).unwrap();
-            assert_eq!(mode_of(&path), mode);
-        }
-    });
-}
-
-#[cfg(target_os = "linux")]
-#[test]
-fn replaced_socket_file_has_configured_mode() {
-    with_umask("0", "replaced_socket_file_has_configured_mode", || {
-        let directory = Directory::new();
-        let path = directory.file("socket");
-        drop(UnixListener::bind(&path).unwrap());
-        let _server = bind(config_at(&path).unix_mode(0o640)).unwrap();
-        assert_eq!(mode_of(&path), 0o640);
-    });
-}
-
-#[cfg(target_os = "linux")]
-#[test]
-fn mode_beyond_the_umask_is_an_error() {
-    with_umask("027", "mode_beyond_the_umask_is_an_error", || {
-        let directory = Directory::new();
-        let path = directory.file("socket");
-        let error = bind(config_at(&path).unix_mode(0o666)).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::InvalidInput);
-        let text = error.to_string();
-        for part in ["umask", "0666 to 0640", "clear the umask"] {
-            assert!(text.contains(part), "no {part:?} in {text}");
-        }
-        assert!(!path.exists(), "the file was not removed");
-
-        let server = bind(config_at(&path).unix_mode(0o640)).unwrap();
-        assert_eq!(mode_of(&path), 0o640);
-        drop(server);
-        let _server = bind(config_at(&path)).unwrap();
-        assert_eq!(mode_of(&path), 0o750, "without a mode the umask decides");
-    });
-}
-
-#[cfg(target_os = "linux")]
-#[test]
-fn abstract_name_ignores_mode() {
-    with_umask("077", "abstract_name_ignores_mode", || {
-        let name = format!("unix:@mio-echo test of the mode {}", std::process::id());
-        let config = Config::builder().endpoint(name.parse().unwrap());
-        bind(config.unix_mode(0o666)).unwrap();
-    });
-}
-
-/// The program clears the umask only while it binds.
-#[cfg(all(target_os = "linux", feature = "cli"))]
-#[test]
-fn program_sets_mode_under_any_umask() {
-    use crate::common::echo;
-    use crate::common::service::{PROGRAM, Service};
-
-    let directory = Directory::new();
-    let start = |name: &str, mode: &str| {
-        let path = directory.file(name);
-        let endpoint = format!("unix:{}", path.display());
-        let mut command = Command::new("sh");
-        command.arg("-c");
-        command.arg(format!("umask 077; exec '{PROGRAM}' '{endpoint}' {mode}"));
-        let mut service = Service::launch(command);
-        service.wait_for(&format!("listening on {endpoint}"));
-        // That line is logged before the umask is restored; an echo comes after that.
-        echo(&mut connect(&path), b"hello");
-        let status = fs::read_to_string(format!("/proc/{}/status", service.pid())).unwrap();
-        assert!(status.contains("Umask:\t0077\n"), "{status}");
-        mode_of(&path)
-    };
-    assert_eq!(start("with", "--unix-mode 0666"), 0o666);
-    assert_eq!(start("without", ""), 0o700);
 }
 
 /// An attacker with write access to the directory replaces the socket file by a symbolic link as soon

@@ -11,6 +11,8 @@ use std::process::Stdio;
 use std::{os::unix::net::UnixListener, process::Command, thread};
 
 #[cfg(target_os = "linux")]
+use crate::common::mode_of;
+#[cfg(target_os = "linux")]
 use crate::common::service::{PROGRAM, cpu_ticks, limited};
 use crate::common::service::{Service, error_line, lines_of, output, program};
 use crate::common::{self, Directory, LIMIT, connect, echo, is_served, read_to_the_end};
@@ -880,4 +882,27 @@ fn it_starts_with_the_open_files_that_one_connection_needs() {
         assert!(is_served(&mut connect(service.address)));
         service.stop();
     }
+}
+
+/// The program clears the umask only while it binds.
+#[cfg(target_os = "linux")]
+#[test]
+fn socket_file_has_configured_mode_under_any_umask() {
+    let directory = Directory::new();
+    let start = |name: &str, mode: &str| {
+        let path = directory.file(name);
+        let endpoint = format!("unix:{}", path.display());
+        let mut command = Command::new("sh");
+        command.arg("-c");
+        command.arg(format!("umask 077; exec '{PROGRAM}' '{endpoint}' {mode}"));
+        let mut service = Service::launch(command);
+        service.wait_for(&format!("listening on {endpoint}"));
+        // That line is logged before the umask is restored; an echo comes after that.
+        echo(&mut UnixStream::connect(&path).unwrap(), b"hello");
+        let status = fs::read_to_string(format!("/proc/{}/status", service.pid())).unwrap();
+        assert!(status.contains("Umask:\t0077\n"), "{status}");
+        mode_of(&path)
+    };
+    assert_eq!(start("with", "--unix-mode 0666"), 0o666);
+    assert_eq!(start("without", ""), 0o700);
 }

@@ -1,10 +1,5 @@
 //! The steps of the guide fail as their pages say, and the next step does not.
 
-#![cfg(target_os = "linux")]
-
-#[path = "../common/mod.rs"]
-mod common;
-
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream, UdpSocket};
@@ -14,8 +9,8 @@ use std::time::Duration;
 use nix::sys::signal::Signal::{SIGCONT, SIGKILL, SIGSTOP, SIGTERM};
 use nix::unistd::Pid;
 
-use common::service::{Service, cpu_ticks, output, program, state};
-use common::{connect, connect_small, example, is_served, wait_until};
+use crate::common::service::{Service, cpu_ticks, output, program, state};
+use crate::common::{LIMIT, connect, connect_small, example, is_served, wait_until};
 
 /// For how long nothing may happen, before it counts as never.
 const A_WHILE: Duration = Duration::from_millis(500);
@@ -313,7 +308,7 @@ fn step_12_answers_an_answer() {
             wait_until(|| cpu_ticks(first.pid()) > 30 && cpu_ticks(second.pid()) > 30);
         } else {
             let client = UdpSocket::bind("127.0.0.1:0").unwrap();
-            client.set_read_timeout(Some(common::LIMIT)).unwrap();
+            client.set_read_timeout(Some(LIMIT)).unwrap();
             client.send_to(b"hello", &address).unwrap();
             assert_eq!(client.recv(&mut [0; 8]).unwrap(), 5);
             let ends = |service: &Service| state(service.pid()) == "S";

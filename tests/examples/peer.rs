@@ -1,123 +1,12 @@
-//! The examples work. `cargo test` builds them.
+//! The example `peer`: a client that misbehaves.
 
-use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::io::{ErrorKind, Read};
 use std::net::{SocketAddr, TcpStream};
-use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::channel;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::common::peers::{refusing_address, tcp_server};
-use crate::common::{
-    self, LIMIT, Running, config, connect, example, is_served, random_bytes, read_to_the_end,
-    small_buffers,
-};
-
-/// A process that is killed at the end of the test.
-struct Background(Child);
-
-impl Drop for Background {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// Starts an example and returns the addresses in its first line.
-fn start(mut command: Command) -> (Background, Vec<SocketAddr>) {
-    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
-    let stdout = child.stdout.take().unwrap();
-    let background = Background(child);
-    let mut line = String::new();
-    BufReader::new(stdout).read_line(&mut line).unwrap();
-    let addresses = line.trim().split("tcp://").skip(1);
-    let until = |text: &str| text.split(',').next().unwrap().parse().unwrap();
-    (background, addresses.map(until).collect())
-}
-
-#[test]
-fn client_prints_the_echo_of_its_input() {
-    let server = Running::start(config());
-    let mut client = example("client");
-    client
-        .arg(server.addresses[0].to_string())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped());
-    let mut client = Background(client.spawn().unwrap());
-    let bytes = random_bytes(1_000_000);
-    let mut stdin = client.0.stdin.take().unwrap();
-    let mut stdout = client.0.stdout.take().unwrap();
-    let reader = thread::spawn(move || {
-        let mut echoed = Vec::new();
-        stdout.read_to_end(&mut echoed).unwrap();
-        echoed
-    });
-    stdin.write_all(&bytes).unwrap();
-    drop(stdin);
-    assert!(common::wait(&mut client.0).success());
-    assert!(reader.join().unwrap() == bytes);
-    assert_eq!(server.stop().closed.peer_closed, 1, "it half-closed");
-}
-
-#[test]
-fn help_and_unknown_arguments() {
-    for (name, help) in [
-        ("client", Some(0)),
-        ("embed", Some(0)),
-        ("minimal", Some(1)),
-    ] {
-        for (argument, status) in [("--help", help), ("--unheard-of", None)] {
-            let output = example(name)
-                .arg(argument)
-                .stdin(Stdio::null())
-                .output()
-                .unwrap();
-            let code = output.status.code();
-            assert!(
-                code == status || status.is_none() && code > Some(0),
-                "{name}: {output:?}"
-            );
-            let text = [output.stdout, output.stderr].concat();
-            let text = String::from_utf8(text).unwrap();
-            assert!(
-                text.contains("usage: ") || text.contains("unheard-of"),
-                "{text}"
-            );
-        }
-    }
-}
-
-#[test]
-fn client_fails_with_a_message() {
-    let address = refusing_address().to_string();
-    let mut client = example("client");
-    let output = client.arg(&address).stdin(Stdio::null()).output().unwrap();
-    assert_eq!(output.status.code(), Some(1));
-    let text = String::from_utf8(output.stderr).unwrap();
-    assert!(
-        text.contains(&address) && text.contains("refused"),
-        "{text}"
-    );
-    assert_eq!(example("client").output().unwrap().status.code(), Some(2));
-}
-
-#[test]
-fn minimal_echoes() {
-    let (_service, addresses) = start(example("minimal"));
-    assert!(is_served(&mut connect(addresses[0])));
-}
-
-#[test]
-fn embed_echoes_and_reports() {
-    let mut command = example("embed");
-    command.args(["127.0.0.1:0", "127.0.0.1:0"]);
-    let (_application, addresses) = start(command);
-    let mut client = connect(addresses[0]);
-    assert!(is_served(&mut client));
-    let report = String::from_utf8(read_to_the_end(&mut connect(addresses[1]))).unwrap();
-    assert_eq!(report, "1 connected now, 1 so far, 14 bytes echoed\n");
-    assert!(is_served(&mut client));
-}
+use crate::common::{LIMIT, Running, config, example, small_buffers};
 
 /// Runs `peer` with these arguments, and returns the line that it prints.
 fn peer(arguments: &[&str], address: SocketAddr) -> String {
@@ -147,7 +36,7 @@ fn outcome(line: &str) -> (u64, u64, &str) {
 const STILL_OPEN: &str = "still open when the time was over";
 
 #[test]
-fn peer_that_does_not_read() {
+fn that_does_not_read() {
     let limit = Duration::from_millis(300);
     let server = Running::start(small_buffers().write_timeout(limit));
     let line = peer(&["--no-read", "--for", "30s"], server.addresses[0]);
@@ -165,7 +54,7 @@ fn peer_that_does_not_read() {
 }
 
 #[test]
-fn peer_that_reads_slowly() {
+fn that_reads_slowly() {
     let server = Running::start(small_buffers());
     let arguments = ["--slow", "4KiB/s", "--for", "1s"];
     let line = peer(&arguments, server.addresses[0]);
@@ -176,7 +65,7 @@ fn peer_that_reads_slowly() {
 }
 
 #[test]
-fn peer_that_half_closes() {
+fn that_half_closes() {
     let server = Running::start(config());
     let line = peer(&["--half-close", "--for", "30s"], server.addresses[0]);
     let (sent, received, end) = outcome(&line);
@@ -186,7 +75,7 @@ fn peer_that_half_closes() {
 }
 
 #[test]
-fn peer_that_resets() {
+fn that_resets() {
     let server = Running::start(config());
     let line = peer(&["--reset"], server.addresses[0]);
     let (sent, received, end) = outcome(&line);
@@ -206,14 +95,14 @@ fn peer_that_resets() {
 }
 
 #[test]
-fn peer_that_sends_urgent_data() {
+fn that_sends_urgent_data() {
     let server = Running::start(config());
     let line = peer(&["--urgent", "--for", "30s"], server.addresses[0]);
     assert_eq!(outcome(&line), (12, 12, "closed by the service"), "{line}");
 }
 
 #[test]
-fn peer_that_holds_connections() {
+fn that_holds_connections() {
     let server = Running::start(config().idle_timeout(Duration::from_millis(200)));
     let line = peer(&["--hold", "3", "--for", "30s"], server.addresses[0]);
     assert_eq!(
@@ -232,7 +121,7 @@ fn peer_that_holds_connections() {
 }
 
 #[test]
-fn peer_explains_wrong_arguments_in_one_line() {
+fn explains_wrong_arguments_in_one_line() {
     let run = |arguments: &[&str]| example("peer").args(arguments).output().unwrap();
     for (arguments, problem) in [
         (
