@@ -11,7 +11,7 @@ use socket2::{Domain, Socket, Type};
 
 #[cfg(unix)]
 use super::Directory;
-use super::LIMIT;
+use super::{LIMIT, wait_until};
 
 /// A UDP server that replies to each datagram with the datagrams of `answer`. Its thread ends with the
 /// test binary, or after [`LIMIT`] without a datagram.
@@ -87,6 +87,16 @@ pub fn refusing_address() -> SocketAddr {
             return address;
         }
     }
+}
+
+/// An address for a server that a test starts: its port was free a moment ago. A process that another
+/// test starts may keep a copy of the socket until it executes its program.
+pub fn free_address() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    wait_until(|| TcpStream::connect(address).is_err());
+    address
 }
 
 pub fn udp_echo() -> String {

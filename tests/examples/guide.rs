@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpStream, UdpSocket};
+use std::net::{Shutdown, SocketAddr, TcpStream, UdpSocket};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -280,6 +280,16 @@ fn step_11_forgets_the_backlog_when_it_is_out_of_descriptors() {
     }
 }
 
+/// Whether no socket is bound to the address. One that was closed may be bound for a moment longer:
+/// a process that another test starts has a copy until it executes its program.
+fn is_refused(address: SocketAddr) -> bool {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.connect(address).unwrap();
+    // Over loopback the ICMP message has arrived when the first send returns.
+    socket.send(b"").unwrap();
+    socket.send(b"").is_err()
+}
+
 #[test]
 fn step_12_answers_an_answer() {
     for step in [12, 13] {
@@ -297,9 +307,10 @@ fn step_12_answers_an_answer() {
         let mut second = while_stopped(&first, || {
             let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
             socket.send_to(b"hello", &address).unwrap();
-            let sender = socket.local_addr().unwrap().to_string();
+            let sender = socket.local_addr().unwrap();
             drop(socket);
-            let mut second = launch(step, &endpoint(&sender), "-n 64");
+            wait_until(|| is_refused(sender));
+            let mut second = launch(step, &endpoint(&sender.to_string()), "-n 64");
             address_of(&mut second);
             second
         });

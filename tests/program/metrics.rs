@@ -4,6 +4,7 @@ use std::io::{ErrorKind, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
+use crate::common::peers::free_address;
 use crate::common::service::{Service, error_line, program};
 #[cfg(target_os = "linux")]
 use crate::common::service::{cpu_ticks, limited};
@@ -470,9 +471,7 @@ fn out_of_descriptors_it_waits_and_recovers() {
 fn endpoint_that_cannot_be_bound_is_named_in_one_line() {
     let holder = TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = format!("tcp://{}", holder.local_addr().unwrap());
-    let free = TcpListener::bind("127.0.0.1:0").unwrap();
-    let own = format!("tcp://{}", free.local_addr().unwrap());
-    drop(free);
+    let own = format!("tcp://{}", free_address());
     // The last one is an address for documentation, which no host has (RFC 5737).
     for metrics in [&taken, &own, "tcp://192.0.2.1:9007"] {
         let (line, status) = error_line(program(&["-q", &own, "--metrics", metrics]));

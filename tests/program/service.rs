@@ -10,8 +10,10 @@ use std::process::Stdio;
 #[cfg(target_os = "linux")]
 use std::{os::unix::net::UnixListener, process::Command, thread};
 
-#[cfg(target_os = "linux")]
 use crate::common::mode_of;
+#[cfg(target_os = "linux")]
+#[cfg(target_os = "linux")]
+use crate::common::peers::free_address;
 #[cfg(target_os = "linux")]
 use crate::common::service::{PROGRAM, cpu_ticks, limited};
 use crate::common::service::{Service, error_line, lines_of, output, program};
@@ -531,9 +533,7 @@ fn log_level_from_option_or_environment() {
     assert!(lines[0].contains("'nonsense' ignored"), "{lines:#?}");
 
     // It logs nothing, so its port is chosen here, and polled until it listens.
-    let holder = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = holder.local_addr().unwrap();
-    drop(holder);
+    let address = free_address();
     let mut silent = program(&[&format!("tcp://{address}"), "-qqqq"]);
     let mut child = silent.stderr(Stdio::piped()).spawn().unwrap();
     let lines = lines_of(child.stderr.take().unwrap());

@@ -9,7 +9,7 @@ use std::process::Command;
 
 use crate::common::service::{PROGRAM, Service, error_line, program};
 use crate::common::systemd::{activated, notifying};
-use crate::common::{Directory, LIMIT, connect, echo, is_served};
+use crate::common::{Directory, LIMIT, connect, echo, is_served, wait_until};
 use crate::near_valid::near_valid;
 use nix::sys::signal::Signal;
 
@@ -282,6 +282,9 @@ fn dead_notify_socket_is_given_up_with_one_warning_and_the_loop_sleeps() {
     let directory = Directory::new();
     let (missing, refusing) = (directory.file("missing"), directory.file("refusing"));
     drop(UnixDatagram::bind(&refusing).unwrap());
+    // A process that another test starts may have a copy until it executes its program.
+    let socket = UnixDatagram::unbound().unwrap();
+    wait_until(|| socket.connect(&refusing).is_err());
     let services = [missing, refusing].map(|path| {
         let mut command = notifying(&path, &["tcp://127.0.0.1:0", "-vv"]);
         command.env("WATCHDOG_USEC", "60000000");
