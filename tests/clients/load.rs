@@ -114,6 +114,7 @@ fn each_mode_over_each_transport() {
         ("-c3 -n200 -o7 -s1", "closed loop"),
         ("-c3 -n200 -o7 -s9", "closed loop"),
         ("-c2 -n200 --stream -s9000", "stream"),
+        ("-c2 -n200 --stream -o3 -s16384", "stream"),
         ("-c4 -n200 --churn", "churn"),
         ("-c4 -n200 --rate 5000", "open loop"),
     ] {
@@ -385,7 +386,7 @@ fn segment_sends_and_receives_trains() {
 
     // More than fits into a train, and messages of which one is a train.
     let (_server, _directory, [_, endpoint, _]) = service();
-    for arguments in ["-s1", "-s9 -o100", "-s1200 -o60", "-s40000"] {
+    for arguments in ["-s1", "-s9 -o100", "-s1200 -o60", "-s20000 -o4", "-s40000"] {
         let (outcome, json) = results(&format!("-c1 -n700 --segment {arguments}"), &endpoint);
         assert_faults(&outcome, &[]);
         assert_eq!(json["echoes"], 700);

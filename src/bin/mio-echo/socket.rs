@@ -1,6 +1,6 @@
 //! A client socket: TCP, UDP or Unix.
 
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 #[cfg(target_os = "linux")]
 use std::os::{linux::net::SocketAddrExt, unix::net::SocketAddr as UnixSocketAddr};
@@ -11,6 +11,7 @@ use mio::net::UnixStream;
 use mio::net::{TcpStream, UdpSocket};
 use mio::{Events, Poll, event};
 use mio_echo::Endpoint;
+use socket2::SockRef;
 
 /// A non-blocking socket of any transport.
 pub(crate) enum Socket {
@@ -87,6 +88,16 @@ impl Socket {
             Socket::Udp(socket) => socket.send(bytes),
             #[cfg(unix)]
             Socket::Unix(stream) => stream.write(bytes),
+        }
+    }
+
+    /// Sends the pieces as one.
+    pub(crate) fn send_vectored(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        match self {
+            Socket::Tcp(stream) => stream.write_vectored(pieces),
+            Socket::Udp(socket) => socket.try_io(|| SockRef::from(&*socket).send_vectored(pieces)),
+            #[cfg(unix)]
+            Socket::Unix(stream) => stream.write_vectored(pieces),
         }
     }
 

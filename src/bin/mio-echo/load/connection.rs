@@ -1,7 +1,9 @@
 //! A connection: its socket, and the messages in both directions.
 
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, IoSlice};
 use std::iter;
+use std::mem;
+use std::ops::Range;
 use std::time::Instant;
 
 use mio::event::Event;
@@ -18,6 +20,13 @@ use crate::socket::Socket;
 /// nothing before such a call.
 const SHORT_MEANS_DRAINED: bool = cfg!(any(target_os = "linux", target_os = "android"));
 
+/// From this size on, messages are sent without a copy: in bulk that takes a tenth off the CPU time. A
+/// call has a cost for each piece, which is higher than that of copying a small message.
+const LARGE: usize = 16 * 1024;
+
+/// Large messages in one call: those of this size fill the buffer of the smaller ones.
+const LARGE_AT_ONCE: usize = Shared::BUFFER / LARGE;
+
 /// State shared by all connections. One buffer for each direction is enough: sent bytes follow from
 /// the numbers, and received bytes are compared at once.
 pub(crate) struct Shared {
@@ -25,6 +34,8 @@ pub(crate) struct Shared {
     pub(crate) counters: Counters,
     /// Whether datagrams are sent and received in trains. Then the outgoing buffer has room for one.
     is_segmented: bool,
+    /// Datagrams of a train; 1 without trains.
+    train_len: u64,
     origin: Instant,
     incoming: Box<[u8]>,
     outgoing: Box<[u8]>,
@@ -34,8 +45,13 @@ impl Shared {
     const BUFFER: usize = 256 * 1024;
 
     pub(crate) fn new(size: usize, is_segmented: bool) -> Self {
+        let train_len = if is_segmented {
+            train::max_len(size)
+        } else {
+            1
+        };
         let outgoing = if is_segmented {
-            size * train::max_len(size)
+            size * train_len
         } else {
             Self::BUFFER.min(size * 64)
         };
@@ -43,6 +59,7 @@ impl Shared {
             pattern: Pattern::new(size),
             counters: Counters::new(),
             is_segmented,
+            train_len: train_len as u64,
             origin: Instant::now(),
             incoming: vec![0; Self::BUFFER].into_boxed_slice(),
             outgoing: vec![0; outgoing].into_boxed_slice(),
@@ -156,11 +173,15 @@ impl Connection {
     /// Sends issued messages until the call would block.
     pub(crate) fn send(&mut self, shared: &mut Shared) -> io::Result<()> {
         while self.ready.write && self.sent < self.in_flight.next() {
-            let count = self.fill(shared);
-            let Some(socket) = &mut self.socket else {
+            let called = if shared.pattern.size < LARGE {
+                self.send_copied(shared)
+            } else {
+                self.send_uncopied(shared)
+            };
+            let Some((count, sent)) = called else {
                 return Ok(());
             };
-            match socket.send(&shared.outgoing[..count]) {
+            match sent {
                 Ok(taken) => {
                     self.advance(taken, shared.pattern.size);
                     self.ready.write = taken == count || !SHORT_MEANS_DRAINED;
@@ -183,21 +204,48 @@ impl Connection {
         Ok(())
     }
 
-    /// Fills the buffer with a datagram, or with as much of a stream or train as fits.
-    fn fill(&self, shared: &mut Shared) -> usize {
-        let (mut seq, mut offset, mut filled) = (self.sent, self.sent_bytes, 0);
-        let is_single = !self.is_stream && !shared.is_segmented;
-        loop {
+    /// Sends what fits into the buffer. Returns the number of these bytes, and what the call returned;
+    /// `None` without a socket.
+    fn send_copied(&mut self, shared: &mut Shared) -> Option<(usize, io::Result<usize>)> {
+        let (mut offset, mut filled) = (self.sent_bytes, 0);
+        for seq in self.unsent(shared) {
             let room = &mut shared.outgoing[filled..];
-            filled += shared
-                .pattern
-                .copy(self.in_flight.number(seq), offset, room);
-            seq += 1;
-            offset = 0;
-            if is_single || seq == self.in_flight.next() || filled == shared.outgoing.len() {
-                return filled;
+            if room.is_empty() {
+                break;
             }
+            let number = self.in_flight.number(seq);
+            filled += shared.pattern.copy(number, mem::take(&mut offset), room);
         }
+        let sent = self.socket.as_mut()?.send(&shared.outgoing[..filled]);
+        Some((filled, sent))
+    }
+
+    /// As `send_copied`, straight from the table of noise.
+    fn send_uncopied(&mut self, shared: &Shared) -> Option<(usize, io::Result<usize>)> {
+        let mut headers = [[0; NUMBER]; LARGE_AT_ONCE];
+        let mut pieces = [[IoSlice::new(&[]); 2]; LARGE_AT_ONCE];
+        let (mut offset, mut count) = (self.sent_bytes, 0);
+        let messages = self.unsent(shared).zip(&mut headers);
+        for ((seq, header), pieces) in messages.zip(&mut pieces) {
+            let number = self.in_flight.number(seq);
+            let message = shared
+                .pattern
+                .pieces(number, mem::take(&mut offset), header);
+            count += message[0].len() + message[1].len();
+            *pieces = message.map(IoSlice::new);
+        }
+        let sent = self.socket.as_mut()?.send_vectored(pieces.as_flattened());
+        Some((count, sent))
+    }
+
+    /// The messages that one call may send: all of a stream, or one train or datagram.
+    fn unsent(&self, shared: &Shared) -> Range<u64> {
+        let most = if self.is_stream {
+            u64::MAX
+        } else {
+            shared.train_len
+        };
+        self.sent..self.in_flight.next().min(self.sent.saturating_add(most))
     }
 
     fn advance(&mut self, count: usize, size: usize) {

@@ -36,31 +36,29 @@ impl Pattern {
         &self.table[place..place + self.size - self.header]
     }
 
+    /// A message from its byte `offset` on: the rest of its number, which is written to `header`, and
+    /// of its noise.
+    pub(crate) fn pieces<'a>(
+        &'a self,
+        number: u64,
+        offset: usize,
+        header: &'a mut [u8; NUMBER],
+    ) -> [&'a [u8]; 2] {
+        let header = &mut header[..self.header];
+        payload::write_number(header, number);
+        let noise = &self.noise(number)[offset.saturating_sub(self.header)..];
+        [&header[offset.min(self.header)..], noise]
+    }
+
     /// Writes a message from its byte `offset` on, up to the end of `room`. Returns the number of
     /// bytes.
     pub(crate) fn copy(&self, number: u64, offset: usize, room: &mut [u8]) -> usize {
-        let noise = self.noise(number);
-        let count = room.len().min(self.size - offset);
-        let room = &mut room[..count];
-        if offset >= self.header {
-            room.copy_from_slice(&noise[offset - self.header..][..count]);
-        } else if offset == 0 && count >= self.header {
-            let rest = payload::write_number(room, number);
-            rest.copy_from_slice(&noise[..rest.len()]);
-        } else {
-            self.copy_within_number(number, offset, room);
+        let mut filled = 0;
+        for piece in self.pieces(number, offset, &mut [0; NUMBER]) {
+            let count = piece.len().min(room.len() - filled);
+            room[filled..][..count].copy_from_slice(&piece[..count]);
+            filled += count;
         }
-        count
-    }
-
-    /// The rare case: the piece begins or ends inside the number.
-    #[cold]
-    fn copy_within_number(&self, number: u64, offset: usize, room: &mut [u8]) {
-        let mut header = [0; NUMBER];
-        payload::write_number(&mut header[..self.header], number);
-        let bytes = header[..self.header].iter().chain(self.noise(number));
-        for (to, from) in room.iter_mut().zip(bytes.skip(offset)) {
-            *to = *from;
-        }
+        filled
     }
 }
