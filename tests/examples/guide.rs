@@ -38,7 +38,8 @@ fn start_with(step: u8, limits: &str) -> Service {
     service
 }
 
-/// Runs `mio-echo ping`. Returns how many replies came, and their median time in milliseconds.
+/// Runs `mio-echo ping`. Returns how many replies came, and their median time in milliseconds, which is
+/// infinite without any.
 fn ping(service: &Service, options: &str) -> (u64, f64) {
     let mut command = program(&["ping", "-q"]);
     command
@@ -48,7 +49,7 @@ fn ping(service: &Service, options: &str) -> (u64, f64) {
     let received = text.split(" sent, ").nth(1).unwrap();
     let received = received.split(' ').next().unwrap().parse().unwrap();
     let times = text.split("jitter = ").nth(1);
-    let median = times.map_or(f64::NAN, |times| {
+    let median = times.map_or(f64::INFINITY, |times| {
         times.split('/').nth(2).unwrap().parse().unwrap()
     });
     (received, median)
@@ -245,14 +246,15 @@ fn step_09_loses_bytes_at_a_half_close() {
     }
 }
 
+/// The service gives way to its clients on a busy machine. Otherwise the streams would wait for the
+/// clients, and the pings for nobody.
 #[test]
 fn step_10_lets_greedy_streams_delay_the_others() {
     let [fault, next] = [10, 11].map(|step| {
-        let service = start(step);
+        let service = start_with(step, "-n $(ulimit -H -n) && renice -n 10 $$ > /dev/null");
         let greedy = load(&service, "--stream -c 8");
         wait_until(|| cpu_ticks(service.pid()) > 20);
-        let (received, median) = ping(&service, "-c 10 -i 0.05 -W 20");
-        assert_eq!(received, 10, "{step}");
+        let (_, median) = ping(&service, "-c 3 -i 0.05 -W 5");
         greedy.signal(SIGKILL);
         median
     });
