@@ -10,9 +10,8 @@ use std::process::Stdio;
 #[cfg(target_os = "linux")]
 use std::{os::unix::net::UnixListener, process::Command, thread};
 
+#[cfg(target_os = "linux")]
 use crate::common::mode_of;
-#[cfg(target_os = "linux")]
-#[cfg(target_os = "linux")]
 use crate::common::peers::free_address;
 #[cfg(target_os = "linux")]
 use crate::common::service::{PROGRAM, cpu_ticks, limited};
