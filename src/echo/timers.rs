@@ -33,6 +33,8 @@ pub(crate) struct Timers {
     /// One for each [`Timeout`]. That of `Write` is also the order in which connections are evicted, so
     /// that it is kept even without a write timeout.
     wheels: [Wheel; 2],
+    /// When the next timeout can expire. Kept, because each turn of the loop asks for it twice.
+    next_at: Option<Instant>,
     /// Keys whose slot is over. Which of them have timed out is still to be checked.
     pub(super) due: Vec<(usize, Timeout)>,
 }
@@ -44,6 +46,7 @@ impl Timers {
             start: now,
             now: 0,
             wheels: [idle, write].map(Wheel::new),
+            next_at: None,
             due: Vec::new(),
         }
     }
@@ -66,13 +69,18 @@ impl Timers {
     /// Replaces the timeouts. All keys are to be scheduled again.
     pub(crate) fn set_timeouts(&mut self, idle: Duration, write: Duration) {
         self.wheels = [idle, write].map(Wheel::new);
+        self.next_at = None;
         self.due.clear();
     }
 
     /// When the next timeout can expire.
     pub(crate) fn next_at(&self) -> Option<Instant> {
-        let next = self.wheels.iter().filter_map(Wheel::wakes_at).min()?;
-        Some(self.start + Duration::from_millis(next))
+        self.next_at
+    }
+
+    fn update_next_at(&mut self) {
+        let next = self.wheels.iter().filter_map(Wheel::wakes_at).min();
+        self.next_at = next.map(|next| self.start + Duration::from_millis(next));
     }
 
     /// Puts a key into the slot of its deadline, unless it is in the wheel already: an earlier entry
@@ -81,6 +89,7 @@ impl Timers {
         let wheel = &mut self.wheels[timeout as usize];
         if wheel.timeout.is_some() || timeout == Timeout::Write {
             wheel.schedule(key, last_progress, self.now);
+            self.update_next_at();
         }
     }
 
@@ -92,6 +101,7 @@ impl Timers {
             let keys = keys.into_iter().map(|key| (key as usize, timeout));
             self.due.extend(keys);
         }
+        self.update_next_at();
     }
 
     /// Whether the timeout has passed since the last progress.
@@ -113,16 +123,9 @@ impl Timers {
         last_progress: impl Fn(usize) -> Option<Millis>,
     ) -> Option<usize> {
         let wheel = &mut self.wheels[Timeout::Write as usize];
-        loop {
-            let (key, slot) = wheel.take_first()?;
-            let Some(since) = last_progress(key) else {
-                continue;
-            };
-            if wheel.slot_of(since) <= slot {
-                return Some(key);
-            }
-            wheel.schedule(key, since, self.now);
-        }
+        let key = wheel.take_longest_blocked(last_progress, self.now);
+        self.update_next_at();
+        key
     }
 }
 
@@ -146,9 +149,6 @@ struct Wheel {
     scheduled: Vec<u64>,
     /// The number of the first slot that has not been taken out.
     first: u64,
-    /// When the first slot that has keys is over, in milliseconds, if any has. Kept, because each turn of
-    /// the loop asks for it.
-    due_at: u64,
 }
 
 impl Wheel {
@@ -164,13 +164,13 @@ impl Wheel {
             // Room for 65,536 keys, so that the bits rarely move: that would leave holes in the heap.
             scheduled: Vec::with_capacity(1024),
             first: 0,
-            due_at: 0,
         }
     }
 
-    /// When the loop has to run for this wheel.
+    /// When the first slot that has keys is over, if the loop has to run then.
     fn wakes_at(&self) -> Option<u64> {
-        (self.timeout.is_some() && self.occupied != 0).then_some(self.due_at)
+        self.timeout?;
+        Some((self.first_occupied()? + 1) * self.slot_length)
     }
 
     /// The slot in which the timeout has expired for certain.
@@ -210,7 +210,6 @@ impl Wheel {
     fn put(&mut self, slot: u64, key: usize) {
         self.slots[place(slot)].push(key as u32);
         self.occupied |= 1 << place(slot);
-        self.update_due_at();
     }
 
     /// Takes out all slots that are over. Keys that are scheduled after this go into slots that are
@@ -220,7 +219,6 @@ impl Wheel {
         for &key in &due {
             self.unmark(key as usize);
         }
-        self.update_due_at();
         due
     }
 
@@ -234,6 +232,24 @@ impl Wheel {
         keys
     }
 
+    /// See [`Timers::take_longest_blocked`].
+    fn take_longest_blocked(
+        &mut self,
+        last_progress: impl Fn(usize) -> Option<Millis>,
+        now: Millis,
+    ) -> Option<usize> {
+        loop {
+            let (key, slot) = self.take_first()?;
+            let Some(since) = last_progress(key) else {
+                continue;
+            };
+            if self.slot_of(since) <= slot {
+                return Some(key);
+            }
+            self.schedule(key, since, now);
+        }
+    }
+
     /// Takes one key out of the first slot that has any, with the number of the slot.
     fn take_first(&mut self) -> Option<(usize, u64)> {
         let slot = self.first_occupied()?;
@@ -241,7 +257,6 @@ impl Wheel {
         let key = keys.pop()? as usize;
         if keys.is_empty() {
             self.occupied &= !(1 << place(slot));
-            self.update_due_at();
         }
         self.unmark(key);
         Some((key, slot))
@@ -249,11 +264,6 @@ impl Wheel {
 
     fn unmark(&mut self, key: usize) {
         self.scheduled[key / 64] &= !(1 << (key % 64));
-    }
-
-    fn update_due_at(&mut self) {
-        let first = self.first_occupied().unwrap_or_default();
-        self.due_at = (first + 1) * self.slot_length;
     }
 
     fn first_occupied(&self) -> Option<u64> {
