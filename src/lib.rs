@@ -148,8 +148,8 @@
 //! - `server.rs`: the poll loop, and the handle that shuts it down from another thread.
 //! - `echo/`: the engine. It has no poll and no clock.
 //!   - `mod.rs`: `Echo`, with the sockets of the operating system. `engine.rs`: `handle`, `run` and
-//!     `timeout`. `slots.rs`: its sockets. `control.rs`, `events.rs`: limits and connections that the
-//!     application changes, and what it learns of them.
+//!     `timeout`. `endpoint_sockets.rs`: its listeners and UDP sockets. `control.rs`, `events.rs`: limits
+//!     and connections that the application changes, and what it learns of them.
 //!   - `connection.rs`: the echo state machine of one connection. `splice.rs`: its zero-copy mode.
 //!   - `shared.rs`: the read buffer and the pool of pipes, which all connections share.
 //!   - `accept.rs`: accepts connections, pauses at limits, backs off from errors.

@@ -9,7 +9,6 @@ use mio::Token;
 use super::connection::{Connection, Name};
 use super::engine::{Engine, check_memory};
 use super::events::ConnectionEvent;
-use super::slots::AnySocket;
 use super::timers::Timeout;
 use crate::net::listener::is_connection_error;
 use crate::net::stream::Peer;
@@ -30,7 +29,7 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 pub(super) struct Acceptor {
     pub(super) admission: Admission,
     gate: AcceptGate,
-    /// Keys of the listeners, in the order of their turns when accepting last resumed.
+    /// Indices of the listeners, in the order of their turns when accepting last resumed.
     pub(super) listeners: Vec<usize>,
     /// When a shutdown closes the listeners that it left open for pending handshakes.
     pub(super) listeners_close_at: Option<Instant>,
@@ -81,7 +80,7 @@ impl<S: System> Engine<S> {
     /// Pauses at the connection limit and when the system is out of descriptors or memory. When the
     /// budget is spent the listener goes back to the run queue: accept(2) has not yet said that its
     /// queue is empty, and an edge-triggered selector does not announce the rest again.
-    pub(super) fn accept(&mut self, key: usize, now: Instant, budget: usize) {
+    pub(super) fn accept(&mut self, index: usize, now: Instant, budget: usize) {
         let mut accepted = 0;
         let mut last_error = None;
         for _ in 0..budget {
@@ -91,7 +90,7 @@ impl<S: System> Engine<S> {
             if self.stats.active >= self.config.max_connections {
                 return self.pause_at_limit(now);
             }
-            match self.accept_one(key) {
+            match self.accept_one(index) {
                 Ok(Some((stream, peer))) => {
                     accepted += 1;
                     if let Err(error) = self.admit(stream, peer, now) {
@@ -114,18 +113,18 @@ impl<S: System> Engine<S> {
             // Every call failed with an error of the pending connection itself. Such errors can
             // repeat without end (a firewall that rejects each handshake), so wait, and do not spin.
             Some(error) if accepted == 0 => self.back_off(&error, now),
-            _ => self.enqueue(key),
+            _ => self.enqueue_endpoint(index),
         }
     }
 
     /// Returns `None` if no connection waits.
-    fn accept_one(&mut self, key: usize) -> io::Result<Option<(S::Stream, Peer)>> {
-        let Some(listener) = self.slots[key].listener_mut() else {
+    fn accept_one(&mut self, index: usize) -> io::Result<Option<(S::Stream, Peer)>> {
+        let Some(listener) = self.sockets[index].listener_mut() else {
             return Ok(None);
         };
         let result = nonblocking(|| listener.accept());
         let peer = |it: &(_, Peer)| format!(": {}", it.1);
-        let endpoint = &self.endpoints[key];
+        let endpoint = &self.endpoints[index];
         trace!(endpoint:%, call = "accept"; "{endpoint}: accept{}", outcome(&result, peer));
         result
     }
@@ -154,17 +153,17 @@ impl<S: System> Engine<S> {
     /// Registers an accepted connection and stores it in a slot. Fails if the slab or the selector has
     /// no memory or no room (`ENOMEM`, `ENOSPC`).
     fn open(&mut self, mut stream: S::Stream, peer: Peer) -> io::Result<Token> {
-        if self.slots.len() == self.slots.capacity() {
+        if self.connections.len() == self.connections.capacity() {
             // Inserting doubles the slab, and would abort the process.
-            check_memory::<S>(2 * self.slots.capacity())?;
+            check_memory::<S>(2 * self.connections.capacity())?;
         }
-        let key = self.slots.vacant_key();
+        let key = self.connections.vacant_key();
         let token = self.token_of(key);
         self.registry
             .register(stream.source_mut(), token, net::interest())?;
         let name = Name { peer, token };
         let connection = Connection::new(stream, name, self.timers.now());
-        self.insert(AnySocket::Connection(connection));
+        self.connections.insert(connection);
         self.schedule(key, Timeout::Idle);
         self.stats.active += 1;
         self.stats.accepted += 1;
@@ -258,15 +257,15 @@ impl<S: System> Engine<S> {
             listeners.rotate_left(1);
         }
         for index in 0..self.acceptor.listeners.len() {
-            self.enqueue(self.acceptor.listeners[index]);
+            self.enqueue_endpoint(self.acceptor.listeners[index]);
         }
     }
 
     /// Accepts the backlog of a listener that is about to close, even during a back-off, up to the
     /// connection limit.
-    pub(super) fn accept_last(&mut self, key: usize, now: Instant) {
+    pub(super) fn accept_last(&mut self, index: usize, now: Instant) {
         self.acceptor.gate = AcceptGate::Open;
         // More than any queue holds: backlog + 1 on Linux, 1.5 times the backlog on the BSDs.
-        self.accept(key, now, self.config.backlog as usize * 2);
+        self.accept(index, now, self.config.backlog as usize * 2);
     }
 }

@@ -14,6 +14,7 @@
 use std::collections::TryReserveError;
 use std::fmt;
 use std::io;
+use std::mem;
 use std::time::Duration;
 
 use log::{Level, log_enabled, trace};
@@ -88,6 +89,8 @@ pub(crate) struct Connection<S: Stream> {
     /// Whether to read until `EAGAIN`, even after a short read: always on Unix sockets, elsewhere after
     /// an event with [`Readiness::read_until_would_block`].
     read_until_would_block: bool,
+    /// Whether the token is on the run queue.
+    pub(super) queued: bool,
 }
 
 impl<S: Stream> Connection<S> {
@@ -102,20 +105,27 @@ impl<S: Stream> Connection<S> {
             state: State::Reading,
             resume: State::Reading,
             read_until_would_block: name.peer.may_read_short(),
+            queued: false,
         }
     }
 
-    /// Notes an event. Returns whether the connection needs a turn.
+    /// Notes an event. Returns whether the connection joins the run queue.
     ///
     /// While bytes are pending, a readable event is ignored: the connection reads anyway once it has
     /// flushed. Otherwise a peer that sends without reading would cost a turn for each segment.
     pub(crate) fn wake(&mut self, readiness: Readiness) -> bool {
-        self.read_until_would_block |= readiness.read_until_would_block;
-        (readiness.readable && self.state.reads()) || (readiness.writable && !self.state.reads())
+        let reads = self.state.reads();
+        let has_work = (readiness.readable && reads) || (readiness.writable && !reads);
+        // A branch, and after this: `|=` before it takes 10 % more instructions per echo.
+        if readiness.read_until_would_block {
+            self.read_until_would_block = true;
+        }
+        has_work && !mem::replace(&mut self.queued, true)
     }
 
     /// Makes at most one read and one write, so that no peer keeps the others waiting.
     pub(crate) fn turn(&mut self, shared: &mut Shared<S::Pipe>, stats: &mut Stats) -> Next {
+        self.queued = false;
         let handled = match self.state {
             State::Reading => None,
             _ => self.turn_in_other_state(shared, stats),
@@ -271,12 +281,13 @@ impl<S: Stream> Connection<S> {
     }
 
     fn send_pending(&mut self) -> io::Result<usize> {
-        let Pending::Buffer { bytes, sent } = &mut self.pending else {
+        let Pending::Buffer(Some(buffer)) = &mut self.pending else {
             return self.splice_out();
         };
-        let pending = bytes.len() - *sent;
-        let count = nonblocking(|| self.stream.write(&bytes[*sent..]))?.unwrap_or(0);
-        *sent += count;
+        let bytes = &buffer.bytes[buffer.sent..];
+        let pending = bytes.len();
+        let count = nonblocking(|| self.stream.write(bytes))?.unwrap_or(0);
+        buffer.sent += count;
         if count == pending {
             self.pending = Pending::default();
         }
@@ -304,8 +315,7 @@ impl<S: Stream> Connection<S> {
         let name = self.name;
         trace!(token = name.token.0, pending; "{name}: write-blocked with {pending} bytes pending");
         // On Linux an event follows a short write(2); see epoll(7). None is promised after splice(2).
-        let event_follows =
-            matches!(self.pending, Pending::Buffer { .. }) && EVENT_FOLLOWS_SHORT_IO;
+        let event_follows = matches!(self.pending, Pending::Buffer(_)) && EVENT_FOLLOWS_SHORT_IO;
         if event_follows || sent == 0 {
             Next::WaitWritable
         } else {
@@ -354,10 +364,17 @@ fn trace_call(name: &Name, call: &str, bytes: usize, size: usize) {
 /// Bytes that were read from a peer and that its socket does not take yet.
 #[derive(Debug)]
 pub(crate) enum Pending<P> {
-    /// In memory, which is freed with the last of them.
-    Buffer { bytes: Box<[u8]>, sent: usize },
+    /// In memory, which is freed with the last of them; `None` if nothing is pending.
+    Buffer(Option<Box<Buffer>>),
     /// Bytes that were [spliced](super::splice).
     Pipe(P),
+}
+
+/// Boxed, because most connections have none.
+#[derive(Debug)]
+pub(crate) struct Buffer {
+    bytes: Box<[u8]>,
+    sent: usize,
 }
 
 /// Bytes of memory that must be free after a copy of pending bytes: allocations that abort the process
@@ -372,15 +389,13 @@ impl<P: Pipe> Pending<P> {
         copy.try_reserve_exact(bytes.len() + HEADROOM)?;
         copy.extend_from_slice(bytes);
         // The conversion frees the headroom.
-        Ok(Pending::Buffer {
-            bytes: copy.into(),
-            sent: 0,
-        })
+        let bytes = copy.into();
+        Ok(Pending::Buffer(Some(Box::new(Buffer { bytes, sent: 0 }))))
     }
 
     pub(super) fn len(&self) -> usize {
         match self {
-            Pending::Buffer { bytes, sent } => bytes.len() - sent,
+            Pending::Buffer(buffer) => buffer.as_ref().map_or(0, |it| it.bytes.len() - it.sent),
             Pending::Pipe(pipe) => pipe.len(),
         }
     }
@@ -389,7 +404,7 @@ impl<P: Pipe> Pending<P> {
     /// sent.
     pub(super) fn held(&self) -> usize {
         match self {
-            Pending::Buffer { bytes, .. } => bytes.len(),
+            Pending::Buffer(buffer) => buffer.as_ref().map_or(0, |it| it.bytes.len()),
             Pending::Pipe(pipe) => pipe.len(),
         }
     }
@@ -397,10 +412,7 @@ impl<P: Pipe> Pending<P> {
 
 impl<P> Default for Pending<P> {
     fn default() -> Self {
-        Pending::Buffer {
-            bytes: Box::default(),
-            sent: 0,
-        }
+        Pending::Buffer(None)
     }
 }
 

@@ -41,7 +41,7 @@ impl<S: System> Engine<S> {
     /// Closes the connection with this token. Returns whether there was one.
     pub(crate) fn close_connection(&mut self, token: Token, now: Instant) -> bool {
         let key = self.key_of(token);
-        let is_connection = self.connection(key).is_some();
+        let is_connection = self.connections.contains(key);
         if is_connection {
             self.set_now(now);
             self.close(key, CloseReason::Aborted, now);
@@ -88,9 +88,7 @@ impl<S: System> Engine<S> {
 
     /// Counts an open connection anew, and schedules its timeouts.
     fn apply_limits(&mut self, key: usize) {
-        let Some(connection) = self.slots[key].connection() else {
-            return;
-        };
+        let connection = &self.connections[key];
         if let Some(address) = connection.name.peer.address() {
             self.acceptor.admission.count(address);
         }

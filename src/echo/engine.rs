@@ -15,11 +15,11 @@ use mio::{Interest, Registry, Token};
 use slab::Slab;
 
 use super::accept::{Acceptor, MAX_ACCEPTS_PER_TURN};
-use super::connection::Next;
+use super::connection::{Connection, Name, Next};
+use super::endpoint_sockets::{EndpointSlot, EndpointSocket};
 use super::events::ConnectionEvent;
 use super::shared::Shared;
 use super::shutdown::Phase;
-use super::slots::{AnySocket, Slot};
 use super::timers::{Timeout, Timers};
 use super::udp::Udp;
 use crate::config::Config;
@@ -40,18 +40,22 @@ pub(crate) struct Engine<S: System> {
     pub(super) config: Config,
     /// The first endpoint, which distinguishes several echoes in the log.
     pub(super) name: String,
-    /// One for each socket, with its real port. Their keys are the first.
+    /// One for each socket, with its real port.
     pub(super) endpoints: Vec<Endpoint>,
-    /// All sockets. A token is the key plus the first token.
-    pub(super) slots: Slab<Slot<S>>,
-    /// Keys of the sockets that have something to do, in the order of arrival: each once, but for stale
-    /// ones.
-    pub(crate) run_queue: Vec<usize>,
-    /// A queued socket was closed. Its key is still on the run queue, and another socket can have it by
-    /// now, and be queued a second time.
-    has_stale_keys: bool,
-    /// The keys that have their turns now. Empty between runs; kept for its memory.
-    batch: Vec<usize>,
+    /// The listener or UDP socket of each endpoint. These have the first tokens.
+    pub(super) sockets: Vec<EndpointSlot<S>>,
+    /// The token of the connection with the key 0.
+    first_connection: usize,
+    /// A token is the key plus the first one.
+    pub(super) connections: Slab<Connection<S::Stream>>,
+    /// Tokens of the sockets that have something to do, in the order of arrival: each once, but for
+    /// stale ones.
+    pub(crate) run_queue: Vec<Token>,
+    /// A queued connection was closed. Its token is still on the run queue, and another connection can
+    /// have it by now, and be queued a second time.
+    has_stale_tokens: bool,
+    /// The tokens that have their turns now. Empty between runs; kept for its memory.
+    batch: Vec<Token>,
     pub(super) shared: Shared<<S::Stream as Stream>::Pipe>,
     pub(super) timers: Timers,
     pub(super) acceptor: Acceptor,
@@ -66,9 +70,9 @@ pub(crate) struct Engine<S: System> {
     pub(super) stats: Stats,
 }
 
-/// How many slots are reserved at the start. The system provides memory for those that are used; a slab
-/// that grows step by step is copied, and leaves holes in the heap.
-const RESERVED_SLOTS: usize = 65_536;
+/// For how many connections there is room at the start. The system provides memory for those that are
+/// open; a slab that grows step by step is copied, and leaves holes in the heap.
+const RESERVED_CONNECTIONS: usize = 65_536;
 
 impl<S: System> Engine<S> {
     /// For tests with few bytes: a stream that moves so many at once is spliced.
@@ -82,14 +86,14 @@ impl<S: System> Engine<S> {
     /// Takes the sockets of its endpoints, and registers them.
     pub(crate) fn new(
         config: Config,
-        sockets: Vec<(Endpoint, AnySocket<S>)>,
+        sockets: Vec<(Endpoint, EndpointSocket<S>)>,
         registry: &Registry,
         first_token: Token,
         now: Instant,
     ) -> io::Result<Self> {
         let tokens = token_range(sockets.len() + config.max_connections, first_token.0)?;
-        let slots = tokens.len().min(RESERVED_SLOTS);
-        check_memory::<S>(slots)?;
+        let connections = config.max_connections.min(RESERVED_CONNECTIONS);
+        check_memory::<S>(connections)?;
         let name = sockets.first().map(|(endpoint, _)| endpoint.to_string());
         let filter = reply_filter(&config, &sockets);
         let admission = Admission::new(filter.allowed.clone(), config.max_per_source);
@@ -101,9 +105,11 @@ impl<S: System> Engine<S> {
             token_count: tokens.len(),
             name: name.unwrap_or_default(),
             endpoints: Vec::new(),
-            slots: Slab::with_capacity(slots),
+            sockets: Vec::new(),
+            first_connection: tokens.start + sockets.len(),
+            connections: Slab::with_capacity(connections),
             run_queue: Vec::new(),
-            has_stale_keys: false,
+            has_stale_tokens: false,
             batch: Vec::new(),
             shared: Shared::new(config.buffer_size, config.zero_copy),
             timers: Timers::new(config.idle_timeout, config.write_timeout, now),
@@ -127,7 +133,7 @@ impl<S: System> Engine<S> {
     }
 
     pub(crate) fn owns(&self, token: Token) -> bool {
-        self.key_of(token) < self.token_count
+        self.endpoint_index(token) < self.token_count
     }
 
     /// How long the loop may sleep if no event wakes it: zero while sockets are on the run queue or the
@@ -182,25 +188,37 @@ impl<S: System> Engine<S> {
 
     /// Notes an event, and makes no system call: a socket with something to do goes to the run queue.
     ///
-    /// Events without a socket are ignored: it was closed after the selector reported them.
+    /// Events without a socket are ignored: it was closed after the selector reported them. Returns
+    /// whether the token is one of this echo.
     // Generic, so that only what a state needs is computed: a quarter of all instructions per echo.
     #[inline]
-    pub(crate) fn handle(&mut self, token: Token, event: impl Into<Readiness> + Copy) {
+    pub(crate) fn handle(&mut self, token: Token, event: impl Into<Readiness> + Copy) -> bool {
         let key = self.key_of(token);
-        let Some(slot) = self.slots.get_mut(key) else {
-            trace!("Token {}: event without a socket, ignored", token.0);
-            return;
+        let Some(connection) = self.connections.get_mut(key) else {
+            return self.handle_endpoint(token, event.into());
         };
         if log_enabled!(Level::Trace) {
-            trace_event(slot, self.endpoints.get(key), event.into());
+            trace_event(connection.name, event.into());
         }
-        let has_work = match &mut slot.socket {
-            AnySocket::Connection(connection) => connection.wake(event.into()),
-            AnySocket::Listener(_) | AnySocket::Udp(_) => true,
-        };
-        if has_work && !mem::replace(&mut slot.queued, true) {
-            self.run_queue.push(key);
+        if connection.wake(event.into()) {
+            self.run_queue.push(token);
         }
+        true
+    }
+
+    /// An event of another socket than a connection.
+    // Not inlined, so that the loop over the events stays small.
+    #[inline(never)]
+    fn handle_endpoint(&mut self, token: Token, readiness: Readiness) -> bool {
+        let index = self.endpoint_index(token);
+        if self.sockets.get(index).is_some_and(EndpointSlot::is_open) {
+            let endpoint = &self.endpoints[index];
+            trace!(endpoint:%, event:% = readiness; "{endpoint}: event: {readiness}");
+            self.enqueue_endpoint(index);
+        } else {
+            trace!("Token {}: event without a socket, ignored", token.0);
+        }
+        self.owns(token)
     }
 
     /// Does what is due at `now`, and gives each socket on the run queue one turn. Those with more to do
@@ -218,15 +236,15 @@ impl<S: System> Engine<S> {
         if !self.run_queue.is_empty() && !self.config.busy_poll.is_zero() {
             self.busy_until = Some(now + self.config.busy_poll);
         }
-        if mem::take(&mut self.has_stale_keys) {
-            self.remove_stale_keys();
+        if mem::take(&mut self.has_stale_tokens) {
+            self.remove_stale_tokens();
         }
         let mut batch = mem::replace(&mut self.run_queue, mem::take(&mut self.batch));
         let turns = batch.len().min(self.config.max_turns);
         self.stats.run_queue = turns;
         trace!(run_queue = turns; "run queue: {turns}");
-        for &key in &batch[..turns] {
-            self.turn(key, now);
+        for &token in &batch[..turns] {
+            self.turn(token, now);
         }
         if turns < batch.len() {
             self.keep_rest(&mut batch, turns);
@@ -240,50 +258,57 @@ impl<S: System> Engine<S> {
 
     /// Sockets without a turn are the first in the next call.
     #[cold]
-    fn keep_rest(&mut self, batch: &mut Vec<usize>, turns: usize) {
+    fn keep_rest(&mut self, batch: &mut Vec<Token>, turns: usize) {
         batch.drain(..turns);
         batch.append(&mut self.run_queue);
         mem::swap(batch, &mut self.run_queue);
     }
 
-    /// Leaves each queued socket on the run queue once. With two keys, a connection that always has more
-    /// to do would have two turns in each iteration.
+    /// Leaves each queued connection on the run queue once. With two tokens, a connection that always has
+    /// more to do would have two turns in each iteration.
     #[cold]
-    fn remove_stale_keys(&mut self) {
-        let (keys, slots) = (&mut self.run_queue, &mut self.slots);
-        keys.retain(|&key| {
-            let slot = slots.get_mut(key);
-            slot.is_some_and(|slot| mem::take(&mut slot.queued))
+    fn remove_stale_tokens(&mut self) {
+        let mut tokens = mem::take(&mut self.run_queue);
+        tokens.retain(|&token| {
+            let key = self.key_of(token);
+            match self.connections.get_mut(key) {
+                Some(connection) => mem::take(&mut connection.queued),
+                None => self.endpoint_index(token) < self.sockets.len(),
+            }
         });
-        for &key in &*keys {
-            slots[key].queued = true;
+        for &token in &tokens {
+            let key = self.key_of(token);
+            if let Some(connection) = self.connections.get_mut(key) {
+                connection.queued = true;
+            }
         }
+        self.run_queue = tokens;
     }
 
     /// One turn of a socket that was taken off the run queue.
-    fn turn(&mut self, key: usize, now: Instant) {
-        let Some(slot) = self.slots.get_mut(key) else {
-            return;
+    fn turn(&mut self, token: Token, now: Instant) {
+        let key = self.key_of(token);
+        let Some(connection) = self.connections.get_mut(key) else {
+            return self.endpoint_turn(token, now);
         };
-        slot.queued = false;
-        match &mut slot.socket {
-            AnySocket::Connection(connection) => {
-                match connection.turn(&mut self.shared, &mut self.stats) {
-                    Next::WaitReadable => {}
-                    next => self.apply(key, next, now),
-                }
-            }
-            AnySocket::Listener(_) | AnySocket::Udp(_) => self.endpoint_turn(key, now),
+        match connection.turn(&mut self.shared, &mut self.stats) {
+            Next::WaitReadable => {}
+            next => self.apply(key, next, now),
         }
     }
 
     // Kept out of `turn`: more code there costs instructions for each echo over TCP.
     #[inline(never)]
-    fn endpoint_turn(&mut self, key: usize, now: Instant) {
-        match &self.slots[key].socket {
-            AnySocket::Listener(_) => self.accept(key, now, MAX_ACCEPTS_PER_TURN),
-            AnySocket::Udp(_) => self.udp_turn(key, now),
-            AnySocket::Connection(_) => {}
+    fn endpoint_turn(&mut self, token: Token, now: Instant) {
+        let index = self.endpoint_index(token);
+        let Some(slot) = self.sockets.get_mut(index) else {
+            return;
+        };
+        slot.queued = false;
+        match slot.socket {
+            Some(EndpointSocket::Listener(_)) => self.accept(index, now, MAX_ACCEPTS_PER_TURN),
+            Some(EndpointSocket::Udp(_)) => self.udp_turn(index, now),
+            None => {}
         }
     }
 
@@ -299,93 +324,102 @@ impl<S: System> Engine<S> {
         self.enforce_budget(now);
     }
 
-    /// A key out of range if the token belongs to another source.
+    /// The key of a connection; out of range if the token belongs to another source.
     pub(super) fn key_of(&self, token: Token) -> usize {
-        token.0.wrapping_sub(self.first_token)
+        token.0.wrapping_sub(self.first_connection)
     }
 
     pub(super) fn token_of(&self, key: usize) -> Token {
-        Token(self.first_token + key)
+        Token(self.first_connection + key)
+    }
+
+    /// The index of a listener or UDP socket; out of range if the token belongs to another source.
+    fn endpoint_index(&self, token: Token) -> usize {
+        token.0.wrapping_sub(self.first_token)
+    }
+
+    pub(super) fn endpoint_token(&self, index: usize) -> Token {
+        Token(self.first_token + index)
     }
 
     pub(super) fn enqueue(&mut self, key: usize) {
-        if !mem::replace(&mut self.slots[key].queued, true) {
-            self.run_queue.push(key);
+        if !mem::replace(&mut self.connections[key].queued, true) {
+            self.run_queue.push(self.token_of(key));
         }
     }
 
-    /// Keys of listeners and UDP sockets, also of those that are closed.
-    pub(super) fn endpoint_keys(&self) -> Range<usize> {
-        0..self.endpoints.len()
+    pub(super) fn enqueue_endpoint(&mut self, index: usize) {
+        if !mem::replace(&mut self.sockets[index].queued, true) {
+            self.run_queue.push(self.endpoint_token(index));
+        }
     }
 
     /// Registers a listener or UDP socket.
-    fn add(&mut self, endpoint: Endpoint, mut socket: AnySocket<S>) -> io::Result<()> {
-        let key = self.slots.vacant_key();
-        let token = self.token_of(key);
+    fn add(&mut self, endpoint: Endpoint, mut socket: EndpointSocket<S>) -> io::Result<()> {
+        let index = self.sockets.len();
+        let token = self.endpoint_token(index);
         let registered = match &mut socket {
-            AnySocket::Listener(listener) => {
-                self.acceptor.listeners.push(key);
+            EndpointSocket::Listener(listener) => {
+                self.acceptor.listeners.push(index);
                 let listener = listener.source_mut();
                 self.registry.register(listener, token, Interest::READABLE)
             }
-            AnySocket::Udp(udp) => udp.update_registration(&self.registry, token),
-            AnySocket::Connection(_) => return Ok(()),
+            EndpointSocket::Udp(udp) => udp.update_registration(&self.registry, token),
         };
         registered.map_err(|error| listen_error(&endpoint, error))?;
         info!("listening on {endpoint}");
         trace!("{endpoint}: registered as Token {}", token.0);
         self.endpoints.push(endpoint);
-        self.insert(socket);
+        self.sockets.push(EndpointSlot {
+            socket: Some(socket),
+            queued: false,
+        });
         Ok(())
     }
 
-    pub(super) fn insert(&mut self, socket: AnySocket<S>) {
-        let queued = false;
-        self.slots.insert(Slot { socket, queued });
-    }
-
-    /// Removes a socket from its slot.
-    fn take(&mut self, key: usize) -> AnySocket<S> {
-        let slot = self.slots.remove(key);
-        self.has_stale_keys |= slot.queued;
-        slot.socket
-    }
-
     /// Closes a listener or UDP socket.
-    pub(super) fn remove(&mut self, key: usize) {
-        // Best effort: closing deregisters too, unless another process has a copy of the socket.
-        let _ = match &mut self.take(key) {
-            AnySocket::Listener(listener) => self.registry.deregister(listener.source_mut()),
-            AnySocket::Udp(socket) => self.registry.deregister(socket.source_mut()),
-            AnySocket::Connection(_) => Ok(()),
+    pub(super) fn remove(&mut self, index: usize) {
+        let Some(mut socket) = self.sockets[index].socket.take() else {
+            return;
         };
-        trace!("{}: closed", self.endpoints[key]);
+        // Best effort: closing deregisters too, unless another process has a copy of the socket.
+        let _ = match &mut socket {
+            EndpointSocket::Listener(listener) => self.registry.deregister(listener.source_mut()),
+            EndpointSocket::Udp(socket) => self.registry.deregister(socket.source_mut()),
+        };
+        trace!("{}: closed", self.endpoints[index]);
+    }
+
+    /// Closes all listeners and UDP sockets.
+    pub(super) fn remove_all(&mut self) {
+        for index in 0..self.sockets.len() {
+            self.remove(index);
+        }
     }
 
     /// Closes a connection. No other place does.
     pub(super) fn close(&mut self, key: usize, reason: CloseReason, now: Instant) {
-        if let AnySocket::Connection(mut connection) = self.take(key) {
-            let name = connection.name;
-            debug!(token = name.token.0, closed:% = reason;
-                "{name}: closed: {reason}; {}", connection.summary(self.timers.now()));
-            self.limit_unacknowledged(&connection);
-            connection.release(&mut self.shared, &mut self.stats);
-            if !CLOSE_DEREGISTERS {
-                let _ = self.registry.deregister(connection.stream.source_mut());
-            }
-            self.release_admission(name.peer);
-            self.stats.active -= 1;
-            self.stats.closed.count(&reason);
-            let age = connection.age(self.timers.now());
-            self.note(|| ConnectionEvent::Closed {
-                token: name.token,
-                peer: name.peer.address(),
-                reason,
-                echoed: connection.echoed,
-                age,
-            });
+        let mut connection = self.connections.remove(key);
+        self.has_stale_tokens |= connection.queued;
+        let name = connection.name;
+        debug!(token = name.token.0, closed:% = reason;
+            "{name}: closed: {reason}; {}", connection.summary(self.timers.now()));
+        self.limit_unacknowledged(&connection);
+        connection.release(&mut self.shared, &mut self.stats);
+        if !CLOSE_DEREGISTERS {
+            let _ = self.registry.deregister(connection.stream.source_mut());
         }
+        self.release_admission(name.peer);
+        self.stats.active -= 1;
+        self.stats.closed.count(&reason);
+        let age = connection.age(self.timers.now());
+        self.note(|| ConnectionEvent::Closed {
+            token: name.token,
+            peer: name.peer.address(),
+            reason,
+            echoed: connection.echoed,
+            age,
+        });
         self.retry_accepting(now);
     }
 
@@ -405,24 +439,14 @@ impl<S: System> Engine<S> {
     }
 }
 
-/// Logs an event under the name of its socket. A connection can have the key of a closed endpoint.
 #[cold]
-fn trace_event<S: System>(slot: &Slot<S>, endpoint: Option<&Endpoint>, readiness: Readiness) {
-    match (slot.connection(), endpoint) {
-        (Some(connection), _) => {
-            let name = connection.name;
-            trace!(token = name.token.0, event:% = readiness; "{name}: event: {readiness}");
-        }
-        (None, Some(endpoint)) => {
-            trace!(endpoint:%, event:% = readiness; "{endpoint}: event: {readiness}");
-        }
-        (None, None) => {}
-    }
+fn trace_event(name: Name, readiness: Readiness) {
+    trace!(token = name.token.0, event:% = readiness; "{name}: event: {readiness}");
 }
 
-/// Fails if there is no memory for so many slots. A slab that grows would abort the process instead.
-pub(super) fn check_memory<S: System>(slots: usize) -> io::Result<()> {
-    Ok(Vec::<Slot<S>>::new().try_reserve_exact(slots)?)
+/// Fails if there is no memory for so many connections. A slab that grows would abort the process instead.
+pub(super) fn check_memory<S: System>(count: usize) -> io::Result<()> {
+    Ok(Vec::<Connection<S::Stream>>::new().try_reserve_exact(count)?)
 }
 
 fn token_range(count: usize, first: usize) -> io::Result<Range<usize>> {
@@ -433,7 +457,10 @@ fn token_range(count: usize, first: usize) -> io::Result<Range<usize>> {
     Ok(first..end)
 }
 
-fn reply_filter<S: System>(config: &Config, sockets: &[(Endpoint, AnySocket<S>)]) -> ReplyFilter {
+fn reply_filter<S: System>(
+    config: &Config,
+    sockets: &[(Endpoint, EndpointSocket<S>)],
+) -> ReplyFilter {
     let port = |(endpoint, _): &(Endpoint, _)| match endpoint {
         Endpoint::Udp(address) => Some(address.port()),
         _ => None,
@@ -449,11 +476,7 @@ fn reply_filter<S: System>(config: &Config, sockets: &[(Endpoint, AnySocket<S>)]
 /// in the selector, and wake the loop without a socket.
 impl<S: System> Drop for Engine<S> {
     fn drop(&mut self) {
-        for key in self.endpoint_keys() {
-            if self.slots.contains(key) {
-                self.remove(key);
-            }
-        }
+        self.remove_all();
     }
 }
 

@@ -12,11 +12,11 @@ use mio::{Registry, Token};
 mod accept;
 mod connection;
 mod control;
+pub(crate) mod endpoint_sockets;
 pub(crate) mod engine;
 mod events;
 pub(crate) mod shared;
 mod shutdown;
-pub(crate) mod slots;
 mod splice;
 mod timeouts;
 mod timers;
@@ -24,8 +24,8 @@ pub(crate) mod udp;
 
 pub use events::ConnectionEvent;
 
+use endpoint_sockets::EndpointSocket;
 use engine::Engine;
-use slots::AnySocket;
 use udp::DatagramSocket;
 
 use crate::config::Config;
@@ -311,13 +311,16 @@ impl Echo {
     }
 }
 
-fn listen(bound: Bound, config: &Config) -> io::Result<(Endpoint, AnySocket<OperatingSystem>)> {
+fn listen(
+    bound: Bound,
+    config: &Config,
+) -> io::Result<(Endpoint, EndpointSocket<OperatingSystem>)> {
     let endpoint = bound.endpoint.clone();
     let socket = if let Endpoint::Udp(address) = endpoint {
-        AnySocket::Udp(Box::new(DatagramSocket::new(bound, address)))
+        EndpointSocket::Udp(DatagramSocket::new(bound, address))
     } else {
         let listener = Listener::listen(bound, config.backlog, config.socket_buffer)?;
-        AnySocket::Listener(Box::new(listener))
+        EndpointSocket::Listener(listener)
     };
     Ok((endpoint, socket))
 }

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use log::info;
 
+use super::endpoint_sockets::EndpointSlot;
 use super::engine::Engine;
-use super::slots::AnySocket;
 use crate::net::syn_filter::HANDSHAKE_GRACE;
 use crate::net::{Accept, System};
 use crate::stats::CloseReason;
@@ -42,7 +42,7 @@ impl<S: System> Engine<S> {
         self.phase = Phase::Draining { until };
         let listeners = mem::take(&mut self.acceptor.listeners).into_iter();
         let (later, at_once): (Vec<_>, Vec<_>) =
-            listeners.partition(|&key| self.drops_new_syns(key));
+            listeners.partition(|&index| self.drops_new_syns(index));
         self.close_listeners(at_once, now);
         self.acceptor.listeners = later;
         if !self.acceptor.listeners.is_empty() {
@@ -63,29 +63,33 @@ impl<S: System> Engine<S> {
 
     /// Accepts what waits at the listeners, and closes them.
     fn close_listeners(&mut self, listeners: Vec<usize>, now: Instant) {
-        for &key in &listeners {
-            let Some(listener) = self.slots[key].listener_mut() else {
+        for &index in &listeners {
+            let Some(listener) = self.sockets[index].listener_mut() else {
                 continue;
             };
             listener.unlink_socket_file();
             if !listener.is_inherited() {
-                self.accept_last(key, now);
+                self.accept_last(index, now);
             }
         }
-        for key in listeners {
-            self.remove(key);
+        for index in listeners {
+            self.remove(index);
         }
     }
 
     /// Installs the SYN filter if other processes may share the port.
-    fn drops_new_syns(&mut self, key: usize) -> bool {
+    fn drops_new_syns(&mut self, index: usize) -> bool {
         let reuse_port = self.config.bind.reuse_port;
-        let listener = self.slots[key].listener_mut();
+        let listener = self.sockets[index].listener_mut();
         listener.is_some_and(|it| reuse_port && !it.is_inherited() && it.drop_new_syns())
     }
 
     pub(crate) fn is_finished(&self) -> bool {
-        !self.is_serving() && self.slots.is_empty()
+        !self.is_serving() && !self.has_sockets()
+    }
+
+    fn has_sockets(&self) -> bool {
+        !self.connections.is_empty() || self.sockets.iter().any(EndpointSlot::is_open)
     }
 
     pub(super) fn is_serving(&self) -> bool {
@@ -95,7 +99,7 @@ impl<S: System> Engine<S> {
     /// When the phase ends, if anything is left to wait for.
     pub(super) fn phase_ends_at(&self) -> Option<Instant> {
         match self.phase {
-            Phase::Draining { until } | Phase::Lingering { until } if !self.slots.is_empty() => {
+            Phase::Draining { until } | Phase::Lingering { until } if self.has_sockets() => {
                 Some(until)
             }
             _ => None,
@@ -116,13 +120,10 @@ impl<S: System> Engine<S> {
     fn linger(&mut self, now: Instant) {
         let until = now + self.config.drain_timeout.min(MAX_LINGER);
         self.phase = Phase::Lingering { until };
+        self.remove_all();
         for key in self.keys() {
-            if let AnySocket::Connection(connection) = &mut self.slots[key].socket {
-                connection.end();
-                self.enqueue(key);
-            } else {
-                self.remove(key);
-            }
+            self.connections[key].end();
+            self.enqueue(key);
         }
     }
 
@@ -133,6 +134,6 @@ impl<S: System> Engine<S> {
     }
 
     pub(super) fn keys(&self) -> Vec<usize> {
-        self.slots.iter().map(|(key, _)| key).collect()
+        self.connections.iter().map(|(key, _)| key).collect()
     }
 }

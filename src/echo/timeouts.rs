@@ -7,7 +7,6 @@ use log::warn;
 
 use super::connection::Connection;
 use super::engine::Engine;
-use super::slots::Slot;
 use super::timers::Timeout;
 use crate::net::{Stream, System};
 use crate::stats::CloseReason;
@@ -50,7 +49,7 @@ impl<S: System> Engine<S> {
             if !self.has_expired(key, timeout) {
                 continue;
             }
-            if self.slots[key].queued {
+            if self.connections[key].queued {
                 self.timers.due.push((key, timeout));
             } else {
                 let reason = match timeout {
@@ -63,7 +62,7 @@ impl<S: System> Engine<S> {
     }
 
     fn has_expired(&self, key: usize, timeout: Timeout) -> bool {
-        self.connection(key).is_some_and(|connection| {
+        self.connections.get(key).is_some_and(|connection| {
             connection.is_subject_to(timeout)
                 && self.timers.has_expired(timeout, connection.last_progress)
         })
@@ -71,7 +70,7 @@ impl<S: System> Engine<S> {
 
     /// Has the connection checked when the timeout passes, if it applies.
     pub(super) fn schedule(&mut self, key: usize, timeout: Timeout) {
-        let connection = self.connection(key);
+        let connection = self.connections.get(key);
         if let Some(connection) = connection.filter(|it| it.is_subject_to(timeout)) {
             let last_progress = connection.last_progress;
             self.timers.schedule(key, timeout, last_progress);
@@ -83,7 +82,7 @@ impl<S: System> Engine<S> {
     pub(super) fn enforce_budget(&mut self, now: Instant) {
         while self.stats.buffered > self.config.max_buffered {
             let blocked_since = |key| {
-                let connection = self.slots.get(key).and_then(Slot::connection)?;
+                let connection = self.connections.get(key)?;
                 let is_blocked = connection.pending.held() > 0;
                 is_blocked.then_some(connection.last_progress)
             };
@@ -110,9 +109,5 @@ impl<S: System> Engine<S> {
         if limit > Duration::ZERO && connection.echoed >= UNACKNOWLEDGED_MIN {
             connection.stream.set_user_timeout(limit);
         }
-    }
-
-    pub(super) fn connection(&self, key: usize) -> Option<&Connection<S::Stream>> {
-        self.slots.get(key).and_then(Slot::connection)
     }
 }

@@ -29,7 +29,6 @@ use mio::event::Source;
 use mio::{Interest, Registry, Token};
 
 use super::engine::Engine;
-use super::slots::Slot;
 use crate::net::bind::Bound;
 use crate::net::endpoint::Endpoint;
 use crate::net::udp::{
@@ -306,9 +305,9 @@ fn group(datagrams: &mut [Datagram]) -> usize {
 
 impl<S: System> Engine<S> {
     /// A turn of a UDP socket.
-    pub(super) fn udp_turn(&mut self, key: usize, now: Instant) {
-        let token = self.token_of(key);
-        let Some(socket) = self.slots[key].udp_mut() else {
+    pub(super) fn udp_turn(&mut self, index: usize, now: Instant) {
+        let token = self.endpoint_token(index);
+        let Some(socket) = self.sockets[index].udp_mut() else {
             return;
         };
         let mut next = socket.turn(&mut self.udp, &mut self.stats, now);
@@ -321,12 +320,12 @@ impl<S: System> Engine<S> {
         }
         match next {
             Next::WaitReadable => {}
-            Next::Again => self.enqueue(key),
+            Next::Again => self.enqueue_endpoint(index),
             // Another socket may have set an earlier time.
             Next::Later => {
                 self.udp.retry_at.get_or_insert(now + RETRY_INTERVAL);
             }
-            Next::Close => self.remove(key),
+            Next::Close => self.remove(index),
         }
     }
 
@@ -342,10 +341,10 @@ impl<S: System> Engine<S> {
     }
 
     fn queue_udp(&mut self, change: impl Fn(&mut DatagramSocket<S::Datagrams>)) {
-        for key in self.endpoint_keys() {
-            if let Some(socket) = self.slots.get_mut(key).and_then(Slot::udp_mut) {
+        for index in 0..self.sockets.len() {
+            if let Some(socket) = self.sockets[index].udp_mut() {
                 change(socket);
-                self.enqueue(key);
+                self.enqueue_endpoint(index);
             }
         }
     }

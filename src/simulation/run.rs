@@ -1,8 +1,8 @@
 //! One run: the engine in the loop of [`Server`], with a host that behaves as the seed says.
 
 use super::*;
+use crate::echo::endpoint_sockets::EndpointSocket;
 use crate::echo::engine::Engine;
-use crate::echo::slots::AnySocket;
 use crate::echo::udp::DatagramSocket;
 use crate::net::System;
 use crate::server::{EventLoop, Server};
@@ -43,10 +43,8 @@ impl Service {
         let sockets = endpoints.into_iter().zip(first..).map(|(endpoint, id)| {
             let (descriptor, name) = (Descriptor(id), endpoint.clone());
             let socket = match endpoint {
-                Endpoint::Udp(_) => {
-                    AnySocket::Udp(Box::new(DatagramSocket::over(descriptor, name)))
-                }
-                _ => AnySocket::Listener(Box::new(descriptor)),
+                Endpoint::Udp(_) => EndpointSocket::Udp(DatagramSocket::over(descriptor, name)),
+                _ => EndpointSocket::Listener(descriptor),
             };
             (endpoint, socket)
         });

@@ -33,7 +33,7 @@ fn udp() -> ConfigBuilder {
 }
 
 /// Replaces the UDP socket and queues a turn of it. Returns the former one.
-fn replace(echo: &mut Engine<OperatingSystem>, socket: Socket) -> AnySocket<OperatingSystem> {
+fn replace(echo: &mut Engine<OperatingSystem>, socket: Socket) -> EndpointSocket<OperatingSystem> {
     socket.set_nonblocking(true).unwrap();
     let endpoint = echo.endpoints[0].clone();
     let address = endpoint.address().unwrap();
@@ -44,8 +44,9 @@ fn replace(echo: &mut Engine<OperatingSystem>, socket: Socket) -> AnySocket<Oper
         socket,
     };
     let socket = DatagramSocket::new(bound, address);
-    echo.enqueue(0);
-    mem::replace(&mut echo.slots[0].socket, AnySocket::Udp(Box::new(socket)))
+    echo.enqueue_endpoint(0);
+    let former = &mut echo.sockets[0].socket;
+    former.replace(EndpointSocket::Udp(socket)).unwrap()
 }
 
 /// Receiving from a TCP socket that is not connected always fails.
@@ -71,11 +72,11 @@ fn failed_receive_is_retried_every_100_ms() {
         assert_eq!(echo.timeout(at(now)), Some(timeout), "after {now} ms");
     }
     // A turn for another reason does not postpone the retry.
-    echo.enqueue(0);
+    echo.enqueue_endpoint(0);
     echo.run(at(1050));
     assert_eq!(echo.timeout(at(1050)), Some(RETRY / 2));
 
-    echo.slots[0].socket = working;
+    echo.sockets[0].socket = Some(working);
     echo.run(at(1100));
     assert_eq!(echo.stats.receive_errors, 4);
     assert_eq!(echo.timeout(at(1100)), None, "a retry without an error");
@@ -144,7 +145,7 @@ fn close_for_any_reason_releases_the_source() {
     ] {
         let [(_client, stream, peer), (_other, other_stream, other_peer)] = clients();
         let now = Instant::now();
-        let key = echo.slots.vacant_key();
+        let key = echo.connections.vacant_key();
         echo.admit(stream, peer, now).unwrap().unwrap();
         let rejected = echo.admit(other_stream, other_peer, now);
         assert!(matches!(rejected, Ok(Err(_))), "{rejected:?}");
@@ -159,7 +160,7 @@ fn close_for_any_reason_releases_the_source() {
         );
     }
     assert_eq!(echo.stats.rejected.too_many_from_source, 3);
-    assert_eq!(echo.slots.len(), 1);
+    assert!(echo.connections.is_empty());
 }
 
 /// Otherwise a peer that always has more to do would have two turns in each iteration from then on.
@@ -169,15 +170,32 @@ fn connection_with_the_key_of_a_queued_one_has_one_turn() {
     let mut echo = echo(&poll, tcp());
     let [(_client, stream, peer), (_other, other_stream, other_peer)] = clients();
     let now = Instant::now();
-    let key = echo.slots.vacant_key();
+    let key = echo.connections.vacant_key();
     echo.admit(stream, peer, now).unwrap().unwrap();
     echo.enqueue(key);
     echo.close(key, CloseReason::Evicted, now);
-    assert_eq!(echo.slots.vacant_key(), key);
+    assert_eq!(echo.connections.vacant_key(), key);
     echo.admit(other_stream, other_peer, now).unwrap().unwrap();
     echo.enqueue(key);
     echo.run(now);
     assert_eq!(echo.stats.run_queue, 1);
+}
+
+/// It is not announced again.
+#[test]
+fn queued_listener_has_its_turn_after_a_queued_connection_closed() {
+    let poll = Poll::new().unwrap();
+    let mut echo = echo(&poll, tcp());
+    let [(_client, stream, peer), _] = clients();
+    let now = Instant::now();
+    let key = echo.connections.vacant_key();
+    echo.admit(stream, peer, now).unwrap().unwrap();
+    echo.enqueue(key);
+    echo.enqueue_endpoint(0);
+    echo.close(key, CloseReason::Evicted, now);
+    echo.run(now);
+    assert_eq!(echo.stats.run_queue, 1);
+    assert!(!echo.sockets[0].queued);
 }
 
 /// A filter that accepts only SYNs simulates a slow network.
@@ -200,7 +218,7 @@ fn shutdown_with_reuse_port_completes_pending_handshakes() {
     let mut events = mio::Events::with_capacity(16);
     let mut echo = echo(&poll, tcp().reuse_port(true));
     let address = echo.endpoints[0].address().unwrap();
-    let listener = echo.slots[0].listener_mut().unwrap();
+    let listener = echo.sockets[0].listener_mut().unwrap();
     let socket = listener.tcp().unwrap();
     socket.attach_filter(&ONLY_SYNS).unwrap();
     let mut client = TcpStream::connect(address).unwrap();
@@ -218,15 +236,15 @@ fn shutdown_with_reuse_port_completes_pending_handshakes() {
         assert!(start.elapsed() < Duration::from_secs(30), "not accepted");
         poll.poll(&mut events, Some(Duration::from_millis(10)))
             .unwrap();
-        events
-            .iter()
-            .for_each(|event| echo.handle(event.token(), event));
+        for event in &events {
+            echo.handle(event.token(), event);
+        }
         echo.run(start);
     }
     client.read_exact(&mut [0; 5]).unwrap();
 
     echo.run(start + HANDSHAKE_GRACE);
-    assert_eq!(echo.slots.len(), 1, "a listener is still open");
+    assert!(echo.sockets[0].socket.is_none(), "a listener is still open");
     TcpStream::connect(address).unwrap_err();
 }
 
