@@ -250,22 +250,33 @@ where
             selected => selected?,
         }
         let now = self.selector.now();
+        self.dispatch(engine, now, shutdown_requested);
+        engine.run(now);
+        Ok(&self.user_events)
+    }
+
+    /// Passes each event to its owner.
+    // Inlined into its caller it has fewer registers, and takes 3 % more instructions per echo.
+    #[inline(never)]
+    fn dispatch<S: System>(
+        &mut self,
+        engine: &mut Engine<S>,
+        now: Instant,
+        shutdown_requested: impl Fn() -> bool,
+    ) {
         self.user_events.clear();
         let mut count = 0;
         for event in self.selector.events() {
             count += 1;
             let token = P::token(event);
-            if engine.owns(token) {
-                engine.handle(token, event);
-            } else if token != WAKER {
-                self.user_events.push(event.clone());
-            } else if shutdown_requested() {
-                engine.shutdown(now);
+            match token {
+                _ if engine.handle(token, event) => {}
+                WAKER if shutdown_requested() => engine.shutdown(now),
+                WAKER => {}
+                _ => self.user_events.push(event.clone()),
             }
         }
         self.more_events = count == self.selector.capacity();
-        engine.run(now);
-        Ok(&self.user_events)
     }
 
     #[cold]

@@ -169,11 +169,11 @@ pub(crate) struct Readiness {
 impl From<&Event> for Readiness {
     fn from(event: &Event) -> Self {
         let error = event.is_error();
-        let read_closed = event.is_read_closed();
+        let read_until_would_block = event.is_priority() || event.is_read_closed();
         Readiness {
-            readable: event.is_readable() || read_closed || error,
+            readable: read_until_would_block || event.is_readable() || error,
             writable: event.is_writable() || event.is_write_closed() || error,
-            read_until_would_block: event.is_priority() || read_closed,
+            read_until_would_block,
         }
     }
 }

@@ -30,8 +30,9 @@ pub(crate) struct StreamSocket(pub(crate) TcpStream);
 // instructions of an echo. Elsewhere by mio, which does more on Windows.
 impl Read for StreamSocket {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        // The first number is the second, limited once more to the length of the buffer.
         #[cfg(any(target_os = "linux", target_os = "android"))]
-        let (count, _) = rustix::net::recv(&self.0, buffer, RecvFlags::empty())?;
+        let (_, count) = rustix::net::recv(&self.0, buffer, RecvFlags::empty())?;
         #[cfg(not(any(target_os = "linux", target_os = "android")))]
         let count = self.0.read(buffer)?;
         Ok(count)
