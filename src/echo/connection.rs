@@ -11,7 +11,6 @@
 //!
 //! `Splicing` is `Reading` without a copy: see [`splice`](super::splice).
 
-use std::collections::TryReserveError;
 use std::fmt;
 use std::io;
 use std::mem;
@@ -221,12 +220,13 @@ impl<S: Stream> Connection<S> {
         Ok(self.after_read(is_full))
     }
 
-    /// Only now does the connection own memory: its peer does not take what was echoed.
+    /// Only now does the connection own memory: its peer does not take what was echoed. Peers decide
+    /// how many such buffers there are, so a lack of memory must not abort the process.
     #[cold]
     fn keep_pending(&mut self, bytes: &[u8], sent: usize, stats: &mut Stats) -> Next {
-        self.pending = match Pending::copy_of(bytes) {
-            Ok(pending) => pending,
-            Err(error) => return discard_unsent(bytes.len(), error.into(), stats),
+        self.pending = match self.stream.allocate(bytes.len() + HEADROOM) {
+            Ok(memory) => Pending::copy_of(bytes, memory),
+            Err(error) => return discard_unsent(bytes.len(), error, stats),
         };
         stats.buffered += self.pending.held();
         self.state = State::WriteBlocked;
@@ -382,15 +382,12 @@ pub(crate) struct Buffer {
 const HEADROOM: usize = 16 * 1024;
 
 impl<P: Pipe> Pending<P> {
-    /// Copies `bytes` into memory of just that size. Fails where there is no memory: peers decide how
-    /// many such buffers there are, and must not be able to abort the process.
-    fn copy_of(bytes: &[u8]) -> Result<Self, TryReserveError> {
-        let mut copy = Vec::new();
-        copy.try_reserve_exact(bytes.len() + HEADROOM)?;
-        copy.extend_from_slice(bytes);
+    /// Copies `bytes` into memory, and reduces it to just their size.
+    fn copy_of(bytes: &[u8], mut memory: Vec<u8>) -> Self {
+        memory.extend_from_slice(bytes);
         // The conversion frees the headroom.
-        let bytes = copy.into();
-        Ok(Pending::Buffer(Some(Box::new(Buffer { bytes, sent: 0 }))))
+        let bytes = memory.into();
+        Pending::Buffer(Some(Box::new(Buffer { bytes, sent: 0 })))
     }
 
     pub(super) fn len(&self) -> usize {

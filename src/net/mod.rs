@@ -94,6 +94,13 @@ pub(crate) trait Accept {
 pub(crate) trait Stream: Read + Write {
     type Pipe: Pipe;
 
+    /// malloc(3) for pending bytes: an empty vector with room for `size` bytes.
+    fn allocate(&self, size: usize) -> io::Result<Vec<u8>> {
+        let mut memory = Vec::new();
+        memory.try_reserve_exact(size)?;
+        Ok(memory)
+    }
+
     /// shutdown(2) of the write half: the peer reads the end of the stream.
     fn shutdown_write(&mut self) -> io::Result<()>;
 

@@ -1,10 +1,10 @@
-//! Checks of each close: which reasons hold, and which one the engine reports.
+//! Closes: when a socket has to be closed, which reasons hold, and which one the engine reports.
 
 use super::*;
 use crate::echo::ConnectionEvent;
 
 /// What the engine has to report of a close: how many bytes it has echoed, and one of these reasons.
-pub(super) type Close = (String, Vec<&'static str>);
+pub(super) type Close = (u64, Vec<&'static str>);
 
 /// IPv4 addresses, and networks of 64 bits of IPv6, count as one source.
 fn source(address: SocketAddr) -> (bool, u64) {
@@ -14,10 +14,54 @@ fn source(address: SocketAddr) -> (bool, u64) {
     }
 }
 
+/// How much too late a timeout may be noticed: by 50 ms or 1 %, and by the rounding of clocks.
+fn tolerance(timeout: Micros) -> Micros {
+    (timeout / 100).max(50 * MILLISECOND) + 2 * MILLISECOND
+}
+
 impl World {
+    pub(super) fn is_shutting_down(&self) -> bool {
+        self.drained_at < NEVER
+    }
+
+    /// Whether the drain time was over at the beginning of this iteration.
+    pub(super) fn is_lingering(&self) -> bool {
+        self.drained_at <= self.engine_now
+    }
+
+    /// The idle timeout and the write timeout, as far as they apply.
+    fn timeouts(&self, socket: &Socket) -> [Micros; 2] {
+        let config = &self.plan.config;
+        let [idle, write] = [config.idle_timeout, config.write_timeout].map(timeout);
+        match (self.is_lingering(), socket.is_blocked()) {
+            (true, _) => [NEVER; 2],
+            (false, true) => [idle, write],
+            (false, false) => [idle, NEVER],
+        }
+    }
+
+    /// When the socket has to be closed, if no byte moves.
+    pub(super) fn closes_at(&self, socket: &Socket) -> Micros {
+        let after = |start: Micros, time| start + time + tolerance(time);
+        // A service lingers from its first iteration after the drain time.
+        let lingers_at = self.services[socket.service()].lingers_at;
+        let linger_time = micros(self.plan.config.drain_timeout).min(SECOND);
+        let ends_at = after(lingers_at.unwrap_or(self.drained_at), linger_time);
+        // A new timeout counts from the last progress, and expires after the change.
+        let [idle, write] = self.timeouts(socket);
+        let time = idle.min(write);
+        let changed_at = self.limits_changed_at + tolerance(time);
+        ends_at.min(after(socket.moved_at, time).max(changed_at))
+    }
+
+    /// What counts for the budget.
+    pub(super) fn held(&self, service: usize) -> u64 {
+        self.connections(service).map(|it| it.held).sum()
+    }
+
     /// Whether an address is in the allow list, if there is one.
-    pub(super) fn is_allowed(&self, peer: SocketAddr) -> bool {
-        let is_in = match peer.ip() {
+    pub(super) fn is_allowed(&self, client: SocketAddr) -> bool {
+        let is_in = match client.ip() {
             IpAddr::V4(ip) => ip.octets()[..3] == [10, 0, 0] && ip.octets()[3] < 4,
             IpAddr::V6(ip) => ip.segments()[..4] == [0xfd00, 0, 0, 0],
         };
@@ -29,7 +73,7 @@ impl World {
         let own = connection.address;
         let is_other = |it: &&Socket| it.id != connection.id && it.token.is_some();
         let is_same = |it: &&Socket| it.address.map(source) == own.map(source);
-        let others = self.connections(connection.echo).filter(is_other);
+        let others = self.connections(connection.service()).filter(is_other);
         let max = own.and(self.plan.config.max_per_source);
         let is_allowed = own.is_none_or(|address| self.is_allowed(address));
         !is_allowed || max.is_some_and(|max| others.filter(is_same).count() >= max)
@@ -43,47 +87,44 @@ impl World {
         }
         // A connection without a token was rejected, or could not be registered.
         if socket.kind == Kind::Stream && socket.token.is_some() {
-            let bytes = format!("echoed: {},", socket.echoed);
-            let (echo, close) = (socket.echo, (bytes, self.reasons(socket)));
-            self.echoes[echo].closes.push(close);
+            let close = (socket.outbound.sent, self.reasons(socket));
+            let service = socket.service();
+            self.services[service].closes.push_back(close);
         }
     }
 
-    /// A shutdown accepts what waited when the turn began. Other processes accept the rest, if they have
-    /// copies of the socket.
+    /// A shutdown accepts what waited when the iteration began. Other processes accept the rest, if they
+    /// have copies of the socket.
     fn check_listener(&self, listener: &Socket) {
         let oldest = listener.waiting.front().map(|it| &self.sockets[*it]);
-        let waited = oldest.is_some_and(|it| it.moved_at < self.turn_now);
-        let has_failed = listener.error_turn == self.turn;
+        let waited = oldest.is_some_and(|it| it.moved_at < self.engine_now);
+        let has_failed = listener.present.has_error;
         let may_leave = has_failed || self.plan.is_inherited || !self.is_shutting_down();
-        let is_lost = waited && !may_leave && self.has_place(listener.echo);
+        let is_lost = waited && !may_leave && self.has_place(listener.service());
         judge(is_lost, listener, "is closed, and connections wait");
     }
 
     /// A connection is closed: one of the reasons has to hold.
     fn reasons(&self, connection: &Socket) -> Vec<&'static str> {
-        let config = &self.plan.config;
-        let is_blocked = connection.is_blocked;
-        let unread = connection.sent - connection.received;
-        let has_ended = connection.has_ended && unread == 0 && connection.pending() == 0;
+        let (config, is_blocked) = (&self.plan.config, connection.is_blocked());
+        let unread = connection.inbound.unread();
+        let has_ended = connection.inbound.is_ended && unread == 0 && !is_blocked;
         let is_reset = |it| ["ECONNRESET", "EPIPE", "ENOTCONN"].contains(&it);
-        let would_block = is_blocked || connection.error_turn == self.turn;
-        let may_expire = (unread == 0 || would_block) && !self.is_lingering();
-        let age = self.turn_now - connection.moved_at;
-        let has_expired = |duration: Duration| may_expire && age > timeout(duration);
-        let [idle, write] = [config.idle_timeout, config.write_timeout].map(has_expired);
-        let held: u64 = self.connections(connection.echo).map(|it| it.held).sum();
+        let would_block = is_blocked || connection.present.has_error;
+        let may_expire = unread == 0 || would_block;
+        let age = self.engine_now - connection.moved_at;
+        let [idle, write] = self.timeouts(connection).map(|it| may_expire && age > it);
+        let is_over_budget = self.held(connection.service()) > config.max_buffered as u64;
         let all = [
-            ("PeerClosed", has_ended && !connection.write_closed),
+            ("PeerClosed", has_ended && !connection.outbound.is_ended),
             ("Reset", connection.failure.is_some_and(is_reset)),
             ("Error", connection.failure.is_some_and(|it| !is_reset(it))),
             ("IdleTimeout", idle),
-            ("WriteTimeout", is_blocked && write),
-            ("Evicted", is_blocked && held > config.max_buffered as u64),
+            ("WriteTimeout", write),
+            ("Evicted", is_blocked && is_over_budget),
             ("Aborted", self.is_lingering() || self.is_host_closing),
         ];
-        let reasons = all.iter().filter(|it| it.1).map(|it| it.0);
-        let reasons: Vec<_> = reasons.collect();
+        let reasons: Vec<_> = all.iter().filter(|it| it.1).map(|it| it.0).collect();
         judge(reasons.is_empty(), connection, "is closed without a reason");
         let is_wrong = reasons == ["Evicted"] && !self.is_blocked_longest(connection);
         judge(is_wrong, connection, "is evicted, and not blocked longest");
@@ -94,21 +135,23 @@ impl World {
     fn is_blocked_longest(&self, connection: &Socket) -> bool {
         // Without a timeout they are sorted over ten minutes.
         let range = timeout(self.plan.config.write_timeout).min(600 * SECOND);
-        let blocked = self.open(connection.echo).filter(|it| it.is_blocked);
-        let longest = blocked.map(|it| it.moved_at).min().unwrap_or(NEVER);
+        let blocked = self.connections(connection.service());
+        let since = blocked.filter(|it| it.is_blocked()).map(|it| it.moved_at);
         // Older ones share the first slot.
-        let first = longest.max(self.turn_now.saturating_sub(range));
-        connection.moved_at <= first.saturating_add(tolerance(range))
+        let first = self.engine_now.saturating_sub(range);
+        let first = first.max(since.min().unwrap_or(NEVER));
+        connection.moved_at <= first + tolerance(range)
     }
 
     /// The engine reports a close, in the order of the closes: for a reason that holds.
-    pub(super) fn check_event(&mut self, echo: usize, event: &ConnectionEvent) {
-        let report = format!("{event:?}");
-        if matches!(event, ConnectionEvent::Closed { .. }) {
-            let (bytes, reasons) = self.echoes[echo].closes.remove(0);
-            let is_right = |it: &&str| report.contains(&format!("reason: {it}"));
-            let is_right = report.contains(&bytes) && reasons.iter().any(is_right);
-            judge(!is_right, &report, "is reported, and is not so");
+    pub(super) fn check_event(&mut self, service: usize, event: &ConnectionEvent) {
+        if let ConnectionEvent::Closed { reason, echoed, .. } = event {
+            let close = self.services[service].closes.pop_front();
+            let (bytes, reasons) = close.unwrap_or_default();
+            let report = format!("{reason:?}");
+            let is_right = reasons.iter().any(|it| report.starts_with(it));
+            judge(bytes != *echoed, echoed, "bytes are reported at a close");
+            judge(!is_right, &report, "is reported as the reason of a close");
         }
     }
 }

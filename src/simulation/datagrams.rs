@@ -1,18 +1,12 @@
-//! UDP sockets, one for each echo: what udp(7), recvmmsg(2) and sendmmsg(2) say of their calls.
+//! UDP sockets, one for each service: what udp(7), recvmmsg(2) and sendmmsg(2) say of their calls.
 
 use std::num::NonZero;
 
 use super::*;
-use crate::net::udp::packet_info::PacketInfo;
 use crate::net::udp::{BATCH, DatagramIo, POLL_THRESHOLD, SLOT_SIZE};
 
 /// How many datagrams fit into a receive buffer, and into a send buffer.
 const CAPACITY: usize = 40;
-
-/// The address of the UDP socket of an echo.
-pub(super) fn address(echo: usize) -> SocketAddr {
-    SocketAddr::from(([10, 9, 0, 1 + echo as u8], 7007 + echo as u16))
-}
 
 /// What is compared of the content of a datagram: its number.
 fn content(number: usize, size: usize) -> Vec<u8> {
@@ -20,13 +14,11 @@ fn content(number: usize, size: usize) -> Vec<u8> {
 }
 
 impl World {
-    /// sendto(2) of a peer.
-    pub(super) fn send_datagram(&mut self, echo: usize, datagram: Datagram) {
-        let number = self.datagrams.len();
-        tell!(self, "datagram {number} to echo {echo}: {datagram:?}");
+    /// sendto(2) of a client.
+    pub(super) fn send_datagram(&mut self, service: usize, datagram: Datagram) {
+        let (number, id) = (self.datagrams.len(), service * SOCKETS + 2);
+        tell!(self, "datagram {number} to service {service}: {datagram:?}");
         self.datagrams.push(datagram);
-        // The UDP socket is the last endpoint of an echo.
-        let id = (echo + 1) * self.plan.endpoints(0).len() - 1;
         let socket = &mut self.sockets[id];
         if socket.waiting.len() < CAPACITY {
             socket.waiting.push_back(number);
@@ -44,53 +36,53 @@ impl World {
             let is_same = (it.size, it.peer, it.info) == (reply.size, reply.peer, reply.info);
             is_same && bytes.starts_with(&content(*number, it.size))
         };
-        let number = socket.unanswered.iter().copied().find(is_answered);
-        let name = format_args!("a reply to {}", reply.peer);
-        judge(number.is_none(), &name, "does not answer a datagram");
-        let number = number.unwrap_or(0);
+        let Some(number) = socket.unanswered.iter().copied().find(is_answered) else {
+            let name = format_args!("a reply to {}", reply.peer);
+            return judge(true, &name, "is not expected");
+        };
         // Earlier datagrams of the same peer cannot be answered any more.
-        let is_other = |it: &usize| all[*it].peer != reply.peer;
-        socket.unanswered.retain(|it| *it > number || is_other(it));
-        let (datagram, echo) = (all[number].clone(), socket.echo);
+        let can_follow = |it: &usize| *it > number || all[*it].peer != reply.peer;
+        socket.unanswered.retain(can_follow);
         // Some neighbours do not answer ARP, and the reply stays in the send buffer.
         if self.random.one_in(8) {
-            socket.unresolved.push_back(self.now + 3 * SECOND);
+            socket.unresolved.push(self.now + 3 * SECOND);
         }
-        self.replies += 1;
-        let fault = self.fault_of_reply(echo, reply);
-        judge(fault.is_some(), &name, fault.unwrap_or_default());
-        self.forward(echo, datagram);
+        let service = socket.service();
+        self.services[service].replies += 1;
+        self.forward(service, reply.clone());
     }
 
-    /// The reply reaches another echo, if the address of the sender was forged.
-    fn forward(&mut self, echo: usize, mut datagram: Datagram) {
-        let mut echoes = 0..self.plan.echoes;
-        if let Some(other) = echoes.find(|other| address(*other) == datagram.peer) {
+    /// The reply reaches another service, if the address of the sender was forged.
+    fn forward(&mut self, service: usize, mut datagram: Datagram) {
+        let mut services = 0..self.plan.services;
+        if let Some(other) = services.find(|other| address(*other) == datagram.peer) {
             // Where the TTL was not known, the reply leaves with the default.
             let ttl = datagram.info.ttl.unwrap_or(65);
             datagram.info.ttl = Some(ttl.saturating_sub(1));
-            datagram.peer = address(echo);
+            datagram.peer = address(service);
             self.send_datagram(other, datagram);
         }
     }
 
-    /// Why a datagram must not be answered.
-    fn fault_of_reply(&self, echo: usize, datagram: &Datagram) -> Option<&'static str> {
+    /// Whether a datagram gets a reply.
+    fn is_wanted(&self, service: usize, datagram: &Datagram) -> bool {
         let (peer, port, info) = (datagram.peer, datagram.peer.port(), datagram.info);
-        let is_reserved = port < 1024 || [2049, address(echo).port()].contains(&port);
-        let any_port = self.plan.config.udp_answer_any_port;
+        let is_reserved = port < 1024 || [2049, address(service).port()].contains(&port);
+        let is_service = port == 0 || (is_reserved && !self.plan.config.udp_answer_any_port);
         let is_host = match peer.ip() {
             IpAddr::V4(ip) => !(ip.is_multicast() || ip.is_broadcast() || ip.is_unspecified()),
             IpAddr::V6(_) => true,
         };
-        let all = [
-            (!self.is_allowed(peer), "is not allowed"),
-            (!is_host, "does not go to one host"),
-            (info.multicast, "answers a question to many hosts"),
-            (info.ttl.is_some_and(|ttl| ttl <= 1), "goes too far"),
-            (port == 0 || (is_reserved && !any_port), "goes to a service"),
-        ];
-        all.iter().find(|it| it.0).map(|it| it.1)
+        let is_too_far = info.ttl.is_some_and(|ttl| ttl <= 1);
+        self.is_allowed(peer) && is_host && !is_service && !info.multicast && !is_too_far
+    }
+
+    /// Datagrams were received. Some of them get no reply.
+    fn note_received(&mut self, id: usize, mut received: Vec<usize>) {
+        let (service, count) = (self.sockets[id].service(), received.len());
+        received.retain(|it| self.is_wanted(service, &self.datagrams[*it]));
+        self.services[service].unwanted += (count - received.len()) as u64;
+        self.sockets[id].unanswered = received;
     }
 }
 
@@ -98,19 +90,18 @@ impl World {
 /// shorter than the first. Returns where its bytes begin.
 fn join(train: &mut Datagram, next: &Datagram) -> Option<usize> {
     let segment = train.info.segment.map_or(train.size, |it| it.get().into());
-    let info = PacketInfo {
-        segment: train.info.segment,
-        ..next.info
-    };
-    let is_alike = (train.peer, train.info) == (next.peer, info);
-    let is_short = next.size > segment || next.size == 0 || !train.size.is_multiple_of(segment);
-    let end = train.size + next.size;
-    if !is_alike || is_short || train.count() == 64 || end > SLOT_SIZE {
+    let (start, end) = (train.start + train.size, train.size + next.size);
+    let mut info = train.info;
+    info.segment = None;
+    let is_alike = (train.peer, info) == (next.peer, next.info);
+    let is_whole = train.size.is_multiple_of(segment) && (1..=segment).contains(&next.size);
+    let fits = train.count() < 64 && end <= SLOT_SIZE;
+    if !(is_alike && is_whole && fits) {
         return None;
     }
     train.info.segment = NonZero::new(segment as u16);
     train.size = end;
-    Some(train.start + end - next.size)
+    Some(start)
 }
 
 impl DatagramIo for Descriptor {
@@ -118,30 +109,24 @@ impl DatagramIo for Descriptor {
         self.call("recvmmsg", |world, id| {
             let more = world.random.below((BATCH - POLL_THRESHOLD + 1) as u64);
             let (max, has_trains) = (POLL_THRESHOLD + more as usize, world.random.one_in(2));
-            let socket = &mut world.sockets[id];
-            socket.unanswered.clear();
+            let (socket, mut received) = (&mut world.sockets[id], Vec::new());
             while let Some(&number) = socket.waiting.front() {
                 let mut datagram = world.datagrams[number].clone();
-                (datagram.start, datagram.drops) =
-                    (datagrams.len() * SLOT_SIZE, Some(socket.drops));
-                let train = datagrams.last_mut().filter(|_| has_trains);
-                let start = match train.and_then(|it| join(it, &datagram)) {
-                    Some(start) => start,
-                    None if datagrams.len() == max => break,
-                    None => {
-                        datagrams.push(datagram.clone());
-                        datagram.start
-                    }
-                };
                 let content = content(number, datagram.size);
+                datagram.drops = Some(socket.drops);
+                let train = datagrams.last_mut().filter(|_| has_trains);
+                let mut start = train.and_then(|it| join(it, &datagram));
+                if start.is_none() && datagrams.len() < max {
+                    datagram.start = datagrams.len() * SLOT_SIZE;
+                    start = Some(datagram.start);
+                    datagrams.push(datagram);
+                }
+                let Some(start) = start else { break };
                 buffers[start..][..content.len()].copy_from_slice(&content);
-                socket.unanswered.extend(socket.waiting.pop_front());
+                received.extend(socket.waiting.pop_front());
             }
-            let socket = &world.sockets[id];
-            let received = socket.unanswered.iter().map(|it| &world.datagrams[*it]);
-            let dropped = received.filter(|it| world.fault_of_reply(socket.echo, it).is_some());
-            world.replies_dropped += dropped.count() as u64;
-            or_would_block(datagrams.len() as u64)
+            world.note_received(id, received);
+            or_would_block(datagrams.len())
         })
     }
 
@@ -149,15 +134,15 @@ impl DatagramIo for Descriptor {
         self.call("sendmmsg", |world, id| {
             let differ = datagrams.iter().any(|it| !it.replies_like(&datagrams[0]));
             judge(differ, &"replies in one call", "differ in control messages");
-            if datagrams[0].count() > 1 && world.has_trouble(1) {
-                return Err("EIO");
-            }
+            let unresolved = &mut world.sockets[id].unresolved;
+            unresolved.retain(|until| *until > world.now);
+            let room = CAPACITY.saturating_sub(unresolved.len());
             let max = 1 + world.random.below(datagrams.len() as u64) as usize;
-            let count = max.min(CAPACITY.saturating_sub(world.sockets[id].unresolved.len()));
+            let count = max.min(room);
             for reply in datagrams[..count].iter().flat_map(Datagram::split) {
                 world.answer(id, &reply, reply.bytes(buffers));
             }
-            or_would_block(count as u64)
+            or_would_block(count)
         })
     }
 

@@ -5,17 +5,17 @@ use super::*;
 /// What a call returns: an error by its name.
 pub(super) type Outcome<T> = Result<T, &'static str>;
 
+/// The errors of a resource that the whole system can run out of.
+pub(super) const SHORTAGES: &str = "EMFILE ENFILE ENOBUFS ENOMEM ENOSPC";
+
 /// All but `EBADF`, `EFAULT`, `ENOTSOCK` and `EINVAL`, which are faults of the program, and `EAGAIN`, by
-/// which the socket says something. tcp(7), udp(7), unix(7) and ip(7) add to the pages of the calls.
+/// which the socket says something. tcp(7), udp(7), unix(7) and ip(7) add to the pages of the calls. `EIO`
+/// refuses a train of datagrams (`UDP_SEGMENT`).
 pub(super) fn errors(call: &str) -> &'static str {
     match call {
-        "send" | "sendmmsg" => {
-            "EINTR EACCES EALREADY ECONNREFUSED ECONNRESET EDESTADDRREQ EHOSTUNREACH EISCONN EMSGSIZE \
-             ENETUNREACH ENOBUFS ENOMEM ENOTCONN EOPNOTSUPP EPERM EPIPE"
-        }
-        "recv" | "recvmmsg" => {
-            "EINTR EACCES ECONNREFUSED ECONNRESET EHOSTUNREACH EISCONN EMSGSIZE ENETUNREACH ENOBUFS \
-             ENOMEM ENOPROTOOPT ENOTCONN EOPNOTSUPP EPERM EPIPE ETIMEDOUT"
+        "send" | "sendmmsg" | "recv" | "recvmmsg" => {
+            "EINTR EACCES EALREADY ECONNREFUSED ECONNRESET EDESTADDRREQ EHOSTUNREACH EIO EISCONN \
+             EMSGSIZE ENETUNREACH ENOBUFS ENOMEM ENOPROTOOPT ENOTCONN EOPNOTSUPP EPERM EPIPE ETIMEDOUT"
         }
         // Also if there is something to move.
         "splice in" => "EINTR EAGAIN EACCES ECONNRESET ENOMEM ESPIPE ETIMEDOUT",
@@ -29,8 +29,13 @@ pub(super) fn errors(call: &str) -> &'static str {
         }
         "epoll_ctl" => "EEXIST ELOOP ENOMEM ENOSPC EPERM",
         "pipe" => "EMFILE ENFILE",
+        "malloc" => "ENOMEM",
         _ => panic!("{call} has no errors"),
     }
+}
+
+pub(super) fn can_fail_with(call: &str, error: &str) -> bool {
+    errors(call).split(' ').any(|it| it == error)
 }
 
 /// A system without an error of this name has another one instead.

@@ -1,16 +1,16 @@
 //! The engine in a simulated world: deterministic simulation.
 //!
-//! A seed decides everything: the configuration, what the peers do and when, how much each call moves,
+//! A seed decides everything: the configuration, what the clients do and when, how much each call moves,
 //! which calls fail, in which order events come, and how long the process is stopped. The engine is the
 //! real one, with every feature, and runs in the real loop; only its [`System`](crate::net::System) and
-//! its clock are simulated. Checks inside calls, at each close, before each sleep, after each turn of the
-//! loop and at the end compare what happened with what has to hold; a broken check ends the run.
+//! its clock are simulated. Checks inside calls, at each close, before each sleep, after each iteration of
+//! a loop and at the end compare what happened with what has to hold; a broken check ends the run.
 //!
-//! The engine is `Engine<Simulation>` (`run.rs`). All its sockets are descriptors (`sockets.rs`), whose
+//! The engine is `Engine<Simulation>` (`host.rs`). All its sockets are descriptors (`calls.rs`), whose
 //! calls go to the world of the thread, because methods like `Read::read` have no argument for it.
 //!
 //! If a check is broken, the run is made smaller as long as the same check is broken, and told as a story:
-//! the log of the engine, with a line for each call, event, sleep and action of a peer. A run can be
+//! the log of the engine, with a line for each call, event, sleep and action of a client. A run can be
 //! repeated by its seed:
 //!
 //! ```text
@@ -19,155 +19,149 @@
 //!
 //! | file | what it has |
 //! |---|---|
+//! | `seeds.rs` | the test: many seeds, and the story of one |
 //! | `random.rs`, `plan.rs` | from a seed to a plan |
-//! | `world.rs`, `errors.rs` | the clock, calls and their errors, and what all share |
-//! | `facts.rs` | the facts of a socket |
-//! | `sockets.rs`, `selector.rs` | descriptors, registrations and edge-triggered events |
-//! | `streams.rs`, `listeners.rs`, `datagrams.rs` | the calls of each kind of socket |
-//! | `peers.rs` | what peers do |
+//! | `host.rs`, `changes.rs` | the application, with the engines in their loops |
+//! | `clients.rs` | what clients do |
+//! | `sockets.rs` | the facts of a socket |
+//! | `calls.rs`, `errors.rs` | what all calls have in common, and their errors |
+//! | `selector.rs` | edge-triggered events, and the clock |
+//! | `listeners.rs`, `streams.rs`, `datagrams.rs` | the calls of each kind of socket |
 //! | `checks.rs`, `closes.rs` | what has to hold |
-//! | `run.rs`, `hosts.rs` | the loop, and its host |
 //!
-//! The files are one program, and share their names: each begins with `use super::*`.
+//! A service is an engine with its loop and its sockets. The files are one program, and share their names:
+//! each begins with `use super::*`.
 
 #![allow(clippy::cast_possible_truncation, reason = "the numbers are small")]
 #![allow(clippy::struct_excessive_bools, reason = "facts, each on its own")]
 
+/// Adds a line to the story: it is logged as the engine's own lines are.
+macro_rules! tell {
+    ($world:expr, $($line:tt)+) => {
+        let seconds = Duration::from_micros($world.now).as_secs_f64();
+        log::trace!("{seconds:>13.6} {}", format_args!($($line)+));
+    };
+}
+
+mod calls;
+mod changes;
 mod checks;
+mod clients;
 mod closes;
 mod datagrams;
 mod errors;
-mod facts;
-mod hosts;
+mod host;
 mod listeners;
-mod peers;
 mod plan;
 pub(crate) mod random;
-mod run;
+mod seeds;
 mod selector;
 mod sockets;
 mod streams;
-mod world;
 
 use std::cell::{Cell, RefCell, RefMut};
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::fmt::{self, Debug, Display};
 use std::net::{IpAddr, SocketAddr};
-use std::panic::{self, AssertUnwindSafe};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{LazyLock, Mutex};
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
-use std::{env, io, mem, process, thread};
+use std::{io, mem, panic, thread};
 
 use log::{Level, LevelFilter};
-use mio::{Interest, Poll, Registry, Token, event};
+use mio::{Interest, Registry, Token, event};
 
 use crate::config::Config;
 use crate::net::Readiness;
-use crate::net::endpoint::Endpoint;
 use crate::net::udp::Datagram;
 use crate::policy::log_lines;
 use crate::stats::Stats;
 
 // The names that the files share.
-use {checks::*, closes::*, datagrams::*, errors::*, facts::*, hosts::*, peers::*};
-use {plan::*, random::*, run::*, selector::*, sockets::*, world::*};
+use {calls::*, checks::*, clients::*, closes::*, errors::*, host::*, listeners::*};
+use {plan::*, random::*, selector::*, sockets::*};
 
-/// How many seeds run by default.
-const SEEDS: u64 = 5_000;
-
-fn number(variable: &str) -> Option<u64> {
-    let text = env::var(variable).ok()?;
-    Some(text.parse().expect("a number in the environment"))
+thread_local! {
+    /// Never freed, so that it can be borrowed for any time.
+    static WORLD: &'static RefCell<World> = Box::leak(Box::default());
 }
 
-/// `SEED` tells the story of one seed; `SEEDS` says how many are run, and `FIRST_SEED` from which on.
-#[test]
-fn simulation() {
-    let first = number("FIRST_SEED").unwrap_or(0);
-    let end = first + number("SEEDS").unwrap_or(SEEDS);
-    if let Some(seed) = number("SEED") {
-        return explain(seed, Poll::new().unwrap().registry(), usize::MAX);
-    }
-    let (next, totals) = (AtomicU64::new(first), Mutex::new([0; 6]));
-    let start = Instant::now();
-    thread::scope(|scope| {
-        let workers = thread::available_parallelism().map_or(1, usize::from);
-        let workers = (0..workers).map(|_| scope.spawn(|| run_seeds(&next, end, &totals)));
-        let workers: Vec<_> = workers.collect();
-        // A turn that never returns makes no call that could be checked.
-        let (mut seed, mut since) = (first, start);
-        while workers.iter().any(|it| !it.is_finished()) {
-            thread::park_timeout(Duration::from_millis(10));
-            if mem::replace(&mut seed, next.load(Ordering::Relaxed)) != seed {
-                since = Instant::now();
-            }
-            if since.elapsed() > Duration::from_secs(60) {
-                eprintln!("a turn of one of the seeds before {seed} does not end");
-                process::abort();
-            }
+/// The world of this thread. A statement can borrow it once.
+fn world() -> RefMut<'static, World> {
+    WORLD.with(|world| world.borrow_mut())
+}
+
+/// The facts of one run: which bytes were sent and received, which call returned what, which end closed.
+///
+/// The checks judge the engine by them, by its counters and by its log, and never by its private state.
+#[derive(Default)]
+struct World {
+    plan: Plan,
+    random: Random,
+    /// The clock. Only the simulation moves it.
+    now: Micros,
+    /// Iterations of all loops.
+    iteration: u64,
+    /// When the present iteration began: the time that the engine knows.
+    engine_now: Micros,
+    /// Calls and events in the present iteration.
+    work: u64,
+    failures: u64,
+    /// What the system lacks, as the error that its calls return, and until when.
+    shortage: (&'static str, Micros),
+    /// From here on no call fails, and all clients read and close.
+    is_calm: bool,
+    /// Nothing can happen any more without the engines, and they wait.
+    is_asleep: bool,
+    /// When the drain time of the shutdown is over; `NEVER` before the shutdown.
+    drained_at: Micros,
+    /// When the host last changed the limits.
+    limits_changed_at: Micros,
+    /// The host closes a connection.
+    is_host_closing: bool,
+    services: Vec<Service>,
+    /// First [`SOCKETS`] for each service, then connections.
+    sockets: Vec<Socket>,
+    clients: Vec<Client>,
+    datagrams: Vec<Datagram>,
+    /// Open pipes.
+    pipes: u64,
+    /// When each kind of warning was logged last.
+    warned_at: HashMap<String, Micros>,
+    /// All that was logged.
+    story: Vec<(Level, String)>,
+}
+
+/// The facts of a service.
+#[derive(Default)]
+struct Service {
+    /// Its waker was called.
+    is_woken: bool,
+    /// When listeners may be called again: later after a shortage, `NEVER` while the host pauses them.
+    accepts_at: Micros,
+    /// The connections that were closed, and not reported yet.
+    closes: VecDeque<Close>,
+    /// Datagrams that were answered, and those that get no reply.
+    replies: u64,
+    unwanted: u64,
+    /// The first iteration after the drain time.
+    lingers_at: Option<Micros>,
+    /// Iterations in a row without a call or an event.
+    idle_iterations: u32,
+}
+
+impl World {
+    fn new(plan: &Plan) -> Self {
+        let clients = plan.clients.iter().map(|&number| Client::new(plan, number));
+        let mut world = World {
+            plan: plan.clone(),
+            random: Random::new(plan.seed ^ (1 << 63)),
+            drained_at: NEVER,
+            clients: clients.collect(),
+            ..World::default()
+        };
+        for service in 0..plan.services {
+            world.add_service(service);
         }
-    });
-    let [turns, calls, seconds, connections, bytes, datagrams] = totals.into_inner().unwrap();
-    let (runs, hours, time) = (end - first, seconds / 3600, start.elapsed());
-    println!(
-        "runs: {runs}, turns: {turns}, calls: {calls}, simulated hours: {hours}, connections: \
-         {connections}, bytes: {bytes}, datagrams: {datagrams}, in {time:.1?}"
-    );
-}
-
-fn run_seeds(next: &AtomicU64, end: u64, totals: &Mutex<[u64; 6]>) {
-    let poll = Poll::new().unwrap();
-    let next = || Some(next.fetch_add(1, Ordering::Relaxed)).filter(|seed| *seed < end);
-    while let Some(seed) = next() {
-        let plan = Plan::new(seed, &BTreeSet::new());
-        if let Some(found) = fault(&plan, poll.registry(), LevelFilter::Warn) {
-            explain(seed, poll.registry(), 40);
-            panic!("{found}: seed {seed} has this fault only sometimes");
-        }
-        let figures = world().figures();
-        for (total, figure) in totals.lock().unwrap().iter_mut().zip(figures) {
-            *total += figure;
-        }
-    }
-}
-
-/// Runs a plan. Returns what is broken.
-fn fault(plan: &Plan, registry: &Registry, level: LevelFilter) -> Option<String> {
-    let panic = panic::catch_unwind(AssertUnwindSafe(|| run::run(plan, registry, level))).err()?;
-    // A panic of the engine has been printed.
-    let message = panic.downcast_ref::<String>().cloned();
-    Some(message.unwrap_or("the engine panics".to_owned()))
-}
-
-/// Leaves out all choices that a fault does not need: peers, trouble, turns.
-fn minimize(seed: u64, found: &str, registry: &Registry) -> Plan {
-    // Faults that differ in numbers only are the same.
-    let kind = |fault: &str| fault.replace(|char: char| char.is_ascii_digit(), "");
-    let mut zeroed = BTreeSet::new();
-    for draw in (0..Plan::new(seed, &zeroed).random.draws.get()).rev() {
-        zeroed.insert(draw);
-        let fault = fault(&Plan::new(seed, &zeroed), registry, LevelFilter::Warn);
-        if fault.is_none_or(|fault| kind(&fault) != kind(found)) {
-            zeroed.remove(&draw);
-        }
-    }
-    Plan::new(seed, &zeroed)
-}
-
-/// Prints the last `count` lines of the story of a seed, and panics if a check is broken. Then the run is
-/// as small as it can be.
-fn explain(seed: u64, registry: &Registry, count: usize) {
-    let mut plan = Plan::new(seed, &BTreeSet::new());
-    if let Some(found) = fault(&plan, registry, LevelFilter::Warn) {
-        plan = minimize(seed, &found, registry);
-    }
-    let found = fault(&plan, registry, LevelFilter::Trace);
-    let mut world = world();
-    world.take_log();
-    let end = &world.story[world.story.len().saturating_sub(count)..];
-    println!("{plan:#?}\n{}", end.join("\n"));
-    if let Some(fault) = found {
-        panic!("{fault}\nrepeat it: SEED={seed} cargo test --lib simulation -- --nocapture");
+        world
     }
 }

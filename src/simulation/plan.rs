@@ -1,4 +1,4 @@
-//! What a seed decides before the run: the configuration, the peers, and how much trouble there is.
+//! What a seed decides before the run: the configuration, the clients, and how much trouble there is.
 //!
 //! Of each choice, the first is the simplest: a draw that is zeroed makes a plan simpler. So the shrinker
 //! needs to know nothing of plans.
@@ -13,10 +13,20 @@ pub(super) type Micros = u64;
 pub(super) const MILLISECOND: Micros = 1_000;
 pub(super) const SECOND: Micros = 1_000_000;
 pub(super) const HOUR: Micros = 3_600 * SECOND;
-pub(super) const NEVER: Micros = Micros::MAX;
+/// So that times can be added to it.
+pub(super) const NEVER: Micros = Micros::MAX / 4;
 
-/// The most peers of a plan: more than one turn of a listener accepts.
-const PEERS: u64 = 60;
+pub(super) fn micros(duration: Duration) -> Micros {
+    duration.as_micros() as Micros
+}
+
+/// A timeout of the configuration, where 0 is none.
+pub(super) fn timeout(duration: Duration) -> Micros {
+    Some(micros(duration)).filter(|it| *it > 0).unwrap_or(NEVER)
+}
+
+/// The most clients of a plan: more than one turn of a listener accepts.
+const CLIENTS: u64 = 60;
 
 /// A struct whose fields are drawn one after the other, so that each can depend on those before it.
 macro_rules! drawn {
@@ -48,44 +58,42 @@ drawn! {
     random: Random = Random { zeroed: zeroed.clone(), ..Random::new(seed) };
     /// Streams of many bytes, and else of few.
     is_bulk: bool = random.one_in(8);
-    /// Many peers, which connect at once.
+    /// Many clients, which connect at once.
     is_storm: bool = random.one_in(20);
     config: Config = config(&random, is_bulk, is_storm);
-    /// Listeners of each echo: the first is TCP, the second a Unix socket.
-    listeners: u64 = 1 + random.below(2);
+    has_unix: bool = random.one_in(2);
     has_udp: bool = random.one_in(4);
-    /// How many echoes there are in the world, each with a loop of its own.
-    echoes: usize = random.either(4, 1 + usize::from(has_udp), 1);
+    /// How many services there are in the world, each with a loop of its own.
+    services: usize = random.either(4, 1 + usize::from(has_udp), 1);
     /// Whether other processes have copies of the listeners.
     is_inherited: bool = random.one_in(8);
-    max_peers: u64 = 1 + random.below(if is_storm { PEERS } else { 8 });
-    /// The numbers of the peers, with a draw for each, so that it can be left out.
-    peers: Vec<u64> = (0..PEERS).filter(|it| random.below(NEVER) > 0 && *it < max_peers).collect();
+    max_clients: u64 = 1 + random.below(if is_storm { CLIENTS } else { 8 });
+    /// The numbers of the clients, with a draw for each, so that it can be left out.
+    clients: Vec<u64> = (0..CLIENTS).filter(|it| random.below(NEVER) > 0 && *it < max_clients).collect();
     is_troubled: bool = random.one_in(2);
     /// One in so many system calls fails; 0 for none.
     trouble: u64 = rarely(&random, is_troubled, 7);
-    /// How many system calls fail at most.
+    /// How many system calls fail at most, but for those that fail in a shortage.
     max_failures: u64 = random.bits(10);
-    /// Once in so many turns the process is stopped, or a nested loop is called late; 0 for never.
+    /// Once in so many iterations the process is stopped, or a nested loop is called late; 0 for never.
     pauses: u64 = rarely(&random, is_troubled, 6);
-    /// Once in so many turns the host changes something; 0 for never.
+    /// Once in so many iterations the host changes something; 0 for never.
     changes: u64 = rarely(&random, is_troubled, 5);
-    /// Turns until all peers read, the trouble ends, and everything has to be echoed.
-    turns: u64 = 1 + random.bits(10);
-    /// The turn of the shutdown. If it is `NEVER`, everything is echoed before.
-    shutdown_turn: u64 = random.either(2, random.below(turns), NEVER);
+    /// Iterations until all clients read, the trouble ends, and everything has to be echoed.
+    iterations: u64 = 1 + random.bits(10);
+    /// The iteration of the shutdown. If it is `NEVER`, everything is echoed before.
+    shutdown_at: u64 = random.either(2, random.below(iterations), NEVER);
     /// The host waits for the loops, and calls them with a timeout of zero.
-    is_nested: bool = random.one_in(3) || echoes > 1;
-    small: [u64; 2] = [63, 255].map(|max| 1 + random.magnitude(max));
+    is_nested: bool = random.one_in(3) || services > 1;
     /// The least number of bytes for splice(2).
-    splice_min: usize = if is_bulk { 16 << 10 } else { small[0] as usize };
+    splice_min: u64 = if is_bulk { 16 << 10 } else { 1 + random.magnitude(63) };
     /// Bytes of a socket buffer, at most.
-    max_capacity: u64 = if is_bulk { 1 << 20 } else { small[1] };
+    max_capacity: u64 = if is_bulk { 1 << 20 } else { 1 + random.magnitude(255) };
     /// How many events one poll returns at most.
     max_events: usize = random.either(2, 1 + random.below(4) as usize, 256);
-    max_descriptors: usize = random.either(4, 4 + random.below(20) as usize, 1000);
 }
 
+/// The limits are small, so that they are reached.
 pub(super) fn config(random: &Random, is_bulk: bool, is_storm: bool) -> Config {
     let small = 1 + random.magnitude(63) as usize;
     let bulk = 1 << (14 + random.below(5));
@@ -112,15 +120,15 @@ pub(super) fn config(random: &Random, is_bulk: bool, is_storm: bool) -> Config {
         max_connections: 1 + random.below(max_connections) as usize,
         max_per_source: random.either(4, max_per_source, None),
         backlog,
-        idle_timeout: timeout(random),
-        write_timeout: timeout(random),
+        idle_timeout: drawn_timeout(random),
+        write_timeout: drawn_timeout(random),
         connection_events: 1000,
         max_turns: random.either(8, 1 + random.below(8) as usize, usize::MAX),
         ..Config::default()
     }
 }
 
-fn timeout(random: &Random) -> Duration {
+fn drawn_timeout(random: &Random) -> Duration {
     let max = random.pick(&[0, 0, 3_000, 300_000]);
     Duration::from_millis(random.magnitude(max))
 }
@@ -129,15 +137,4 @@ fn timeout(random: &Random) -> Duration {
 fn rarely(random: &Random, is_on: bool, bits: u64) -> u64 {
     let bits = random.below(bits + 1);
     if bits > 0 && is_on { 1 << bits } else { 0 }
-}
-
-impl Plan {
-    /// The sockets that each echo has from the start.
-    pub(super) fn endpoints(&self, echo: usize) -> Vec<Endpoint> {
-        let (address, path) = (address(echo), format!("/echo/{echo}"));
-        let mut endpoints = vec![Endpoint::Tcp(address), Endpoint::Unix(path.into())];
-        endpoints.truncate(self.listeners as usize);
-        endpoints.extend(self.has_udp.then_some(Endpoint::Udp(address)));
-        endpoints
-    }
 }

@@ -32,12 +32,10 @@ impl Random {
         self.state.set(state);
         let draw = self.draws.replace(self.draws.get() + 1);
         let number = u128::from(state.wrapping_mul(0x2545_f491_4f6c_dd1d));
-        let is_zeroed = self.zeroed.contains(&draw);
-        if is_zeroed {
-            0
-        } else {
-            ((number * u128::from(end)) >> 64) as u64
+        if self.zeroed.contains(&draw) {
+            return 0;
         }
+        ((number * u128::from(end)) >> 64) as u64
     }
 
     /// A number from 0 to `max`, of any magnitude: small ones are as frequent as large ones.
@@ -60,6 +58,11 @@ impl Random {
     /// `rare` once in `n` times, and else `usual`.
     pub(super) fn either<T>(&self, n: u64, rare: T, usual: T) -> T {
         if self.one_in(n) { rare } else { usual }
+    }
+
+    /// One of the words of a text.
+    pub(super) fn word(&self, text: &'static str) -> &'static str {
+        self.pick(&text.split(' ').collect::<Vec<_>>())
     }
 
     pub(super) fn pick<T: Copy>(&self, choices: &[T]) -> T {

@@ -1,8 +1,7 @@
 //! A selector with edge-triggered events, as epoll(7) describes it, and the clock.
 //!
 //! A change of a socket is noted once, until an event reports it. The event says what holds when it is
-//! reported, so changes are merged. The seed delays and reorders events, and adds some without a cause
-//! and some of sockets that were closed.
+//! reported, so changes are merged. The seed delays and reorders events, and adds some without a cause.
 
 use super::*;
 use crate::server::WAKER;
@@ -21,11 +20,17 @@ impl From<&Event> for Readiness {
     }
 }
 
-/// The selector of one echo.
-#[derive(Debug)]
+/// The selector of one service.
 pub(super) struct Selector {
-    pub(super) echo: usize,
-    pub(super) events: Vec<Event>,
+    service: usize,
+    events: Vec<Event>,
+}
+
+impl Selector {
+    pub(super) fn new(service: usize) -> Self {
+        let events = Vec::new();
+        Selector { service, events }
+    }
 }
 
 impl crate::net::Selector for Selector {
@@ -37,13 +42,14 @@ impl crate::net::Selector for Selector {
         // mio rounds up to milliseconds.
         let millis = timeout.map(|it| it.as_micros().div_ceil(1000) as Micros);
         let wakes_at = millis.map_or(NEVER, |millis| world.now + millis * MILLISECOND);
-        let slept = world.sleep(&[(self.echo, wakes_at)]);
+        let slept = world.sleep(&[(self.service, wakes_at)]);
         world.now += 1;
-        world.begin_turn();
-        world.had_events = true;
+        world.begin_iteration();
+        // A signal counts as an event.
+        world.work = slept.is_err().into();
         slept.map_err(error)?;
-        self.events = world.collect(self.echo);
-        world.had_events = !self.events.is_empty();
+        self.events = world.collect(self.service);
+        world.work += self.events.len() as u64;
         for (token, readiness) in &self.events {
             tell!(world, "event of {}: {readiness}", token.0);
         }
@@ -68,66 +74,85 @@ impl crate::net::Selector for Selector {
 }
 
 impl World {
+    pub(super) fn instant(&self) -> Instant {
+        static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+        *START + Duration::from_micros(self.now)
+    }
+
+    /// An iteration of a loop begins, or the host calls an engine.
+    pub(super) fn begin_iteration(&mut self) {
+        self.check_warnings();
+        self.iteration += 1;
+        self.engine_now = self.now;
+        self.work = 0;
+        for socket in &mut self.sockets {
+            socket.present = Activity::default();
+        }
+    }
+
+    /// A socket has changed. An event reports it, sometimes late.
+    pub(super) fn signal(&mut self, id: usize) {
+        let delay = || self.random.magnitude(10 * MILLISECOND);
+        let at = self.now + self.has_trouble(1).then(delay).unwrap_or(0);
+        let socket = &mut self.sockets[id];
+        if socket.token.is_some() && socket.state == State::Open {
+            socket.changed_at = Some(socket.changed_at.map_or(at, |it| it.min(at)));
+        }
+    }
+
+    /// The sockets with a change that an event can report.
+    fn changed(&self, service: usize) -> impl Iterator<Item = &Socket> {
+        let is_due = |it: &&Socket| it.changed_at.is_some_and(|at| at <= self.now);
+        self.open(service).filter(is_due)
+    }
+
     /// Whether the descriptor of the selector is readable.
-    pub(super) fn has_events(&self, echo: usize) -> bool {
-        let is_due = |it: &Socket| it.changed_at <= self.now && it.is_ready();
-        self.echoes[echo].is_woken || self.open(echo).any(is_due)
+    pub(super) fn has_events(&self, service: usize) -> bool {
+        self.services[service].is_woken || self.changed(service).any(Socket::is_ready)
     }
 
     /// Takes events, in any order.
-    fn collect(&mut self, echo: usize) -> Vec<Event> {
-        let mut ids: Vec<usize> = self.open(echo).map(|it| it.id).collect();
-        ids.sort_by_cached_key(|_| self.random.below(NEVER));
-        let max = self.plan.max_events;
-        let events = ids.into_iter().filter_map(|id| self.take_event(id));
-        let mut events: Vec<_> = events.take(max).collect();
-        if mem::take(&mut self.echoes[echo].is_woken) {
-            events.push((WAKER, ALL));
+    fn collect(&mut self, service: usize) -> Vec<Event> {
+        let mut ids: Vec<_> = self.changed(service).map(|it| it.id).collect();
+        if self.has_trouble(2) {
+            ids.push(self.random.below(self.sockets.len() as u64) as usize);
         }
-        if self.has_trouble(4) {
-            events.extend(self.stale_event(echo));
+        ids.sort_by_cached_key(|_| self.random.below(NEVER));
+        let (ids, max) = (ids.into_iter(), self.plan.max_events);
+        let events = ids.filter_map(|id| self.take_event(service, id));
+        let mut events: Vec<_> = events.take(max).collect();
+        if mem::take(&mut self.services[service].is_woken) {
+            events.push((WAKER, ALL));
         }
         events
     }
 
-    /// The event of a socket that has changed, and sometimes of another one.
-    fn take_event(&mut self, id: usize) -> Option<Event> {
-        let is_spurious = self.has_trouble(8);
-        let (turn, socket) = (self.turn, &mut self.sockets[id]);
-        if socket.changed_at <= self.now {
-            socket.changed_at = NEVER;
-        } else if !is_spurious {
-            return None;
-        }
-        let token = socket.token.filter(|_| socket.is_ready())?;
-        let readiness = socket.readiness();
-        // While bytes are pending, only room gives a connection something to do.
-        if readiness.writable || !socket.is_blocked {
-            socket.event_turn = turn;
+    /// The event of a socket that has changed, or one without a cause: a spurious one, or if the socket was
+    /// closed, a stale one. Another socket may have its token by now.
+    fn take_event(&mut self, service: usize, id: usize) -> Option<Event> {
+        let is_changed = self.changed(service).any(|it| it.id == id);
+        let socket = &mut self.sockets[id];
+        let readiness = if is_changed { socket.readiness() } else { ALL };
+        socket.changed_at = socket.changed_at.filter(|_| !is_changed);
+        let token = socket.token.filter(|_| !is_changed || socket.is_ready())?;
+        for it in self.sockets.iter_mut().filter(|it| it.service() == service) {
+            // While bytes are pending, only room gives a connection something to do.
+            let has_work = readiness.writable || !it.is_blocked();
+            it.present.is_woken |= it.token == Some(token) && has_work;
         }
         Some((token, readiness))
     }
 
-    /// The event of a socket that was closed. Another one may have its token by now.
-    fn stale_event(&mut self, echo: usize) -> Option<Event> {
-        let token = self.stale_tokens.pop()?;
-        let sockets = self.sockets.iter_mut().filter(|it| it.echo == echo);
-        for socket in sockets.filter(|it| it.token == Some(token)) {
-            socket.event_turn = self.turn;
-        }
-        Some((token, ALL))
-    }
-
-    /// Sleeps until one of the echoes has an event, or its time has come, or a signal arrives.
+    /// Sleeps until one of the services has an event, or its time has come, or a signal arrives.
     pub(super) fn sleep(&mut self, wakes_at: &[(usize, Micros)]) -> Outcome<()> {
-        for &(echo, at) in wakes_at.iter().filter(|(_, at)| *at > self.now) {
+        for &(service, at) in wakes_at.iter().filter(|(_, at)| *at > self.now) {
             let timeout = (at < NEVER).then(|| at - self.now);
-            tell!(self, "echo {echo} sleeps, {timeout:?} µs at most");
-            self.check_before_sleep(echo, at);
+            tell!(self, "service {service} sleeps, {timeout:?} µs at most");
+            self.check_before_sleep(service, at);
         }
         self.is_asleep = false;
         let end = wakes_at.iter().map(|(_, at)| *at).min().unwrap_or(NEVER);
-        let has_events = |world: &World| wakes_at.iter().any(|(echo, _)| world.has_events(*echo));
+        let has_events = |world: &World| wakes_at.iter().any(|it| world.has_events(it.0));
         while self.now < end && !self.is_asleep && !has_events(self) {
             if self.has_trouble(4) {
                 return Err("EINTR");
@@ -135,5 +160,30 @@ impl World {
             self.step(end);
         }
         Ok(())
+    }
+
+    /// Moves the clock to the next moment in which something happens without the engines, but not beyond
+    /// `end`. Clients act when their time comes.
+    pub(super) fn step(&mut self, end: Micros) {
+        let actions = self.clients.iter().map(|it| it.next_at);
+        let changes = self.sockets.iter().filter_map(|it| it.changed_at);
+        let changes = changes.filter(|at| *at > self.now);
+        let next = actions.chain(changes).min().unwrap_or(NEVER).min(end);
+        self.is_asleep = next >= NEVER;
+        if !self.is_asleep {
+            self.now = self.now.max(next);
+        }
+        self.act();
+    }
+
+    /// Clients act whose time has come.
+    pub(super) fn act(&mut self) {
+        for index in 0..self.clients.len() {
+            if self.clients[index].next_at <= self.now {
+                let mut client = self.clients[index].clone();
+                client.next_at = client.act(self, index);
+                self.clients[index] = client;
+            }
+        }
     }
 }

@@ -1,149 +1,168 @@
-//! The descriptors of the engine: calls, registrations, and close(2).
+//! The facts of a socket of the engine, and what follows from them.
+
+use std::ops::Range;
 
 use super::*;
+use crate::net::endpoint::Endpoint;
 
-/// A call that moves nothing would block.
-pub(super) fn or_would_block(count: u64) -> Outcome<usize> {
-    let count = Some(count as usize).filter(|it| *it > 0);
-    count.ok_or("EAGAIN")
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Kind {
+    #[default]
+    Stream,
+    Listener,
+    Udp,
 }
 
-/// A descriptor of the engine, of any kind of socket. Dropping it closes the socket.
-#[derive(Debug)]
-pub(super) struct Descriptor(pub(super) usize);
+#[derive(Default, PartialEq, Eq)]
+pub(super) enum State {
+    /// A connection in the backlog; a socket that this run does not have.
+    #[default]
+    Waiting,
+    Open,
+    Closed,
+}
 
-impl Descriptor {
-    /// A system call: does what `act` does with the socket, or fails with an error of its manual page.
-    pub(super) fn call<T: Debug>(
-        &self,
-        name: &str,
-        act: impl FnOnce(&mut World, usize) -> Outcome<T>,
-    ) -> io::Result<T> {
-        let mut world = world();
-        let result = world.call(name).and_then(|()| act(&mut world, self.0));
-        tell!(world, "{}: {name}: {result:?}", world.sockets[self.0]);
-        world.note_call(self.0, name, result.as_ref().err().copied());
-        result.map_err(error)
+/// The facts of a socket.
+#[derive(Default)]
+pub(super) struct Socket {
+    /// Its number, which its descriptor has.
+    pub(super) id: usize,
+    pub(super) kind: Kind,
+    pub(super) state: State,
+    /// The listener that a connection came by. Other sockets: itself.
+    pub(super) listener: usize,
+    /// `None` for a connection.
+    pub(super) endpoint: Option<Endpoint>,
+    /// The address of the client of a connection, or of the socket itself; `None` at a Unix socket.
+    pub(super) address: Option<SocketAddr>,
+    /// The last token that it was registered with. Another socket can have it after the close.
+    pub(super) token: Option<Token>,
+    /// When an event can report a change; `None` if all changes are reported.
+    pub(super) changed_at: Option<Micros>,
+    /// The error of a call, other than `EINTR` and `EAGAIN`.
+    pub(super) failure: Option<&'static str>,
+    /// It was open when the host changed the limits.
+    pub(super) is_exempt: bool,
+    pub(super) present: Activity,
+    /// Iterations in a row with calls and without an effect.
+    pub(super) idle_iterations: u32,
+    /// Iterations in a row with work and without calls.
+    pub(super) starved_iterations: u32,
+
+    /// Connections in the backlog of a listener, or datagrams in the receive buffer of a UDP socket.
+    pub(super) waiting: VecDeque<usize>,
+    /// New connections reach another process, or none.
+    pub(super) drops_new_syns: bool,
+    /// Datagrams that were received with the last call, and get a reply.
+    pub(super) unanswered: Vec<usize>,
+    /// Until when replies to silent neighbours stay in the send buffer.
+    pub(super) unresolved: Vec<Micros>,
+    /// Datagrams for which the receive buffer had no room.
+    pub(super) drops: u32,
+
+    /// The client of a connection.
+    pub(super) client: usize,
+    /// From the client to the service, and back.
+    pub(super) inbound: Flow,
+    pub(super) outbound: Flow,
+    /// Bytes that the service has read after it had ended its stream, and so not to be echoed.
+    pub(super) ignored: u64,
+    /// The position of the urgent mark.
+    pub(super) mark: Option<u64>,
+    /// The client has closed its socket: the reply to bytes is a reset.
+    pub(super) is_gone: bool,
+    /// What the next call returns.
+    pub(super) error: Option<&'static str>,
+    /// A write was short: an event follows when there is room.
+    pub(super) awaits_room: bool,
+    /// What counts for the budget of pending bytes.
+    pub(super) held: u64,
+    /// When a byte moved last, or the time of connect(2).
+    pub(super) moved_at: Micros,
+}
+
+/// What happened to a socket in the present iteration.
+#[derive(Default)]
+pub(super) struct Activity {
+    /// An event, or a close at the connection limit, gave it something to do.
+    pub(super) is_woken: bool,
+    pub(super) has_called: bool,
+    /// A read moved bytes.
+    pub(super) has_read: bool,
+    /// A call had an effect, or ended with an error that the engine has to act on.
+    pub(super) has_progress: bool,
+    /// A call returned an error other than `EINTR`.
+    pub(super) has_error: bool,
+}
+
+/// The bytes of one direction, which are never stored. Positions count from the start.
+#[derive(Default)]
+pub(super) struct Flow {
+    pub(super) sent: u64,
+    pub(super) received: u64,
+    /// How many bytes are on their way at most: the size of the buffer.
+    pub(super) capacity: u64,
+    /// The sender has ended it.
+    pub(super) is_ended: bool,
+}
+
+impl Flow {
+    pub(super) fn unread(&self) -> u64 {
+        self.sent - self.received
+    }
+
+    pub(super) fn room(&self) -> u64 {
+        self.capacity - self.unread()
     }
 }
 
-/// `epoll_ctl(2)`. A socket that is ready already gets an event.
-///
-/// The engine registers through mio, which requires a real `Registry`. It is passed along and ignored: the
-/// token is noted in the world instead.
-impl event::Source for Descriptor {
-    fn register(&mut self, _: &Registry, token: Token, _: Interest) -> io::Result<()> {
-        self.call("epoll_ctl", |world, id| {
-            world.sockets[id].token = Some(token);
-            world.signal(id);
-            Ok(())
-        })
+impl Socket {
+    pub(super) fn service(&self) -> usize {
+        self.listener / SOCKETS
     }
 
-    fn reregister(&mut self, _: &Registry, _: Token, _: Interest) -> io::Result<()> {
-        panic!("sockets are registered once")
+    /// Bytes that the service has read and not written. Between two calls, it is write-blocked with them.
+    pub(super) fn pending(&self) -> u64 {
+        self.inbound.received - self.ignored - self.outbound.sent
     }
 
-    /// Sockets other than UDP's are closed right after it.
-    fn deregister(&mut self, _: &Registry) -> io::Result<()> {
-        let socket = &mut world().sockets[self.0];
-        if socket.kind == Kind::Udp {
-            (socket.token, socket.changed_at) = (None, NEVER);
+    pub(super) fn is_blocked(&self) -> bool {
+        self.pending() > 0
+    }
+
+    /// What epoll(7) reports, in mio's words: there are bytes, the end, an error, connections or datagrams
+    /// to read, or a third of the send buffer is free.
+    pub(super) fn readiness(&self) -> Readiness {
+        let is_over = self.inbound.is_ended || self.error.is_some();
+        let hung_up = self.error.is_some() || (is_over && self.outbound.is_ended);
+        let has_room = self.outbound.room() * 3 >= self.outbound.capacity;
+        Readiness {
+            readable: self.inbound.unread() > 0 || is_over || !self.waiting.is_empty(),
+            writable: self.kind == Kind::Stream && (has_room || hung_up),
+            read_until_would_block: self.mark >= Some(self.inbound.received) || is_over,
+        }
+    }
+
+    /// Whether there is something to report.
+    pub(super) fn is_ready(&self) -> bool {
+        self.readiness().readable || self.readiness().writable
+    }
+
+    /// The bytes at these positions: they follow from the position and the connection.
+    pub(super) fn bytes(&self, positions: Range<u64>) -> impl Iterator<Item = u8> + use<> {
+        let id = self.id as u64;
+        positions.map(move |it| (it * 31 + (it >> 8) + id) as u8)
+    }
+}
+
+impl Display for Socket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} {}", self.kind, self.id)?;
+        if self.kind == Kind::Stream {
+            let [inbound, outbound] =
+                [&self.inbound, &self.outbound].map(|it| format!("{} of {}", it.received, it.sent));
+            write!(f, " ({inbound} bytes received, {outbound} taken)")?;
         }
         Ok(())
-    }
-}
-
-/// close(2).
-impl Drop for Descriptor {
-    fn drop(&mut self) {
-        if thread::panicking() {
-            return;
-        }
-        let mut world = world();
-        tell!(world, "{}: close", world.sockets[self.0]);
-        world.check_close(self.0);
-        world.close(self.0);
-    }
-}
-
-impl World {
-    pub(super) fn add_socket(&mut self, echo: usize, kind: Kind) -> &mut Socket {
-        let id = self.sockets.len();
-        self.sockets.push(Socket {
-            id,
-            kind,
-            echo,
-            listener: id,
-            changed_at: NEVER,
-            moved_at: self.now,
-            ..Socket::default()
-        });
-        &mut self.sockets[id]
-    }
-
-    fn note_call(&mut self, id: usize, name: &str, error: Option<&'static str>) {
-        let (turn, socket) = (self.turn, &mut self.sockets[id]);
-        socket.call_turn = turn;
-        let (echo, listener) = (socket.echo, socket.listener);
-        match error {
-            Some("EAGAIN") => socket.error_turn = turn,
-            Some("EINTR") => {}
-            None if name == "epoll_ctl" => {}
-            None => socket.progress_turn = turn,
-            Some(_) => {
-                (socket.error_turn, socket.progress_turn) = (turn, turn);
-                socket.failure = error;
-                // A connection that cannot be registered pauses its listener.
-                self.sockets[listener].error_turn = turn;
-            }
-        }
-        // So does a shortage.
-        let mut shortages = errors(name).split(' ').filter(|it| *it != "EINTR");
-        if name == "accept" && shortages.any(|it| error == Some(it)) {
-            self.echoes[echo].backs_off_until = self.turn_now + RETRY_INTERVAL;
-        }
-    }
-
-    /// All open sockets of an echo.
-    pub(super) fn open(&self, echo: usize) -> impl Iterator<Item = &Socket> {
-        let sockets = self.sockets.iter().filter(move |it| it.echo == echo);
-        sockets.filter(|it| it.is_accepted && !it.is_closed)
-    }
-
-    /// Its open connections.
-    pub(super) fn connections(&self, echo: usize) -> impl Iterator<Item = &Socket> {
-        self.open(echo).filter(|it| it.kind == Kind::Stream)
-    }
-
-    /// A socket has changed. An event reports it, sometimes late.
-    pub(super) fn signal(&mut self, id: usize) {
-        let delay = self.random.magnitude(10 * MILLISECOND);
-        let at = self.now + if self.has_trouble(1) { delay } else { 0 };
-        let socket = &mut self.sockets[id];
-        if socket.token.is_some() {
-            socket.changed_at = socket.changed_at.min(at);
-        }
-    }
-
-    /// A socket is closed by the echo, or a connection is lost in the backlog.
-    pub(super) fn close(&mut self, id: usize) {
-        let socket = &mut self.sockets[id];
-        (socket.is_closed, socket.drops_new_syns) = (true, true);
-        socket.changed_at = NEVER;
-        self.stale_tokens.extend(socket.token.take());
-        let waiting = mem::take(&mut socket.waiting);
-        if socket.kind == Kind::Stream {
-            let echo = socket.echo;
-            self.peers[socket.peer].wake(self.now);
-            // There may be room for another one, so listeners have a turn.
-            self.echoes[echo].backs_off_until = 0;
-            self.echoes[echo].close_turn = self.turn;
-        } else if socket.kind == Kind::Listener {
-            // Connections in the backlog are reset.
-            for connection in waiting {
-                self.close(connection);
-            }
-        }
     }
 }

@@ -1,7 +1,7 @@
-//! The echo's end of connections, and pipes: what tcp(7), unix(7) and splice(2) say of their calls.
+//! The service's end of connections, and pipes: what tcp(7), unix(7) and splice(2) say of their calls.
 //!
 //! No byte is stored: the byte at a position of a connection has a value that follows from both. So
-//! each write is checked, and what a peer receives is always a prefix of what it sent.
+//! each write is checked, and what a client receives is always a prefix of what it sent.
 
 use std::io::{Read, Write};
 
@@ -9,66 +9,66 @@ use super::*;
 use crate::net::{Pipe, Stream};
 
 impl World {
-    /// Moves bytes from the peer to the echo, but not beyond an urgent mark.
+    /// Moves bytes from the client to the service, but not beyond an urgent mark.
     fn receive(&mut self, id: usize, max: u64) -> Outcome<u64> {
-        let (turn, socket) = (self.turn, &mut self.sockets[id]);
+        let socket = &mut self.sockets[id];
+        let received = socket.inbound.received;
         // A read that starts at the mark goes on behind it.
-        socket.mark = socket.mark.filter(|mark| *mark > socket.received);
-        let end = socket.mark.unwrap_or(socket.sent);
-        let count = (end - socket.received).min(max);
+        socket.mark = socket.mark.filter(|mark| *mark > received);
+        let end = socket.mark.unwrap_or(socket.inbound.sent);
+        let count = max.min(end - received);
         // What arrived before a reset can still be read. One call returns the pending error.
         if count == 0 {
             socket.error.take().map_or(Ok(()), Err)?;
-            socket.has_ended.then_some(()).ok_or("EAGAIN")?;
+            socket.inbound.is_ended.then_some(()).ok_or("EAGAIN")?;
         }
-        let is_second = socket.read_turn == turn;
-        judge(is_second, socket, "reads twice in a turn");
-        socket.read_turn = if count > 0 { turn } else { 0 };
-        socket.received += count;
-        socket.ignored += if socket.write_closed { count } else { 0 };
-        self.note_progress(id, count);
+        judge(socket.present.has_read, socket, "reads twice in a turn");
+        socket.present.has_read = count > 0;
+        socket.inbound.received += count;
+        socket.ignored += if socket.outbound.is_ended { count } else { 0 };
+        self.note_moved(id, count);
         Ok(count)
     }
 
-    /// Moves bytes from the echo to the peer, as many as there is room for.
+    /// Moves bytes from the service to the client, as many as there is room for.
     fn send(&mut self, id: usize, max: u64, is_splice: bool) -> Outcome<usize> {
-        let has_pressure = self.has_trouble(1);
-        let available = self.random.below(max);
+        // For a moment, the system has memory for less.
+        let is_short = self.has_trouble(1);
+        let part = self.random.below(max);
+        let limit = if is_short { part } else { max };
         let socket = &mut self.sockets[id];
         socket.error.take().map_or(Ok(()), Err)?;
-        if socket.write_closed {
+        if socket.outbound.is_ended {
             return Err("EPIPE");
         }
-        let limit = if has_pressure { available } else { max };
-        let count = limit.min(socket.room());
+        let count = limit.min(socket.outbound.room());
         // splice(2) promises no event unless it moved nothing.
         socket.awaits_room |= count == 0 || (count < max && !is_splice);
-        socket.echoed += count;
-        socket.is_blocked = socket.pending() > 0;
+        socket.outbound.sent += count;
         // A buffer is held until it is empty.
-        if is_splice || socket.held == 0 || !socket.is_blocked {
+        if is_splice || socket.held == 0 || !socket.is_blocked() {
             socket.held = socket.pending();
         }
         if socket.is_gone {
-            socket.taken += count;
+            socket.outbound.received += count;
             socket.error = Some("ECONNRESET");
             self.signal(id);
-        } else if has_pressure {
+        } else if is_short {
             self.report_room(id);
         }
-        self.note_progress(id, count);
-        or_would_block(count)
+        self.note_moved(id, count);
+        or_would_block(count as usize)
     }
 
-    fn note_progress(&mut self, id: usize, count: u64) {
+    fn note_moved(&mut self, id: usize, count: u64) {
         if count > 0 {
             let socket = &mut self.sockets[id];
-            socket.moved_at = self.turn_now;
-            self.peers[socket.peer].wake(self.now);
+            socket.moved_at = self.engine_now;
+            self.clients[socket.client].wake(self.now);
         }
     }
 
-    /// There may be room again, because the peer has read or the system has memory.
+    /// There may be room again, because the client has read or the system has memory.
     pub(super) fn report_room(&mut self, id: usize) {
         let socket = &mut self.sockets[id];
         if socket.readiness().writable && mem::take(&mut socket.awaits_room) {
@@ -91,11 +91,9 @@ impl Read for Descriptor {
             let is_unix = world.sockets[id].address.is_none();
             let count = world.receive(id, if is_unix { message } else { len })?;
             let socket = &world.sockets[id];
-            let bytes = socket.bytes(socket.received - count..socket.received);
-            buffer
-                .iter_mut()
-                .zip(bytes)
-                .for_each(|(to, byte)| *to = byte);
+            let end = socket.inbound.received;
+            let bytes = socket.bytes(end - count..end);
+            buffer.iter_mut().zip(bytes).for_each(|(to, it)| *to = it);
             Ok(count as usize)
         })
     }
@@ -105,7 +103,7 @@ impl Write for Descriptor {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.call("send", |world, id| {
             let socket = &world.sockets[id];
-            let mut expected = socket.bytes(socket.echoed..socket.received);
+            let mut expected = socket.bytes(socket.outbound.sent..socket.inbound.received);
             let is_other = bytes.iter().any(|byte| expected.next() != Some(*byte));
             judge(is_other, socket, "echoes other bytes than it received");
             world.send(id, bytes.len() as u64, false)
@@ -120,13 +118,18 @@ impl Write for Descriptor {
 impl Stream for Descriptor {
     type Pipe = SimulatedPipe;
 
+    fn allocate(&self, size: usize) -> io::Result<Vec<u8>> {
+        self.call("malloc", |_, _| Ok(()))?;
+        Ok(Vec::with_capacity(size))
+    }
+
     fn shutdown_write(&mut self) -> io::Result<()> {
         self.call("shutdown", |world, id| {
             let socket = &mut world.sockets[id];
             socket.error.take().map_or(Ok(()), Err)?;
-            judge(socket.pending() > 0, socket, "ends with bytes pending");
-            (socket.write_closed, socket.is_blocked) = (true, false);
-            if socket.has_ended {
+            judge(socket.is_blocked(), socket, "ends with bytes pending");
+            socket.outbound.is_ended = true;
+            if socket.inbound.is_ended {
                 world.signal(id);
             }
             Ok(())
@@ -135,30 +138,34 @@ impl Stream for Descriptor {
 
     fn splice_in(&mut self, pipe: &mut SimulatedPipe) -> io::Result<usize> {
         self.call("splice in", |world, id| {
-            let socket = &world.sockets[id];
-            judge(socket.received == 0, socket, "is spliced from the start");
+            let (socket, received) = (&world.sockets[id], world.sockets[id].inbound.received);
+            judge(received == 0, socket, "is spliced from the start");
             // At an urgent mark nothing moves, and 0 does not mean the end.
-            if socket.mark == Some(socket.received) {
-                return socket.has_ended.then_some(0).ok_or("EAGAIN");
+            if socket.mark == Some(received) {
+                return socket.inbound.is_ended.then_some(0).ok_or("EAGAIN");
             }
             // Each segment takes a page of the pipe.
             let max = 1 + world.random.below(world.pipe_size());
             let count = world.receive(id, max)?;
-            let socket = &mut world.sockets[id];
-            (socket.held, socket.is_blocked) = (socket.pending(), count > 0);
-            pipe.0 += count;
+            world.sockets[id].held = world.sockets[id].pending();
+            pipe.0 += count as usize;
             Ok(count as usize)
         })
     }
 
     fn splice_out(&mut self, pipe: &mut SimulatedPipe) -> io::Result<usize> {
         self.call("splice out", |world, id| {
-            let is_other = pipe.0 != world.sockets[id].pending();
-            judge(is_other, &world.sockets[id], "has a pipe with other bytes");
-            let part = 1 + world.random.below(pipe.0);
-            let max = world.random.either(4, part, pipe.0);
+            let bytes = pipe.0 as u64;
+            let socket = &world.sockets[id];
+            judge(
+                bytes != socket.pending(),
+                socket,
+                "has a pipe with other bytes",
+            );
+            let part = 1 + world.random.below(bytes);
+            let max = world.random.either(4, part, bytes);
             let count = world.send(id, max, true)?;
-            pipe.0 -= count as u64;
+            pipe.0 -= count;
             Ok(count)
         })
     }
@@ -179,7 +186,7 @@ impl Stream for Descriptor {
 
 /// The number of bytes in it.
 #[derive(Debug)]
-pub(super) struct SimulatedPipe(u64);
+pub(super) struct SimulatedPipe(usize);
 
 impl Pipe for SimulatedPipe {
     fn is_usable() -> bool {
@@ -188,27 +195,23 @@ impl Pipe for SimulatedPipe {
 
     fn open() -> io::Result<Self> {
         let mut world = world();
-        let called = world.call("pipe");
-        called
-            .and_then(|()| world.check_descriptors())
-            .map_err(error)?;
+        world.call("pipe").map_err(error)?;
         world.pipes += 1;
         Ok(SimulatedPipe(0))
     }
 
     fn len(&self) -> usize {
-        self.0 as usize
+        self.0
     }
 }
 
 impl Drop for SimulatedPipe {
     fn drop(&mut self) {
-        if thread::panicking() {
-            return;
+        if !thread::panicking() {
+            let mut world = world();
+            let is_needed = self.0 == 0 && world.pipes == 1 && !world.is_shutting_down();
+            judge(is_needed, &"the only pipe", "is not kept");
+            world.pipes -= 1;
         }
-        let mut world = world();
-        let is_needed = self.0 == 0 && world.pipes == 1 && !world.is_shutting_down();
-        judge(is_needed, &"the only pipe", "is not kept");
-        world.pipes -= 1;
     }
 }

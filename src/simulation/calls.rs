@@ -1,0 +1,147 @@
+//! Descriptors, and what all calls have in common: they take time, fail, and are noted.
+
+use super::*;
+
+/// More calls and events than any iteration has.
+const MAX_WORK: u64 = 20_000;
+
+/// A descriptor of the engine, of any kind of socket. Dropping it closes the socket.
+#[derive(Debug)]
+pub(super) struct Descriptor(pub(super) usize);
+
+impl Descriptor {
+    /// A system call: does what `act` does with the socket, or fails with an error of its manual page.
+    pub(super) fn call<T: Debug>(
+        &self,
+        name: &str,
+        act: impl FnOnce(&mut World, usize) -> Outcome<T>,
+    ) -> io::Result<T> {
+        let mut world = world();
+        let result = world.call(name).and_then(|()| act(&mut world, self.0));
+        tell!(world, "{}: {name}: {result:?}", world.sockets[self.0]);
+        world.note_call(self.0, name, result.as_ref().err().copied());
+        result.map_err(error)
+    }
+}
+
+/// `epoll_ctl(2)`. A socket that is ready already gets an event.
+///
+/// The engine registers through mio, which requires a real `Registry`. It is passed along and ignored: the
+/// token is noted in the world instead.
+impl event::Source for Descriptor {
+    fn register(&mut self, _: &Registry, token: Token, _: Interest) -> io::Result<()> {
+        self.call("epoll_ctl", |world, id| {
+            world.sockets[id].token = Some(token);
+            world.signal(id);
+            Ok(())
+        })
+    }
+
+    fn reregister(&mut self, _: &Registry, _: Token, _: Interest) -> io::Result<()> {
+        panic!("sockets are registered once")
+    }
+
+    /// Sockets other than UDP's are closed right after it.
+    fn deregister(&mut self, _: &Registry) -> io::Result<()> {
+        let socket = &mut world().sockets[self.0];
+        if socket.kind == Kind::Udp {
+            (socket.token, socket.changed_at) = (None, None);
+        }
+        Ok(())
+    }
+}
+
+/// close(2).
+impl Drop for Descriptor {
+    fn drop(&mut self) {
+        if !thread::panicking() {
+            let mut world = world();
+            tell!(world, "{}: close", world.sockets[self.0]);
+            world.check_close(self.0);
+            world.close(self.0);
+        }
+    }
+}
+
+/// A call that moves nothing would block.
+pub(super) fn or_would_block(count: usize) -> Outcome<usize> {
+    if count > 0 { Ok(count) } else { Err("EAGAIN") }
+}
+
+impl World {
+    /// True `less` times less often than calls fail.
+    pub(super) fn has_trouble(&self, less: u64) -> bool {
+        !self.is_calm && self.random.one_in(less * self.plan.trouble)
+    }
+
+    /// A system call takes time, and fails if the seed says so. Meanwhile clients may act.
+    pub(super) fn call(&mut self, name: &str) -> Outcome<()> {
+        self.work += 1;
+        judge(self.work > MAX_WORK, &"the iteration", "does not end");
+        self.now += self.random.below(3);
+        if self.iteration > 0 && self.random.one_in(8) {
+            self.act();
+        }
+        self.fail(name)
+    }
+
+    /// Fails with one of the errors of this name, if the seed says so. Descriptors and memory can be short
+    /// for a time: then each call that needs them fails.
+    pub(super) fn fail(&mut self, name: &str) -> Outcome<()> {
+        let (shortage, until) = self.shortage;
+        let is_short = self.now < until && can_fail_with(name, shortage);
+        if is_short && !self.is_calm {
+            return Err(shortage);
+        }
+        if self.failures >= self.plan.max_failures || !self.has_trouble(1) {
+            return Ok(());
+        }
+        self.failures += 1;
+        let error = self.random.word(errors(name));
+        if SHORTAGES.contains(error) {
+            self.shortage = (error, self.now + self.random.magnitude(10 * SECOND));
+        }
+        Err(error)
+    }
+
+    fn note_call(&mut self, id: usize, name: &str, error: Option<&'static str>) {
+        let socket = &mut self.sockets[id];
+        let (service, listener) = (socket.service(), socket.listener);
+        let present = &mut socket.present;
+        present.has_called = true;
+        match error {
+            Some("EINTR") => return,
+            Some("EAGAIN") => present.has_error = true,
+            None => present.has_progress |= name != "epoll_ctl",
+            Some(_) => {
+                (present.has_error, present.has_progress) = (true, true);
+                socket.failure = error;
+                // A connection that cannot be registered pauses its listener.
+                self.sockets[listener].present.has_error = true;
+            }
+        }
+        // So does a shortage.
+        if name == "accept" && error.is_some_and(|it| can_fail_with(name, it)) {
+            self.services[service].accepts_at = self.engine_now + RETRY_INTERVAL;
+        }
+    }
+
+    /// A socket is closed by the service, or a connection is lost in the backlog.
+    pub(super) fn close(&mut self, id: usize) {
+        let socket = &mut self.sockets[id];
+        (socket.state, socket.changed_at) = (State::Closed, None);
+        if socket.kind == Kind::Listener {
+            // Connections in the backlog are reset.
+            for connection in mem::take(&mut socket.waiting) {
+                self.close(connection);
+            }
+        } else if socket.kind == Kind::Stream {
+            let service = socket.service();
+            self.clients[socket.client].wake(self.now);
+            // There may be room for another one, so listeners have a turn.
+            self.services[service].retry_accepting();
+            self.listeners(service)
+                .for_each(|it| it.present.is_woken = true);
+        }
+    }
+}
