@@ -94,7 +94,8 @@ pub(crate) trait Accept {
 pub(crate) trait Stream: Read + Write {
     type Pipe: Pipe;
 
-    /// malloc(3) for pending bytes: an empty vector with room for `size` bytes.
+    /// malloc(3) for pending bytes: an empty vector with room for `size` bytes. It is a part of the
+    /// interface so that the simulation can let it fail.
     fn allocate(&self, size: usize) -> io::Result<Vec<u8>> {
         let mut memory = Vec::new();
         memory.try_reserve_exact(size)?;

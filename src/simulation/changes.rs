@@ -30,17 +30,15 @@ impl Host {
 
     pub(super) fn resume(&mut self, service: usize) {
         world().services[service].accepts_at = 0;
-        let now = world().instant();
-        self.engines[service].resume_accepting(now);
+        self.engines[service].resume_accepting(now());
     }
 
     fn close_one(&mut self, service: usize) {
         let Some(token) = world().connections(service).find_map(|it| it.token) else {
             return;
         };
-        let now = world().instant();
         world().is_host_closing = true;
-        let is_known = self.engines[service].close_connection(token, now);
+        let is_known = self.engines[service].close_connection(token, now());
         judge(!is_known, &"a connection", "is not known");
         world().is_host_closing = false;
     }
@@ -51,15 +49,14 @@ impl Host {
         let Some((stream, peer)) = world().take_first(service) else {
             return;
         };
-        let now = world().instant();
-        let error = self.engines[service].adopt(stream, peer, now).err();
+        let error = self.engines[service].adopt(stream, peer, now()).err();
         let is_full = error.is_some_and(|it| it.kind() == io::ErrorKind::QuotaExceeded);
         judge(is_full && has_place, &"a connection", "is not adopted");
     }
 
     fn set_limits(&mut self) {
         let config = world().other_limits();
-        let now = world().instant();
+        let now = now();
         for engine in &mut self.engines {
             let result = engine.set_limits(&config, now);
             judge(result.is_err(), &"a limit", "cannot be changed");

@@ -117,22 +117,20 @@ impl World {
     }
 
     fn check_open(&self, connection: &Socket) {
+        let check = |is_wrong, fault| judge(is_wrong, connection, fault);
         let is_forbidden = !connection.is_exempt && self.is_forbidden(connection);
+        check(is_forbidden, "must not be open");
+        check(connection.failure.is_some(), "is open after an error");
         let max = self.pipe_size().max(self.plan.config.buffer_size as u64);
+        check(connection.held > max, "holds more than a buffer or pipe");
         // With bounded runs it may wait for its turn.
-        let had_turn = self.plan.config.max_turns == usize::MAX;
-        let is_idle = had_turn && !connection.present.has_progress;
-        let is_late = is_idle && self.closes_at(connection) < self.engine_now;
-        let is_served = !connection.outbound.is_ended && !connection.is_blocked();
-        let is_served = had_turn && is_served && self.is_lingering();
-        for (is_wrong, fault) in [
-            (is_forbidden, "must not be open"),
-            (connection.failure.is_some(), "is open after an error"),
-            (connection.held > max, "holds more than a buffer or pipe"),
-            (is_late, "is open for too long"),
-            (is_served, "is served after the drain time"),
-        ] {
-            judge(is_wrong, connection, fault);
+        if self.plan.config.max_turns == usize::MAX {
+            let is_late = self.closes_at(connection) < self.engine_now;
+            let has_progress = connection.present.has_progress;
+            check(is_late && !has_progress, "is open for too long");
+            let is_ending = connection.outbound.is_ended || connection.is_blocked();
+            let is_served = self.is_lingering() && !is_ending;
+            check(is_served, "is served after the drain time");
         }
     }
 

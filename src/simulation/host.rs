@@ -51,8 +51,7 @@ fn engine(plan: &Plan, service: usize, registry: &Registry) -> io::Result<Engine
     };
     let sockets = world().open(service).filter_map(socket).collect();
     let (config, token) = (plan.config.clone(), Token(Server::USER_TOKENS.end));
-    let now = world().instant();
-    let mut engine = Engine::new(config, sockets, registry, token, now)?;
+    let mut engine = Engine::new(config, sockets, registry, token, now())?;
     engine.set_splice_min(plan.splice_min as usize);
     Ok(engine)
 }
@@ -130,7 +129,7 @@ impl Host {
         }
         world().begin_iteration();
         world().begin_shutdown();
-        let now = world().instant();
+        let now = now();
         self.engines.iter_mut().for_each(|it| it.shutdown(now));
     }
 }

@@ -69,16 +69,17 @@ impl crate::net::Selector for Selector {
     }
 
     fn now(&self) -> Instant {
-        world().instant()
+        now()
     }
 }
 
-impl World {
-    pub(super) fn instant(&self) -> Instant {
-        static START: LazyLock<Instant> = LazyLock::new(Instant::now);
-        *START + Duration::from_micros(self.now)
-    }
+/// The simulated time, as the engine takes it.
+pub(super) fn now() -> Instant {
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    *START + Duration::from_micros(world().now)
+}
 
+impl World {
     /// An iteration of a loop begins, or the host calls an engine.
     pub(super) fn begin_iteration(&mut self) {
         self.check_warnings();

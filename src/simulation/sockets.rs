@@ -121,11 +121,12 @@ impl Socket {
         self.listener / SOCKETS
     }
 
-    /// Bytes that the service has read and not written. Between two calls, it is write-blocked with them.
+    /// Bytes that the service has read and not written.
     pub(super) fn pending(&self) -> u64 {
         self.inbound.received - self.ignored - self.outbound.sent
     }
 
+    /// Whether the connection is write-blocked, if it has no turn at present.
     pub(super) fn is_blocked(&self) -> bool {
         self.pending() > 0
     }
