@@ -5,8 +5,13 @@ use std::error::Error;
 use mio_echo::{Config, Server};
 
 fn main() -> Result<(), Box<dyn Error>> {
-    if std::env::args().len() > 1 {
-        return Err("usage: minimal, without arguments".into());
+    match std::env::args().nth(1).as_deref() {
+        None => {}
+        Some("--help") => {
+            println!("usage: minimal, without arguments");
+            return Ok(());
+        }
+        Some(_) => return Err("usage: minimal, without arguments".into()),
     }
     // Port 0 is a free one, which the system chooses.
     let config = Config::builder().endpoint("127.0.0.1:0".parse()?).build()?;

@@ -1,14 +1,13 @@
 //! Step 01, one client at a time: `cargo run --example guide_01`, and `docs/guide/01.md`.
 
-use std::env;
+mod arguments;
+
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
 
 fn main() -> io::Result<()> {
-    let address = env::args().nth(1);
-    let address = address.unwrap_or("127.0.0.1:7007".to_owned());
     // socket(2), bind(2) and listen(2).
-    let listener = TcpListener::bind(address)?;
+    let listener = TcpListener::bind(arguments::address())?;
     println!("listening on tcp://{}", listener.local_addr()?);
     loop {
         let (stream, peer) = listener.accept()?;

@@ -1,14 +1,13 @@
 //! Step 02, a thread for each connection: `cargo run --example guide_02`, and `docs/guide/02.md`.
 
-use std::env;
+mod arguments;
+
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::thread;
 
 fn main() -> io::Result<()> {
-    let address = env::args().nth(1);
-    let address = address.unwrap_or("127.0.0.1:7007".to_owned());
-    let listener = TcpListener::bind(address)?;
+    let listener = TcpListener::bind(arguments::address())?;
     println!("listening on tcp://{}", listener.local_addr()?);
     loop {
         let (stream, peer) = listener.accept()?;

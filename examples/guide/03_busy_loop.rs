@@ -1,13 +1,12 @@
 //! Step 03, non-blocking sockets and a busy loop: `cargo run --example guide_03`, and `docs/guide/03.md`.
 
-use std::env;
+mod arguments;
+
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 
 fn main() -> io::Result<()> {
-    let address = env::args().nth(1);
-    let address = address.unwrap_or("127.0.0.1:7007".to_owned());
-    let listener = TcpListener::bind(address)?;
+    let listener = TcpListener::bind(arguments::address())?;
     // From now on accept(2) returns `EWOULDBLOCK` where it would wait.
     listener.set_nonblocking(true)?;
     println!("listening on tcp://{}", listener.local_addr()?);

@@ -1,5 +1,7 @@
 //! Step 04, poll(2): `cargo run --example guide_04`, and `docs/guide/04.md`.
 
+mod arguments;
+
 #[cfg(not(unix))]
 fn main() {
     eprintln!("this step needs poll(2), which only Unix has: go on with step 06");
@@ -8,7 +10,6 @@ fn main() {
 use unix::main;
 #[cfg(unix)]
 mod unix {
-    use std::env;
     use std::io::{self, ErrorKind, Read, Write};
     use std::net::{TcpListener, TcpStream};
     use std::os::fd::AsFd;
@@ -17,8 +18,7 @@ mod unix {
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
     pub fn main() -> io::Result<()> {
-        let address = env::args().nth(1).unwrap_or("127.0.0.1:7007".to_owned());
-        let listener = TcpListener::bind(address)?;
+        let listener = TcpListener::bind(crate::arguments::address())?;
         listener.set_nonblocking(true)?;
         println!("listening on tcp://{}", listener.local_addr()?);
         let mut streams: Vec<TcpStream> = Vec::new();

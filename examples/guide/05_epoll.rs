@@ -1,5 +1,7 @@
 //! Step 05, epoll(7): `cargo run --example guide_05`, and `docs/guide/05.md`.
 
+mod arguments;
+
 #[cfg(not(target_os = "linux"))]
 fn main() {
     eprintln!("this step needs epoll(7), which only Linux has: go on with step 06");
@@ -9,7 +11,6 @@ use linux::main;
 #[cfg(target_os = "linux")]
 mod linux {
     use std::collections::HashMap;
-    use std::env;
     use std::io::{self, ErrorKind, Read, Write};
     use std::net::{TcpListener, TcpStream};
 
@@ -17,8 +18,7 @@ mod linux {
     use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
     pub fn main() -> io::Result<()> {
-        let address = env::args().nth(1).unwrap_or("127.0.0.1:7007".to_owned());
-        let listener = TcpListener::bind(address)?;
+        let listener = TcpListener::bind(crate::arguments::address())?;
         listener.set_nonblocking(true)?;
         println!("listening on tcp://{}", listener.local_addr()?);
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;

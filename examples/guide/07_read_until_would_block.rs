@@ -1,6 +1,7 @@
 //! Step 07, read until `WouldBlock`: `cargo run --example guide_07`, and `docs/guide/07.md`.
 
-use std::env;
+mod arguments;
+
 use std::io::{self, ErrorKind, Read, Write};
 
 use mio::net::{TcpListener, TcpStream};
@@ -10,8 +11,7 @@ use slab::Slab;
 const LISTENER: Token = Token(usize::MAX);
 
 fn main() -> io::Result<()> {
-    let address = env::args().nth(1).unwrap_or("127.0.0.1:7007".to_owned());
-    let mut listener = TcpListener::bind(address.parse().map_err(io::Error::other)?)?;
+    let mut listener = TcpListener::bind(arguments::address())?;
     println!("listening on tcp://{}", listener.local_addr()?);
     let mut poll = Poll::new()?;
     let mut events = Events::with_capacity(256);

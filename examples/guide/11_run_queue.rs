@@ -1,6 +1,7 @@
 //! Step 11, a run queue, and one read and write a turn: `cargo run --example guide_11`, and `docs/guide/11.md`.
 
-use std::env;
+mod arguments;
+
 use std::io::{self, ErrorKind, Read, Write};
 use std::mem;
 use std::time::Duration;
@@ -25,8 +26,7 @@ struct Connection {
 }
 
 fn main() -> io::Result<()> {
-    let address = env::args().nth(1).unwrap_or("127.0.0.1:7007".to_owned());
-    let mut listener = TcpListener::bind(address.parse().map_err(io::Error::other)?)?;
+    let mut listener = TcpListener::bind(arguments::address())?;
     println!("listening on tcp://{}", listener.local_addr()?);
     let (mut poll, mut events) = (Poll::new()?, Events::with_capacity(256));
     poll.registry()

@@ -1,6 +1,7 @@
 //! Step 12, UDP: `cargo run --example guide_12`, and `docs/guide/12.md`.
 
-use std::env;
+mod arguments;
+
 use std::io::{self, ErrorKind};
 use std::time::Duration;
 
@@ -12,9 +13,8 @@ const MAX_DATAGRAM: usize = 65_507;
 const MAX_DATAGRAMS_PER_TURN: usize = 32;
 
 fn main() -> io::Result<()> {
-    let address = env::args().nth(1).unwrap_or("127.0.0.1:7007".to_owned());
     // No listen(2) and no accept(2): one socket receives from all peers.
-    let mut socket = UdpSocket::bind(address.parse().map_err(io::Error::other)?)?;
+    let mut socket = UdpSocket::bind(arguments::address())?;
     println!("listening on udp://{}", socket.local_addr()?);
     let mut poll = Poll::new()?;
     let mut events = Events::with_capacity(1);

@@ -15,6 +15,10 @@ use signal_hook::consts::SIGINT;
 fn main() -> Result<(), Box<dyn Error>> {
     let endpoint = env::args().nth(1);
     let endpoint = endpoint.as_deref().unwrap_or("tcp://127.0.0.1:7007");
+    if endpoint == "--help" {
+        println!("usage: poll [ENDPOINT]");
+        return Ok(());
+    }
     let config = Config::builder()
         .endpoint(endpoint.parse()?)
         .drain_timeout(Duration::from_secs(1));

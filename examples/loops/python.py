@@ -55,4 +55,11 @@ def main(path, port="7007"):
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    USAGE = "usage: python.py LIBRARY [PORT]"
+    arguments = sys.argv[1:]
+    if arguments == ["--help"]:
+        print(USAGE)
+    elif len(arguments) in (1, 2) and os.path.exists(arguments[0]):
+        main(*arguments)
+    else:
+        sys.exit(USAGE)

@@ -97,6 +97,8 @@ fn check(program: Command) {
 }
 
 fn check_program(path: &str) {
+    let help = Command::new(path).arg("--help").output().unwrap();
+    assert!(help.status.success() && help.stdout.starts_with(b"usage: "));
     let mut command = Command::new(path);
     command.arg("tcp://127.0.0.1:0");
     check(command);
