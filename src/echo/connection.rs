@@ -88,7 +88,7 @@ pub(crate) struct Connection<S: Stream> {
     /// Whether to read until `EAGAIN`, even after a short read: always on Unix sockets, elsewhere after
     /// an event with [`Readiness::read_until_would_block`].
     read_until_would_block: bool,
-    /// Whether the token is on the run queue.
+    /// Whether the key is on the run queue.
     pub(super) queued: bool,
 }
 

@@ -11,7 +11,7 @@ pub(crate) enum EndpointSocket<S: System> {
 pub(super) struct EndpointSlot<S: System> {
     /// `None` once it is closed.
     pub(super) socket: Option<EndpointSocket<S>>,
-    /// Whether the token is on the run queue.
+    /// Whether the key is on the run queue.
     pub(super) queued: bool,
 }
 

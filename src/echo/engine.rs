@@ -46,16 +46,15 @@ pub(crate) struct Engine<S: System> {
     pub(super) sockets: Vec<EndpointSlot<S>>,
     /// The token of the connection with the key 0.
     first_connection: usize,
-    /// A token is the key plus the first one.
     pub(super) connections: Slab<Connection<S::Stream>>,
-    /// Tokens of the sockets that have something to do, in the order of arrival: each once, but for
-    /// stale ones.
-    pub(crate) run_queue: Vec<Token>,
-    /// A queued connection was closed. Its token is still on the run queue, and another connection can
-    /// have it by now, and be queued a second time.
-    has_stale_tokens: bool,
-    /// The tokens that have their turns now. Empty between runs; kept for its memory.
-    batch: Vec<Token>,
+    /// Keys of the sockets that have something to do, in the order of arrival: each once, but for stale
+    /// ones.
+    pub(crate) run_queue: Vec<usize>,
+    /// A queued connection was closed. Its key is still on the run queue, and another connection can have
+    /// it by now, and be queued a second time.
+    has_stale_keys: bool,
+    /// The keys that have their turns now. Empty between runs; kept for its memory.
+    batch: Vec<usize>,
     pub(super) shared: Shared<<S::Stream as Stream>::Pipe>,
     pub(super) timers: Timers,
     pub(super) acceptor: Acceptor,
@@ -109,7 +108,7 @@ impl<S: System> Engine<S> {
             first_connection: tokens.start + sockets.len(),
             connections: Slab::with_capacity(connections),
             run_queue: Vec::new(),
-            has_stale_tokens: false,
+            has_stale_keys: false,
             batch: Vec::new(),
             shared: Shared::new(config.buffer_size, config.zero_copy),
             timers: Timers::new(config.idle_timeout, config.write_timeout, now),
@@ -133,7 +132,7 @@ impl<S: System> Engine<S> {
     }
 
     pub(crate) fn owns(&self, token: Token) -> bool {
-        self.endpoint_index(token) < self.token_count
+        token.0.wrapping_sub(self.first_token) < self.token_count
     }
 
     /// How long the loop may sleep if no event wakes it: zero while sockets are on the run queue or the
@@ -201,7 +200,7 @@ impl<S: System> Engine<S> {
             trace_event(connection.name, event.into());
         }
         if connection.wake(event.into()) {
-            self.run_queue.push(token);
+            self.run_queue.push(key);
         }
         true
     }
@@ -210,7 +209,7 @@ impl<S: System> Engine<S> {
     // Not inlined, so that the loop over the events stays small.
     #[inline(never)]
     fn handle_endpoint(&mut self, token: Token, readiness: Readiness) -> bool {
-        let index = self.endpoint_index(token);
+        let index = self.endpoint_index(self.key_of(token));
         if self.sockets.get(index).is_some_and(EndpointSlot::is_open) {
             let endpoint = &self.endpoints[index];
             trace!(endpoint:%, event:% = readiness; "{endpoint}: event: {readiness}");
@@ -236,15 +235,15 @@ impl<S: System> Engine<S> {
         if !self.run_queue.is_empty() && !self.config.busy_poll.is_zero() {
             self.busy_until = Some(now + self.config.busy_poll);
         }
-        if mem::take(&mut self.has_stale_tokens) {
-            self.remove_stale_tokens();
+        if mem::take(&mut self.has_stale_keys) {
+            self.remove_stale_keys();
         }
         let mut batch = mem::replace(&mut self.run_queue, mem::take(&mut self.batch));
         let turns = batch.len().min(self.config.max_turns);
         self.stats.run_queue = turns;
         trace!(run_queue = turns; "run queue: {turns}");
-        for &token in &batch[..turns] {
-            self.turn(token, now);
+        for &key in &batch[..turns] {
+            self.turn(key, now);
         }
         if turns < batch.len() {
             self.keep_rest(&mut batch, turns);
@@ -258,38 +257,33 @@ impl<S: System> Engine<S> {
 
     /// Sockets without a turn are the first in the next call.
     #[cold]
-    fn keep_rest(&mut self, batch: &mut Vec<Token>, turns: usize) {
+    fn keep_rest(&mut self, batch: &mut Vec<usize>, turns: usize) {
         batch.drain(..turns);
         batch.append(&mut self.run_queue);
         mem::swap(batch, &mut self.run_queue);
     }
 
-    /// Leaves each queued connection on the run queue once. With two tokens, a connection that always has
+    /// Leaves each queued connection on the run queue once. With two keys, a connection that always has
     /// more to do would have two turns in each iteration.
     #[cold]
-    fn remove_stale_tokens(&mut self) {
-        let mut tokens = mem::take(&mut self.run_queue);
-        tokens.retain(|&token| {
-            let key = self.key_of(token);
-            match self.connections.get_mut(key) {
-                Some(connection) => mem::take(&mut connection.queued),
-                None => self.endpoint_index(token) < self.sockets.len(),
-            }
+    fn remove_stale_keys(&mut self) {
+        let mut keys = mem::take(&mut self.run_queue);
+        keys.retain(|&key| match self.connections.get_mut(key) {
+            Some(connection) => mem::take(&mut connection.queued),
+            None => self.endpoint_index(key) < self.sockets.len(),
         });
-        for &token in &tokens {
-            let key = self.key_of(token);
+        for &key in &keys {
             if let Some(connection) = self.connections.get_mut(key) {
                 connection.queued = true;
             }
         }
-        self.run_queue = tokens;
+        self.run_queue = keys;
     }
 
     /// One turn of a socket that was taken off the run queue.
-    fn turn(&mut self, token: Token, now: Instant) {
-        let key = self.key_of(token);
+    fn turn(&mut self, key: usize, now: Instant) {
         let Some(connection) = self.connections.get_mut(key) else {
-            return self.endpoint_turn(token, now);
+            return self.endpoint_turn(key, now);
         };
         match connection.turn(&mut self.shared, &mut self.stats) {
             Next::WaitReadable => {}
@@ -299,8 +293,8 @@ impl<S: System> Engine<S> {
 
     // Kept out of `turn`: more code there costs instructions for each echo over TCP.
     #[inline(never)]
-    fn endpoint_turn(&mut self, token: Token, now: Instant) {
-        let index = self.endpoint_index(token);
+    fn endpoint_turn(&mut self, key: usize, now: Instant) {
+        let index = self.endpoint_index(key);
         let Some(slot) = self.sockets.get_mut(index) else {
             return;
         };
@@ -324,7 +318,7 @@ impl<S: System> Engine<S> {
         self.enforce_budget(now);
     }
 
-    /// The key of a connection; out of range if the token belongs to another source.
+    /// The key of a connection. Those of listeners and UDP sockets are just below 0, and wrap around.
     pub(super) fn key_of(&self, token: Token) -> usize {
         token.0.wrapping_sub(self.first_connection)
     }
@@ -333,9 +327,9 @@ impl<S: System> Engine<S> {
         Token(self.first_connection + key)
     }
 
-    /// The index of a listener or UDP socket; out of range if the token belongs to another source.
-    fn endpoint_index(&self, token: Token) -> usize {
-        token.0.wrapping_sub(self.first_token)
+    /// The index of a listener or UDP socket; out of range if the key is that of a connection.
+    fn endpoint_index(&self, key: usize) -> usize {
+        key.wrapping_add(self.sockets.len())
     }
 
     pub(super) fn endpoint_token(&self, index: usize) -> Token {
@@ -344,13 +338,13 @@ impl<S: System> Engine<S> {
 
     pub(super) fn enqueue(&mut self, key: usize) {
         if !mem::replace(&mut self.connections[key].queued, true) {
-            self.run_queue.push(self.token_of(key));
+            self.run_queue.push(key);
         }
     }
 
     pub(super) fn enqueue_endpoint(&mut self, index: usize) {
         if !mem::replace(&mut self.sockets[index].queued, true) {
-            self.run_queue.push(self.endpoint_token(index));
+            self.run_queue.push(self.key_of(self.endpoint_token(index)));
         }
     }
 
@@ -400,7 +394,7 @@ impl<S: System> Engine<S> {
     /// Closes a connection. No other place does.
     pub(super) fn close(&mut self, key: usize, reason: CloseReason, now: Instant) {
         let mut connection = self.connections.remove(key);
-        self.has_stale_tokens |= connection.queued;
+        self.has_stale_keys |= connection.queued;
         let name = connection.name;
         debug!(token = name.token.0, closed:% = reason;
             "{name}: closed: {reason}; {}", connection.summary(self.timers.now()));
