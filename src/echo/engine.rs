@@ -209,6 +209,9 @@ impl<S: System> Engine<S> {
     // Not inlined, so that the loop over the events stays small.
     #[inline(never)]
     fn handle_endpoint(&mut self, token: Token, readiness: Readiness) -> bool {
+        if !self.owns(token) {
+            return false;
+        }
         let index = self.endpoint_index(self.key_of(token));
         if self.sockets.get(index).is_some_and(EndpointSlot::is_open) {
             let endpoint = &self.endpoints[index];
@@ -217,7 +220,7 @@ impl<S: System> Engine<S> {
         } else {
             trace!("Token {}: event without a socket, ignored", token.0);
         }
-        self.owns(token)
+        true
     }
 
     /// Does what is due at `now`, and gives each socket on the run queue one turn. Those with more to do

@@ -181,6 +181,21 @@ fn connection_with_the_key_of_a_queued_one_has_one_turn() {
     assert_eq!(echo.stats.run_queue, 1);
 }
 
+#[test]
+fn event_without_a_socket_is_ignored_and_that_of_another_source_is_left() {
+    let poll = Poll::new().unwrap();
+    let mut echo = echo(&poll, tcp());
+    let readiness = Readiness {
+        readable: true,
+        writable: true,
+        read_until_would_block: false,
+    };
+    for (token, is_handled) in [(0, true), (1, true), (echo.token_count, false)] {
+        assert_eq!(echo.handle(Token(token), readiness), is_handled, "{token}");
+        assert_eq!(echo.run_queue.len(), 1, "only that of the listener");
+    }
+}
+
 /// It is not announced again.
 #[test]
 fn queued_listener_has_its_turn_after_a_queued_connection_closed() {
