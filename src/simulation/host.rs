@@ -29,7 +29,10 @@ pub(super) fn run(plan: &Plan, registry: &Registry, level: LevelFilter) {
     let Ok(engines) = engines.collect() else {
         return;
     };
-    let loops = (0..plan.services).map(|service| EventLoop::new(Selector::new(service)));
+    let loops = (0..plan.services).map(|service| {
+        let events = Vec::new();
+        EventLoop::new(Selector { service, events })
+    });
     let loops = loops.collect();
     let mut host = Host { loops, engines };
     while !host.engines.iter().all(Engine::is_finished) {

@@ -6,6 +6,11 @@
 //! its clock are simulated. Checks inside calls, at each close, before each sleep, after each iteration of
 //! a loop and at the end compare what happened with what has to hold; a broken check ends the run.
 //!
+//! What makes it deterministic: every choice is a number that follows from the seed (`random.rs`), time is a
+//! number that only the simulation moves (`selector.rs`), a run has one thread, and the engine reaches the
+//! system by one interface. A run ends with a calm part, in which nothing fails and all clients read: what is
+//! not echoed then was forgotten.
+//!
 //! The engine is `Engine<Simulation>` (`host.rs`). All its sockets are descriptors (`calls.rs`), whose
 //! calls go to the world of the thread, because methods like `Read::read` have no argument for it.
 //!
@@ -16,6 +21,8 @@
 //! ```text
 //! SEED=1234 cargo test --lib simulation -- --nocapture
 //! ```
+//!
+//! The files, in the order to read them:
 //!
 //! | file | what it has |
 //! |---|---|
@@ -29,8 +36,9 @@
 //! | `listeners.rs`, `streams.rs`, `datagrams.rs` | the calls of each kind of socket |
 //! | `checks.rs`, `closes.rs` | what has to hold |
 //!
-//! A service is an engine with its loop and its sockets. The files are one program, and share their names:
-//! each begins with `use super::*`.
+//! A service is an engine with its loop and its sockets. An iteration is one of its loop; a turn is that of
+//! a socket, as in the engine. The files are one program, and share their names: each begins with
+//! `use super::*`.
 
 #![allow(clippy::cast_possible_truncation, reason = "the numbers are small")]
 #![allow(clippy::struct_excessive_bools, reason = "facts, each on its own")]

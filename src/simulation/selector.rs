@@ -22,15 +22,8 @@ impl From<&Event> for Readiness {
 
 /// The selector of one service.
 pub(super) struct Selector {
-    service: usize,
-    events: Vec<Event>,
-}
-
-impl Selector {
-    pub(super) fn new(service: usize) -> Self {
-        let events = Vec::new();
-        Selector { service, events }
-    }
+    pub(super) service: usize,
+    pub(super) events: Vec<Event>,
 }
 
 impl crate::net::Selector for Selector {
