@@ -115,7 +115,7 @@ impl<S: Stream> Connection<S> {
     pub(crate) fn wake(&mut self, readiness: Readiness) -> bool {
         let reads = self.state.reads();
         let has_work = (readiness.readable && reads) || (readiness.writable && !reads);
-        // A branch, and after this: `|=` before it takes 10 % more instructions per echo.
+        // A branch, and after this: `|=` takes 12 % more instructions per echo, the other order 6 %.
         if readiness.read_until_would_block {
             self.read_until_would_block = true;
         }
