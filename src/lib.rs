@@ -54,14 +54,14 @@
 //! ```text
 //! loop {
 //!     poll.poll(&mut events, echo.timeout(now))    // sleep until an event or a deadline
-//!     for event in &events { echo.handle(event) }  // put its socket on the run queue
+//!     for event in &events { echo.handle(event) }  // queue its socket, if it has something to do
 //!     echo.run(now)                                // give each socket on the queue one turn
 //! }
 //! ```
 //!
 //! `handle` makes no system call. `run` first acts on the deadlines that have passed, then gives each
-//! socket on the run queue one turn, then closes the connections that have timed out all the same. An
-//! error of one connection closes that connection, is counted, and never reaches the caller.
+//! socket on the run queue one turn, then closes the timed-out connections in which still no byte has
+//! moved. An error of one connection closes that connection, is counted, and never reaches the caller.
 //!
 //! `mio-echo -vv` logs each of these steps, and `docs/trace.md` follows one echo through them, beside
 //! the same run under `strace`. `examples/timeline.rs` shows them on a time axis, and `examples/peer.rs`
@@ -80,7 +80,7 @@
 //!    socket (epoll(7)). This saves the call that would return `EWOULDBLOCK`, a third of all calls.
 //!    There are exceptions: if the event also reports the end of the stream, at a TCP urgent mark,
 //!    behind descriptors sent over a Unix socket, for splice(2), and on other selectors than epoll.
-//! 4. **A socket is registered once**, for reading and writing. Changing the registration with each
+//! 4. **A connection is registered once**, for reading and writing. Changing the registration with each
 //!    change of state would cost a system call each time.
 //!
 //! ## The run queue
@@ -99,7 +99,7 @@
 //! kernel's buffers then fill, and TCP flow control stops the sender:
 //!
 //! ```text
-//!             readable                    buffer full
+//!             readable                    more may be readable
 //!   Reading ───────────────► echo ─────────────────────► run queue ─► echo (next turn)
 //!      ▲                       │ write would block
 //!      │ read would block      └──────► WriteBlocked: pending bytes kept, not reading
@@ -109,7 +109,7 @@
 //! ```
 //!
 //! All connections read into one shared buffer and write from it at once. Only pending bytes are
-//! copied, so a connection whose peer keeps up owns no memory except its slot. A limit
+//! copied, so a connection whose peer keeps up owns no memory except its entry in the slab. A limit
 //! ([`max_buffered`](ConfigBuilder::max_buffered)) holds for the pending bytes of all connections
 //! together. At the limit, the write-blocked connection whose last byte moved longest ago is closed.
 //!
@@ -148,7 +148,7 @@
 //! - `server.rs`: the poll loop, and the handle that shuts it down from another thread.
 //! - `echo/`: the engine. It has no poll and no clock.
 //!   - `mod.rs`: `Echo`, with the sockets of the operating system. `engine.rs`: `handle`, `run` and
-//!     `timeout`. `endpoint_sockets.rs`: its listeners and UDP sockets. `control.rs`, `events.rs`: limits
+//!     `timeout`. `endpoint_sockets.rs`: the listeners and UDP sockets. `control.rs`, `events.rs`: limits
 //!     and connections that the application changes, and what it learns of them.
 //!   - `connection.rs`: the echo state machine of one connection. `splice.rs`: its zero-copy mode.
 //!   - `shared.rs`: the read buffer and the pool of pipes, which all connections share.

@@ -269,11 +269,13 @@ where
         for event in self.selector.events() {
             count += 1;
             let token = P::token(event);
-            match token {
-                _ if engine.handle(token, event) => {}
-                WAKER if shutdown_requested() => engine.shutdown(now),
-                WAKER => {}
-                _ => self.user_events.push(event.clone()),
+            if engine.handle(token, event) {
+                continue;
+            }
+            if token != WAKER {
+                self.user_events.push(event.clone());
+            } else if shutdown_requested() {
+                engine.shutdown(now);
             }
         }
         self.more_events = count == self.selector.capacity();

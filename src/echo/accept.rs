@@ -1,13 +1,13 @@
 //! Accepting connections: how many in a turn, when to pause, and when to resume.
 
 use std::io;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use log::{debug, trace, warn};
 use mio::Token;
 
 use super::connection::{Connection, Name};
-use super::engine::{Engine, check_memory};
+use super::engine::{Engine, RETRY_INTERVAL, check_memory};
 use super::events::ConnectionEvent;
 use super::timers::Timeout;
 use crate::net::listener::is_connection_error;
@@ -20,16 +20,12 @@ use crate::policy::log_throttle::LogThrottle;
 /// delay open ones for long.
 pub(super) const MAX_ACCEPTS_PER_TURN: usize = 32;
 
-/// How long accepting backs off. Other processes can free descriptors or memory, which no event
-/// announces.
-const RETRY_INTERVAL: Duration = Duration::from_millis(100);
-
 /// The listeners, and whether connections are accepted or wait in the backlog.
 #[derive(Debug, Default)]
 pub(super) struct Acceptor {
     pub(super) admission: Admission,
     gate: AcceptGate,
-    /// Indices of the listeners, in the order of their turns when accepting last resumed.
+    /// Indices of the open listeners, in the order of their turns when accepting last resumed.
     pub(super) listeners: Vec<usize>,
     /// When a shutdown closes the listeners that it left open for pending handshakes.
     pub(super) listeners_close_at: Option<Instant>,
@@ -75,18 +71,18 @@ enum AcceptGate {
 }
 
 impl<S: System> Engine<S> {
-    /// Accepts up to `budget` connections from one listener, unless accepting is paused.
+    /// Accepts up to `max` connections from the listener at this index, unless accepting is paused.
     ///
-    /// Pauses at the connection limit and when the system is out of descriptors or memory. When the
-    /// budget is spent the listener goes back to the run queue: accept(2) has not yet said that its
+    /// Pauses at the connection limit, and backs off without descriptors or memory, or if each call failed.
+    /// After `max` calls the listener goes back to the run queue: accept(2) has not yet said that its
     /// queue is empty, and an edge-triggered selector does not announce the rest again.
-    pub(super) fn accept(&mut self, index: usize, now: Instant, budget: usize) {
+    pub(super) fn accept(&mut self, index: usize, now: Instant, max: usize) {
+        if !self.acceptor.is_accepting() {
+            return;
+        }
         let mut accepted = 0;
         let mut last_error = None;
-        for _ in 0..budget {
-            if !self.acceptor.is_accepting() {
-                return;
-            }
+        for _ in 0..max {
             if self.stats.active >= self.config.max_connections {
                 return self.pause_at_limit(now);
             }
@@ -119,7 +115,7 @@ impl<S: System> Engine<S> {
 
     /// Returns `None` if no connection waits.
     fn accept_one(&mut self, index: usize) -> io::Result<Option<(S::Stream, Peer)>> {
-        let Some(listener) = self.sockets[index].listener_mut() else {
+        let Some(listener) = self.endpoint_sockets[index].listener_mut() else {
             return Ok(None);
         };
         let result = nonblocking(|| listener.accept());
@@ -150,7 +146,7 @@ impl<S: System> Engine<S> {
         opened.map(Ok)
     }
 
-    /// Registers an accepted connection and stores it in a slot. Fails if the slab or the selector has
+    /// Registers an accepted connection and puts it into the slab. Fails if the slab or the selector has
     /// no memory or no room (`ENOMEM`, `ENOSPC`).
     fn open(&mut self, mut stream: S::Stream, peer: Peer) -> io::Result<Token> {
         if self.connections.len() == self.connections.capacity() {
@@ -158,7 +154,7 @@ impl<S: System> Engine<S> {
             check_memory::<S>(2 * self.connections.capacity())?;
         }
         let key = self.connections.vacant_key();
-        let token = self.token_of(key);
+        let token = self.connection_token(key);
         self.registry
             .register(stream.source_mut(), token, net::interest())?;
         let name = Name { peer, token };
@@ -168,7 +164,7 @@ impl<S: System> Engine<S> {
         self.stats.active += 1;
         self.stats.accepted += 1;
         debug!(token = token.0, peer:%; "{name}: opened");
-        self.note(|| ConnectionEvent::Opened {
+        self.record_event(|| ConnectionEvent::Opened {
             token,
             peer: peer.address(),
         });
@@ -237,10 +233,12 @@ impl<S: System> Engine<S> {
         }
     }
 
-    /// Resumes accepting, unless the application paused it.
+    /// Resumes accepting, unless the application paused it or a limit that was lowered is still exceeded.
     pub(super) fn retry_accepting(&mut self, now: Instant) {
-        if !matches!(self.acceptor.gate, AcceptGate::Paused) {
-            self.resume_accepting(now);
+        match self.acceptor.gate {
+            AcceptGate::Paused => {}
+            AcceptGate::AtLimit if self.stats.active >= self.config.max_connections => {}
+            _ => self.resume_accepting(now),
         }
     }
 

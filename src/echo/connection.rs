@@ -6,7 +6,7 @@
 //!      ▲                       │ write would block
 //!      │ read would block      └──────► WriteBlocked: pending bytes kept, not reading ─ writable ─► flush ─► Reading
 //!   end of stream, nothing pending ─► close          error, reset, timeout, limit ─► close with that reason
-//!   drain timeout ─► end(): Flushing ─► shutdown(Write) ─► Lingering (read and discard) ─► close
+//!   end of drain time ─► end(): Flushing ─► shutdown(Write) ─► Lingering (read and discard) ─► close
 //! ```
 //!
 //! `Splicing` is `Reading` without a copy: see [`splice`](super::splice).
@@ -28,7 +28,7 @@ use crate::stats::{CloseReason, Stats};
 /// What a connection asks for at the end of a turn.
 #[derive(Debug)]
 pub(crate) enum Next {
-    /// Wait for an event: a read would block.
+    /// Wait for an event: there is nothing more to read.
     WaitReadable,
     /// Wait for an event: a write would block, and bytes are pending.
     WaitWritable,
@@ -38,6 +38,7 @@ pub(crate) enum Next {
     Close(CloseReason),
 }
 
+/// The states that read come first, so that [`reads`](State::reads) is one comparison.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum State {
     Reading,
@@ -51,7 +52,6 @@ pub(super) enum State {
 }
 
 impl State {
-    // The states that read come first, so that this is one comparison.
     fn reads(self) -> bool {
         matches!(self, State::Reading | State::Splicing | State::Lingering)
     }
@@ -88,7 +88,7 @@ pub(crate) struct Connection<S: Stream> {
     /// Whether to read until `EAGAIN`, even after a short read: always on Unix sockets, elsewhere after
     /// an event with [`Readiness::read_until_would_block`].
     read_until_would_block: bool,
-    /// Whether the key is on the run queue.
+    /// Whether it is to have a turn: its key is on the run queue, or among those that have theirs now.
     pub(super) queued: bool,
 }
 
@@ -108,7 +108,7 @@ impl<S: Stream> Connection<S> {
         }
     }
 
-    /// Notes an event. Returns whether the connection joins the run queue.
+    /// Notes an event. Returns whether the caller has to put the connection on the run queue.
     ///
     /// While bytes are pending, a readable event is ignored: the connection reads anyway once it has
     /// flushed. Otherwise a peer that sends without reading would cost a turn for each segment.
@@ -155,7 +155,7 @@ impl<S: Stream> Connection<S> {
     ///
     /// Pending bytes are sent and the peer reads the end of the stream. What it goes on sending is
     /// read and discarded, because closing a socket with unread input resets the connection (RFC
-    /// 1122, section 4.2.2.13), which can destroy the bytes on their way. The first turn is due now.
+    /// 1122, section 4.2.2.13), which can destroy the bytes on their way. The caller queues it for a turn.
     pub(crate) fn end(&mut self) {
         self.state = State::Flushing;
     }
@@ -220,8 +220,8 @@ impl<S: Stream> Connection<S> {
         Ok(self.after_read(is_full))
     }
 
-    /// Only now does the connection own memory: its peer does not take what was echoed. Peers decide
-    /// how many such buffers there are, so a lack of memory must not abort the process.
+    /// Keeps what could not be sent. Only now does the connection own a buffer. Peers decide how many such
+    /// buffers there are, so a lack of memory must not abort the process.
     #[cold]
     fn keep_pending(&mut self, bytes: &[u8], sent: usize, stats: &mut Stats) -> Next {
         self.pending = match self.stream.allocate(bytes.len() + HEADROOM) {

@@ -6,7 +6,6 @@ use std::time::Instant;
 use mio::Token;
 
 use super::engine::Engine;
-use super::timers::Timeout;
 use crate::config::Config;
 use crate::net::System;
 use crate::net::stream::Peer;
@@ -59,7 +58,7 @@ impl<S: System> Engine<S> {
         self.acceptor.admission = Admission::new(allowed, config.max_per_source);
         self.timers
             .set_timeouts(config.idle_timeout, config.write_timeout);
-        for key in self.keys() {
+        for key in self.connection_keys() {
             self.apply_limits(key);
         }
         self.enforce_budget(now);
@@ -92,12 +91,6 @@ impl<S: System> Engine<S> {
         if let Some(address) = connection.name.peer.address() {
             self.acceptor.admission.count(address);
         }
-        // Also without a timeout, as at the end of a shutdown: a connection with pending bytes can be
-        // evicted.
-        if connection.pending.held() > 0 {
-            let last_progress = connection.last_progress;
-            self.timers.schedule(key, Timeout::Write, last_progress);
-        }
-        self.schedule(key, Timeout::Idle);
+        self.reschedule(key);
     }
 }

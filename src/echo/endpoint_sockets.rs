@@ -3,19 +3,20 @@
 use super::udp::DatagramSocket;
 use crate::net::System;
 
+/// The socket of an endpoint.
 pub(crate) enum EndpointSocket<S: System> {
     Listener(S::Listener),
     Udp(DatagramSocket<S::Datagrams>),
 }
 
-pub(super) struct EndpointSlot<S: System> {
-    /// `None` once it is closed.
+pub(super) struct EndpointEntry<S: System> {
+    /// `None` once it is closed. The entry stays, because indices do not change.
     pub(super) socket: Option<EndpointSocket<S>>,
-    /// Whether the key is on the run queue.
+    /// Whether it is to have a turn: its key is on the run queue, or among those that have theirs now.
     pub(super) queued: bool,
 }
 
-impl<S: System> EndpointSlot<S> {
+impl<S: System> EndpointEntry<S> {
     pub(super) fn is_open(&self) -> bool {
         self.socket.is_some()
     }

@@ -3,6 +3,21 @@
 //! Events give sockets a place on the run queue. Each call of `run` gives each socket on it one turn.
 //! A socket with more to do goes to the back of the queue, because an edge-triggered selector does not
 //! announce the rest again.
+//!
+//! # Tokens, keys and indices
+//!
+//! With n endpoints:
+//!
+//! ```text
+//!          listeners and UDP sockets     connections
+//! token    first_token + 0 .. n          first_token + n, and above
+//! key      -n .. -1, as usize            0 and above: the key in the slab
+//! index    0 .. n                        none
+//! ```
+//!
+//! A key is a token less that of the first connection. It wraps around for endpoints, whose keys are in no
+//! slab. So the run queue has entries of one kind, and one look-up finds a connection or tells that the
+//! socket is another one. The index of an endpoint is its place in two vectors, whose lengths never change.
 
 use std::collections::VecDeque;
 use std::io;
@@ -16,7 +31,7 @@ use slab::Slab;
 
 use super::accept::{Acceptor, MAX_ACCEPTS_PER_TURN};
 use super::connection::{Connection, Name, Next};
-use super::endpoint_sockets::{EndpointSlot, EndpointSocket};
+use super::endpoint_sockets::{EndpointEntry, EndpointSocket};
 use super::events::ConnectionEvent;
 use super::shared::Shared;
 use super::shutdown::Phase;
@@ -40,21 +55,21 @@ pub(crate) struct Engine<S: System> {
     pub(super) config: Config,
     /// The first endpoint, which distinguishes several echoes in the log.
     pub(super) name: String,
-    /// One for each socket, with its real port.
+    /// One for each listener and UDP socket, with its real port.
     pub(super) endpoints: Vec<Endpoint>,
-    /// The listener or UDP socket of each endpoint. These have the first tokens.
-    pub(super) sockets: Vec<EndpointSlot<S>>,
+    /// The listener or UDP socket of each endpoint, at the same index.
+    pub(super) endpoint_sockets: Vec<EndpointEntry<S>>,
     /// The token of the connection with the key 0.
-    first_connection: usize,
+    first_connection_token: usize,
     pub(super) connections: Slab<Connection<S::Stream>>,
     /// Keys of the sockets that have something to do, in the order of arrival: each once, but for stale
     /// ones.
     pub(crate) run_queue: Vec<usize>,
-    /// A queued connection was closed. Its key is still on the run queue, and another connection can have
-    /// it by now, and be queued a second time.
+    /// Whether the run queue may have the key of a closed connection. Another connection can have that key
+    /// by now, and be queued a second time.
     has_stale_keys: bool,
-    /// The keys that have their turns now. Empty between runs; kept for its memory.
-    batch: Vec<usize>,
+    /// An empty run queue, kept for its memory: `run` swaps them.
+    spare_queue: Vec<usize>,
     pub(super) shared: Shared<<S::Stream as Stream>::Pipe>,
     pub(super) timers: Timers,
     pub(super) acceptor: Acceptor,
@@ -69,8 +84,12 @@ pub(crate) struct Engine<S: System> {
     pub(super) stats: Stats,
 }
 
-/// For how many connections there is room at the start. The system provides memory for those that are
-/// open; a slab that grows step by step is copied, and leaves holes in the heap.
+/// How long to wait after a call that failed for lack of descriptors or memory: no event announces the end
+/// of a shortage.
+pub(super) const RETRY_INTERVAL: Duration = Duration::from_millis(100);
+
+/// For how many connections the slab has room at the start. Memory that is only reserved costs nothing; to
+/// grow, the slab would be copied, and leave holes in the heap.
 const RESERVED_CONNECTIONS: usize = 65_536;
 
 impl<S: System> Engine<S> {
@@ -104,12 +123,12 @@ impl<S: System> Engine<S> {
             token_count: tokens.len(),
             name: name.unwrap_or_default(),
             endpoints: Vec::new(),
-            sockets: Vec::new(),
-            first_connection: tokens.start + sockets.len(),
+            endpoint_sockets: Vec::new(),
+            first_connection_token: tokens.start + sockets.len(),
             connections: Slab::with_capacity(connections),
             run_queue: Vec::new(),
             has_stale_keys: false,
-            batch: Vec::new(),
+            spare_queue: Vec::new(),
             shared: Shared::new(config.buffer_size, config.zero_copy),
             timers: Timers::new(config.idle_timeout, config.write_timeout, now),
             acceptor: Acceptor::new(admission),
@@ -122,7 +141,7 @@ impl<S: System> Engine<S> {
             config,
         };
         for (endpoint, socket) in sockets {
-            engine.add(endpoint, socket)?;
+            engine.add_endpoint(endpoint, socket)?;
         }
         Ok(engine)
     }
@@ -161,8 +180,8 @@ impl<S: System> Engine<S> {
         self.deadlines().into_iter().flatten().min()
     }
 
-    /// What is done when the [deadlines](Self::deadlines) have passed, in this order: the listeners close
-    /// before the phase ends. All have the type of those that need the time.
+    /// What is done when each of the [deadlines](Self::deadlines) has passed. The order is theirs: listeners
+    /// close before the drain time ends. All get the time, so that they have one type.
     const ON_DEADLINE: [fn(&mut Self, Instant); 5] = [
         Self::retry_accepting,
         Self::retry_udp,
@@ -187,9 +206,10 @@ impl<S: System> Engine<S> {
 
     /// Notes an event, and makes no system call: a socket with something to do goes to the run queue.
     ///
-    /// Events without a socket are ignored: it was closed after the selector reported them. Returns
-    /// whether the token is one of this echo.
-    // Generic, so that only what a state needs is computed: a quarter of all instructions per echo.
+    /// Ignores an event whose socket was closed after the selector reported it. Returns whether the token
+    /// is one of this echo.
+    // Generic and inlined, so that only those flags of the event are computed that `wake` looks at. Else
+    // an echo takes a quarter more instructions.
     #[inline]
     pub(crate) fn handle(&mut self, token: Token, event: impl Into<Readiness> + Copy) -> bool {
         let key = self.key_of(token);
@@ -205,7 +225,8 @@ impl<S: System> Engine<S> {
         true
     }
 
-    /// An event of another socket than a connection.
+    /// An event that belongs to no open connection, but to a listener, a UDP socket, a closed socket or
+    /// another source.
     // Not inlined, so that the loop over the events stays small.
     #[inline(never)]
     fn handle_endpoint(&mut self, token: Token, readiness: Readiness) -> bool {
@@ -213,7 +234,11 @@ impl<S: System> Engine<S> {
             return false;
         }
         let index = self.endpoint_index(self.key_of(token));
-        if self.sockets.get(index).is_some_and(EndpointSlot::is_open) {
+        if self
+            .endpoint_sockets
+            .get(index)
+            .is_some_and(EndpointEntry::is_open)
+        {
             let endpoint = &self.endpoints[index];
             trace!(endpoint:%, event:% = readiness; "{endpoint}: event: {readiness}");
             self.enqueue_endpoint(index);
@@ -235,13 +260,13 @@ impl<S: System> Engine<S> {
                 act(self, now);
             }
         }
-        if !self.run_queue.is_empty() && !self.config.busy_poll.is_zero() {
-            self.busy_until = Some(now + self.config.busy_poll);
-        }
         if mem::take(&mut self.has_stale_keys) {
             self.remove_stale_keys();
         }
-        let mut batch = mem::replace(&mut self.run_queue, mem::take(&mut self.batch));
+        if !self.run_queue.is_empty() && !self.config.busy_poll.is_zero() {
+            self.busy_until = Some(now + self.config.busy_poll);
+        }
+        let mut batch = mem::replace(&mut self.run_queue, mem::take(&mut self.spare_queue));
         let turns = batch.len().min(self.config.max_turns);
         self.stats.run_queue = turns;
         trace!(run_queue = turns; "run queue: {turns}");
@@ -252,7 +277,7 @@ impl<S: System> Engine<S> {
             self.keep_rest(&mut batch, turns);
         }
         batch.clear();
-        self.batch = batch;
+        self.spare_queue = batch;
         if !self.timers.due.is_empty() {
             self.close_expired(now);
         }
@@ -266,14 +291,15 @@ impl<S: System> Engine<S> {
         mem::swap(batch, &mut self.run_queue);
     }
 
-    /// Leaves each queued connection on the run queue once. With two keys, a connection that always has
-    /// more to do would have two turns in each iteration.
+    /// Removes the keys of closed connections, and second keys. A connection that always has more to do
+    /// would keep both, and have two turns in each iteration.
     #[cold]
     fn remove_stale_keys(&mut self) {
         let mut keys = mem::take(&mut self.run_queue);
+        // The first key of a connection clears its flag, and a second one finds it cleared.
         keys.retain(|&key| match self.connections.get_mut(key) {
             Some(connection) => mem::take(&mut connection.queued),
-            None => self.endpoint_index(key) < self.sockets.len(),
+            None => self.endpoint_index(key) < self.endpoint_sockets.len(),
         });
         for &key in &keys {
             if let Some(connection) = self.connections.get_mut(key) {
@@ -283,7 +309,8 @@ impl<S: System> Engine<S> {
         self.run_queue = keys;
     }
 
-    /// One turn of a socket that was taken off the run queue.
+    /// One turn of the socket with this key. If its connection was closed, the key has no socket, or that of
+    /// a new connection, for which one turn more is harmless.
     fn turn(&mut self, key: usize, now: Instant) {
         let Some(connection) = self.connections.get_mut(key) else {
             return self.endpoint_turn(key, now);
@@ -298,11 +325,11 @@ impl<S: System> Engine<S> {
     #[inline(never)]
     fn endpoint_turn(&mut self, key: usize, now: Instant) {
         let index = self.endpoint_index(key);
-        let Some(slot) = self.sockets.get_mut(index) else {
+        let Some(entry) = self.endpoint_sockets.get_mut(index) else {
             return;
         };
-        slot.queued = false;
-        match slot.socket {
+        entry.queued = false;
+        match entry.socket {
             Some(EndpointSocket::Listener(_)) => self.accept(index, now, MAX_ACCEPTS_PER_TURN),
             Some(EndpointSocket::Udp(_)) => self.udp_turn(index, now),
             None => {}
@@ -321,18 +348,18 @@ impl<S: System> Engine<S> {
         self.enforce_budget(now);
     }
 
-    /// The key of a connection. Those of listeners and UDP sockets are just below 0, and wrap around.
+    /// See the page of this module.
     pub(super) fn key_of(&self, token: Token) -> usize {
-        token.0.wrapping_sub(self.first_connection)
+        token.0.wrapping_sub(self.first_connection_token)
     }
 
-    pub(super) fn token_of(&self, key: usize) -> Token {
-        Token(self.first_connection + key)
+    pub(super) fn connection_token(&self, key: usize) -> Token {
+        Token(self.first_connection_token + key)
     }
 
     /// The index of a listener or UDP socket; out of range if the key is that of a connection.
     fn endpoint_index(&self, key: usize) -> usize {
-        key.wrapping_add(self.sockets.len())
+        key.wrapping_add(self.endpoint_sockets.len())
     }
 
     pub(super) fn endpoint_token(&self, index: usize) -> Token {
@@ -346,14 +373,23 @@ impl<S: System> Engine<S> {
     }
 
     pub(super) fn enqueue_endpoint(&mut self, index: usize) {
-        if !mem::replace(&mut self.sockets[index].queued, true) {
+        if !mem::replace(&mut self.endpoint_sockets[index].queued, true) {
             self.run_queue.push(self.key_of(self.endpoint_token(index)));
         }
     }
 
+    /// The keys of all connections.
+    pub(super) fn connection_keys(&self) -> Vec<usize> {
+        self.connections.iter().map(|(key, _)| key).collect()
+    }
+
     /// Registers a listener or UDP socket.
-    fn add(&mut self, endpoint: Endpoint, mut socket: EndpointSocket<S>) -> io::Result<()> {
-        let index = self.sockets.len();
+    fn add_endpoint(
+        &mut self,
+        endpoint: Endpoint,
+        mut socket: EndpointSocket<S>,
+    ) -> io::Result<()> {
+        let index = self.endpoint_sockets.len();
         let token = self.endpoint_token(index);
         let registered = match &mut socket {
             EndpointSocket::Listener(listener) => {
@@ -367,7 +403,7 @@ impl<S: System> Engine<S> {
         info!("listening on {endpoint}");
         trace!("{endpoint}: registered as Token {}", token.0);
         self.endpoints.push(endpoint);
-        self.sockets.push(EndpointSlot {
+        self.endpoint_sockets.push(EndpointEntry {
             socket: Some(socket),
             queued: false,
         });
@@ -375,8 +411,8 @@ impl<S: System> Engine<S> {
     }
 
     /// Closes a listener or UDP socket.
-    pub(super) fn remove(&mut self, index: usize) {
-        let Some(mut socket) = self.sockets[index].socket.take() else {
+    pub(super) fn close_endpoint(&mut self, index: usize) {
+        let Some(mut socket) = self.endpoint_sockets[index].socket.take() else {
             return;
         };
         // Best effort: closing deregisters too, unless another process has a copy of the socket.
@@ -388,9 +424,9 @@ impl<S: System> Engine<S> {
     }
 
     /// Closes all listeners and UDP sockets.
-    pub(super) fn remove_all(&mut self) {
-        for index in 0..self.sockets.len() {
-            self.remove(index);
+    pub(super) fn close_endpoints(&mut self) {
+        for index in 0..self.endpoint_sockets.len() {
+            self.close_endpoint(index);
         }
     }
 
@@ -410,7 +446,7 @@ impl<S: System> Engine<S> {
         self.stats.active -= 1;
         self.stats.closed.count(&reason);
         let age = connection.age(self.timers.now());
-        self.note(|| ConnectionEvent::Closed {
+        self.record_event(|| ConnectionEvent::Closed {
             token: name.token,
             peer: name.peer.address(),
             reason,
@@ -421,7 +457,7 @@ impl<S: System> Engine<S> {
     }
 
     /// Keeps an event for the application, if it wants events.
-    pub(super) fn note(&mut self, event: impl FnOnce() -> ConnectionEvent) {
+    pub(super) fn record_event(&mut self, event: impl FnOnce() -> ConnectionEvent) {
         let capacity = self.config.connection_events;
         if self.events.len() < capacity {
             self.events.push_back(event());
@@ -473,7 +509,7 @@ fn reply_filter<S: System>(
 /// in the selector, and wake the loop without a socket.
 impl<S: System> Drop for Engine<S> {
     fn drop(&mut self) {
-        self.remove_all();
+        self.close_endpoints();
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use log::info;
 
-use super::endpoint_sockets::EndpointSlot;
+use super::endpoint_sockets::EndpointEntry;
 use super::engine::Engine;
 use crate::net::syn_filter::HANDSHAKE_GRACE;
 use crate::net::{Accept, System};
@@ -15,11 +15,11 @@ use crate::stats::CloseReason;
 /// arrive.
 const MAX_LINGER: Duration = Duration::from_secs(1);
 
-/// The phases of the service. Each ends when no connection is left.
+/// The phases of the service. After the first, it is finished when no socket is left.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Phase {
     Serving,
-    /// No listeners; connections are echoed.
+    /// Connections are echoed. Listeners are closed, some of them later.
     Draining {
         until: Instant,
     },
@@ -64,7 +64,7 @@ impl<S: System> Engine<S> {
     /// Accepts what waits at the listeners, and closes them.
     fn close_listeners(&mut self, listeners: Vec<usize>, now: Instant) {
         for &index in &listeners {
-            let Some(listener) = self.sockets[index].listener_mut() else {
+            let Some(listener) = self.endpoint_sockets[index].listener_mut() else {
                 continue;
             };
             listener.unlink_socket_file();
@@ -73,14 +73,14 @@ impl<S: System> Engine<S> {
             }
         }
         for index in listeners {
-            self.remove(index);
+            self.close_endpoint(index);
         }
     }
 
     /// Installs the SYN filter if other processes may share the port.
     fn drops_new_syns(&mut self, index: usize) -> bool {
         let reuse_port = self.config.bind.reuse_port;
-        let listener = self.sockets[index].listener_mut();
+        let listener = self.endpoint_sockets[index].listener_mut();
         listener.is_some_and(|it| reuse_port && !it.is_inherited() && it.drop_new_syns())
     }
 
@@ -89,7 +89,7 @@ impl<S: System> Engine<S> {
     }
 
     fn has_sockets(&self) -> bool {
-        !self.connections.is_empty() || self.sockets.iter().any(EndpointSlot::is_open)
+        !self.connections.is_empty() || self.endpoint_sockets.iter().any(EndpointEntry::is_open)
     }
 
     pub(super) fn is_serving(&self) -> bool {
@@ -120,20 +120,16 @@ impl<S: System> Engine<S> {
     fn linger(&mut self, now: Instant) {
         let until = now + self.config.drain_timeout.min(MAX_LINGER);
         self.phase = Phase::Lingering { until };
-        self.remove_all();
-        for key in self.keys() {
+        self.close_endpoints();
+        for key in self.connection_keys() {
             self.connections[key].end();
             self.enqueue(key);
         }
     }
 
     fn abort_all(&mut self, now: Instant) {
-        for key in self.keys() {
+        for key in self.connection_keys() {
             self.close(key, CloseReason::Aborted, now);
         }
-    }
-
-    pub(super) fn keys(&self) -> Vec<usize> {
-        self.connections.iter().map(|(key, _)| key).collect()
     }
 }

@@ -41,8 +41,8 @@ impl<S: System> Engine<S> {
         }
     }
 
-    /// After their turns: closes the connections in which still no byte has moved. Those that wait for
-    /// their turn, because one call gives only so many, are judged in a later one.
+    /// Closes the connections that had their turn and in which still no byte has moved. Those that
+    /// `max_turns` left without a turn are checked again in a later call.
     #[cold]
     pub(super) fn close_expired(&mut self, now: Instant) {
         for (key, timeout) in mem::take(&mut self.timers.due) {
@@ -75,6 +75,19 @@ impl<S: System> Engine<S> {
             let last_progress = connection.last_progress;
             self.timers.schedule(key, timeout, last_progress);
         }
+    }
+
+    /// Schedules a connection after all keys were taken out of the wheels.
+    ///
+    /// The write timeout even if it does not apply, as at the end of a shutdown: its wheel is also the order
+    /// in which connections with pending bytes are evicted.
+    pub(super) fn reschedule(&mut self, key: usize) {
+        let connection = &self.connections[key];
+        if connection.pending.held() > 0 {
+            let last_progress = connection.last_progress;
+            self.timers.schedule(key, Timeout::Write, last_progress);
+        }
+        self.schedule(key, Timeout::Idle);
     }
 
     /// Evicts connections until pending bytes fit the budget: first the one whose last byte moved

@@ -197,7 +197,7 @@ impl Wheel {
                 self.put(present, key as usize);
             }
         }
-        // The last slot is early for a deadline behind it, and late for none.
+        // A deadline beyond the last slot is checked in the last one: early, never late.
         let last = self.first + SLOTS - 1;
         let slot = self.slot_of(last_progress).max(present).min(last);
         self.put(slot, key);

@@ -22,13 +22,13 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use log::{debug, trace, warn};
 use mio::event::Source;
 use mio::{Interest, Registry, Token};
 
-use super::engine::Engine;
+use super::engine::{Engine, RETRY_INTERVAL};
 use crate::net::bind::Bound;
 use crate::net::endpoint::Endpoint;
 use crate::net::udp::{
@@ -38,10 +38,6 @@ use crate::net::{System, nonblocking, outcome};
 use crate::policy::log_throttle::LogThrottle;
 use crate::policy::reply_filter::{DropReason, ReplyFilter};
 use crate::stats::{Dropped, Stats};
-
-/// After how long a turn is tried again when receiving or registering failed: no event announces the
-/// end of a shortage.
-const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
 /// How many batches a socket still receives at a shutdown: more than its receive buffer holds, and not
 /// all that peers go on sending.
@@ -103,7 +99,7 @@ fn counter(dropped: &mut Dropped, reason: DropReason) -> &mut u64 {
 
 /// What a socket asks for at the end of a turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Next {
+pub(crate) enum AfterBatch {
     /// Wait for an event.
     WaitReadable,
     /// Another turn: there may be more to receive, and no event will announce it.
@@ -181,20 +177,20 @@ impl<S: DatagramIo> DatagramSocket<S> {
     }
 
     /// Receives at most one batch, so that no socket keeps the others waiting, and replies to it.
-    pub(super) fn turn(&mut self, udp: &mut Udp, stats: &mut Stats, now: Instant) -> Next {
+    pub(super) fn turn(&mut self, udp: &mut Udp, stats: &mut Stats, now: Instant) -> AfterBatch {
         let next = self.receive(stats);
         self.batch
             .retain(|datagram| udp.admits(&self.endpoint, datagram, stats, now));
         self.reply(stats);
         match next {
-            Next::WaitReadable if self.batches_left.is_some() => Next::Close,
+            AfterBatch::WaitReadable if self.batches_left.is_some() => AfterBatch::Close,
             next => next,
         }
     }
 
-    fn receive(&mut self, stats: &mut Stats) -> Next {
+    fn receive(&mut self, stats: &mut Stats) -> AfterBatch {
         match &mut self.batches_left {
-            Some(0) => return Next::WaitReadable,
+            Some(0) => return AfterBatch::WaitReadable,
             Some(left) => *left -= 1,
             None => {}
         }
@@ -212,9 +208,9 @@ impl<S: DatagramIo> DatagramSocket<S> {
                 stats.receive_errors += 1;
                 debug!("{}: nothing received: {error}", self.endpoint);
                 if udp::is_about_a_reply(&error) {
-                    Next::Again
+                    AfterBatch::Again
                 } else {
-                    Next::Later
+                    AfterBatch::Later
                 }
             }
         }
@@ -233,14 +229,14 @@ impl<S: DatagramIo> DatagramSocket<S> {
     }
 
     /// `count` is the size of the batch; `None` if receiving would block.
-    fn after_receive(&mut self, count: Option<usize>) -> Next {
+    fn after_receive(&mut self, count: Option<usize>) -> AfterBatch {
         let has_more = count.is_some_and(|count| count >= POLL_THRESHOLD || self.is_polled);
         // Without batches a call that finds nothing costs as much as the event that it saves.
         self.is_polled = has_more && BATCH > 1;
         if has_more {
-            Next::Again
+            AfterBatch::Again
         } else {
-            Next::WaitReadable
+            AfterBatch::WaitReadable
         }
     }
 
@@ -307,25 +303,25 @@ impl<S: System> Engine<S> {
     /// A turn of a UDP socket.
     pub(super) fn udp_turn(&mut self, index: usize, now: Instant) {
         let token = self.endpoint_token(index);
-        let Some(socket) = self.sockets[index].udp_mut() else {
+        let Some(socket) = self.endpoint_sockets[index].udp_mut() else {
             return;
         };
         let mut next = socket.turn(&mut self.udp, &mut self.stats, now);
         // A socket that closes needs no more events.
-        if next != Next::Close
+        if next != AfterBatch::Close
             && let Err(error) = socket.update_registration(&self.registry, token)
         {
             debug!("{}: cannot register: {error}", socket.endpoint);
-            next = Next::Later;
+            next = AfterBatch::Later;
         }
         match next {
-            Next::WaitReadable => {}
-            Next::Again => self.enqueue_endpoint(index),
+            AfterBatch::WaitReadable => {}
+            AfterBatch::Again => self.enqueue_endpoint(index),
             // Another socket may have set an earlier time.
-            Next::Later => {
+            AfterBatch::Later => {
                 self.udp.retry_at.get_or_insert(now + RETRY_INTERVAL);
             }
-            Next::Close => self.remove(index),
+            AfterBatch::Close => self.close_endpoint(index),
         }
     }
 
@@ -341,8 +337,8 @@ impl<S: System> Engine<S> {
     }
 
     fn queue_udp(&mut self, change: impl Fn(&mut DatagramSocket<S::Datagrams>)) {
-        for index in 0..self.sockets.len() {
-            if let Some(socket) = self.sockets[index].udp_mut() {
+        for index in 0..self.endpoint_sockets.len() {
+            if let Some(socket) = self.endpoint_sockets[index].udp_mut() {
                 change(socket);
                 self.enqueue_endpoint(index);
             }

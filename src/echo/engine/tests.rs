@@ -45,7 +45,7 @@ fn replace(echo: &mut Engine<OperatingSystem>, socket: Socket) -> EndpointSocket
     };
     let socket = DatagramSocket::new(bound, address);
     echo.enqueue_endpoint(0);
-    let former = &mut echo.sockets[0].socket;
+    let former = &mut echo.endpoint_sockets[0].socket;
     former.replace(EndpointSocket::Udp(socket)).unwrap()
 }
 
@@ -76,7 +76,7 @@ fn failed_receive_is_retried_every_100_ms() {
     echo.run(at(1050));
     assert_eq!(echo.timeout(at(1050)), Some(RETRY / 2));
 
-    echo.sockets[0].socket = Some(working);
+    echo.endpoint_sockets[0].socket = Some(working);
     echo.run(at(1100));
     assert_eq!(echo.stats.receive_errors, 4);
     assert_eq!(echo.timeout(at(1100)), None, "a retry without an error");
@@ -210,7 +210,7 @@ fn queued_listener_has_its_turn_after_a_queued_connection_closed() {
     echo.close(key, CloseReason::Evicted, now);
     echo.run(now);
     assert_eq!(echo.stats.run_queue, 1);
-    assert!(!echo.sockets[0].queued);
+    assert!(!echo.endpoint_sockets[0].queued);
 }
 
 /// A filter that accepts only SYNs simulates a slow network.
@@ -233,7 +233,7 @@ fn shutdown_with_reuse_port_completes_pending_handshakes() {
     let mut events = mio::Events::with_capacity(16);
     let mut echo = echo(&poll, tcp().reuse_port(true));
     let address = echo.endpoints[0].address().unwrap();
-    let listener = echo.sockets[0].listener_mut().unwrap();
+    let listener = echo.endpoint_sockets[0].listener_mut().unwrap();
     let socket = listener.tcp().unwrap();
     socket.attach_filter(&ONLY_SYNS).unwrap();
     let mut client = TcpStream::connect(address).unwrap();
@@ -259,7 +259,10 @@ fn shutdown_with_reuse_port_completes_pending_handshakes() {
     client.read_exact(&mut [0; 5]).unwrap();
 
     echo.run(start + HANDSHAKE_GRACE);
-    assert!(echo.sockets[0].socket.is_none(), "a listener is still open");
+    assert!(
+        echo.endpoint_sockets[0].socket.is_none(),
+        "a listener is still open"
+    );
     TcpStream::connect(address).unwrap_err();
 }
 

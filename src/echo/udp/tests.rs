@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::mem;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::*;
 
@@ -125,7 +125,7 @@ impl Scripted {
         }
     }
 
-    fn turn(&mut self) -> Next {
+    fn turn(&mut self) -> AfterBatch {
         self.socket
             .turn(&mut self.udp, &mut self.stats, Instant::now())
     }
@@ -161,7 +161,7 @@ fn small_batch_drains_the_socket() {
         vec![Count(POLL_THRESHOLD - 1)],
         vec![Count(POLL_THRESHOLD - 1)],
     );
-    assert_eq!(test.turn(), Next::WaitReadable);
+    assert_eq!(test.turn(), AfterBatch::WaitReadable);
     assert_eq!(test.take_sent().len(), POLL_THRESHOLD - 1);
     test.check();
 }
@@ -174,13 +174,13 @@ fn large_batch_switches_to_polling_until_the_socket_is_drained() {
         vec![Count(POLL_THRESHOLD), Count(1), Count(1)],
     );
     assert!(!test.socket.is_polled);
-    assert_eq!(test.turn(), Next::Again);
+    assert_eq!(test.turn(), AfterBatch::Again);
     assert!(test.socket.is_polled);
-    assert_eq!(test.turn(), Next::Again, "more may have arrived");
+    assert_eq!(test.turn(), AfterBatch::Again, "more may have arrived");
     assert!(test.socket.is_polled);
-    assert_eq!(test.turn(), Next::WaitReadable);
+    assert_eq!(test.turn(), AfterBatch::WaitReadable);
     assert!(!test.socket.is_polled);
-    assert_eq!(test.turn(), Next::WaitReadable);
+    assert_eq!(test.turn(), AfterBatch::WaitReadable);
     assert!(!test.socket.is_polled);
     test.check();
 }
@@ -188,8 +188,8 @@ fn large_batch_switches_to_polling_until_the_socket_is_drained() {
 #[test]
 fn full_batch_is_followed_by_another_turn() {
     let mut test = Scripted::new(vec![Count(BATCH), Fails(WouldBlock)], vec![Count(BATCH)]);
-    assert_eq!(test.turn(), Next::Again);
-    assert_eq!(test.turn(), Next::WaitReadable);
+    assert_eq!(test.turn(), AfterBatch::Again);
+    assert_eq!(test.turn(), AfterBatch::WaitReadable);
     assert_eq!(test.take_sent().len(), BATCH);
     test.check();
 }
@@ -200,7 +200,7 @@ fn interrupted_calls_are_repeated() {
         vec![Fails(Interrupted), Count(1)],
         vec![Fails(Interrupted), Count(1)],
     );
-    assert_eq!(test.turn(), Next::WaitReadable);
+    assert_eq!(test.turn(), AfterBatch::WaitReadable);
     assert_eq!(test.take_sent(), [0]);
     test.check();
 }
@@ -208,7 +208,7 @@ fn interrupted_calls_are_repeated() {
 #[test]
 fn partial_sends_keep_the_order() {
     let mut test = Scripted::new(vec![Count(5)], vec![Count(2), Count(1), Count(2)]);
-    assert_eq!(test.turn(), Next::Again);
+    assert_eq!(test.turn(), AfterBatch::Again);
     assert_eq!(test.take_sent(), [0, 1, 2, 3, 4]);
     test.check();
 }
@@ -225,7 +225,7 @@ fn full_send_buffer_drops_the_batch_and_receiving_goes_on() {
             vec![Count(BATCH), Count(2)],
             vec![Count(1), no_room, Count(2)],
         );
-        assert_eq!(test.turn(), Next::Again);
+        assert_eq!(test.turn(), AfterBatch::Again);
         assert_eq!(test.take_sent(), [0]);
         assert_eq!(test.stats.send_buffer_drops, BATCH as u64 - 1);
         test.turn();
@@ -244,7 +244,7 @@ fn send_error_drops_one_reply() {
         io::ErrorKind::Other,
     ] {
         let mut test = Scripted::new(vec![Count(3)], vec![Count(1), Fails(kind), Count(1)]);
-        assert_eq!(test.turn(), Next::WaitReadable);
+        assert_eq!(test.turn(), AfterBatch::WaitReadable);
         assert_eq!(test.take_sent(), [0, 2]);
         assert_eq!(test.stats.datagram_errors, 1, "{kind}");
         test.check();
@@ -254,18 +254,18 @@ fn send_error_drops_one_reply() {
 #[test]
 fn receive_error_is_counted_and_retried() {
     for (kind, next) in [
-        (ConnectionRefused, Next::Again),
-        (io::ErrorKind::ConnectionReset, Next::Again),
-        (HostUnreachable, Next::Again),
-        (io::ErrorKind::NetworkUnreachable, Next::Again),
-        (OutOfMemory, Next::Later),
+        (ConnectionRefused, AfterBatch::Again),
+        (io::ErrorKind::ConnectionReset, AfterBatch::Again),
+        (HostUnreachable, AfterBatch::Again),
+        (io::ErrorKind::NetworkUnreachable, AfterBatch::Again),
+        (OutOfMemory, AfterBatch::Later),
         // An unknown error may repeat without end, so back off instead of spinning.
-        (io::ErrorKind::Other, Next::Later),
+        (io::ErrorKind::Other, AfterBatch::Later),
     ] {
         let mut test = Scripted::new(vec![Fails(kind), Count(1)], vec![Count(1)]);
         assert_eq!(test.turn(), next, "{kind}");
         assert_eq!(test.stats.receive_errors, 1);
-        assert_eq!(test.turn(), Next::WaitReadable);
+        assert_eq!(test.turn(), AfterBatch::WaitReadable);
         assert_eq!(test.take_sent(), [0]);
         test.check();
     }
@@ -276,9 +276,9 @@ fn filtered_datagrams_get_no_reply() {
     let mut test = Scripted::new(vec![Count(3), Count(1)], vec![Count(2)]);
     let ports = vec![FIRST + 1, FIRST + 3];
     test.udp = udp(ports);
-    assert_eq!(test.turn(), Next::WaitReadable);
+    assert_eq!(test.turn(), AfterBatch::WaitReadable);
     assert_eq!(test.take_sent(), [0, 2]);
-    assert_eq!(test.turn(), Next::WaitReadable);
+    assert_eq!(test.turn(), AfterBatch::WaitReadable);
     assert_eq!(test.stats.dropped.own_port, 2);
     test.check();
 }
@@ -290,9 +290,9 @@ fn finishing_socket_replies_to_queued_datagrams() {
         vec![Count(BATCH), Count(1)],
     );
     test.socket.finish();
-    assert_eq!(test.turn(), Next::Again);
-    assert_eq!(test.turn(), Next::Again);
-    assert_eq!(test.turn(), Next::Close);
+    assert_eq!(test.turn(), AfterBatch::Again);
+    assert_eq!(test.turn(), AfterBatch::Again);
+    assert_eq!(test.turn(), AfterBatch::Close);
     assert_eq!(test.take_sent().len(), BATCH + 1);
     test.check();
 }
@@ -307,9 +307,9 @@ fn finishing_socket_closes_even_if_a_peer_keeps_sending() {
     let mut test = Scripted::new(batches(), batches());
     test.socket.finish();
     for _ in 0..MAX_DRAIN_BATCHES {
-        assert_eq!(test.turn(), Next::Again);
+        assert_eq!(test.turn(), AfterBatch::Again);
     }
-    assert_eq!(test.turn(), Next::Close);
+    assert_eq!(test.turn(), AfterBatch::Close);
     test.check();
 }
 
