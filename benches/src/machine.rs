@@ -22,12 +22,15 @@ impl Machine {
     /// Describes this machine. What its system does not tell is absent.
     pub(crate) fn this() -> Self {
         let uname = uname();
-        let name = uname.sysname().to_string_lossy();
+        let (name, release) = (uname.sysname().to_string_lossy(), uname.release());
+        // What follows the version is the name of a build.
+        let version = release.to_string_lossy();
+        let version = version.split('-').next().unwrap_or_default();
         let kibibytes = |text: String| text.strip_suffix(" kB")?.parse::<u64>().ok();
         Machine {
             cpu: field("/proc/cpuinfo", "model name"),
             cores: thread::available_parallelism().map(usize::from).ok(),
-            kernel: format!("{name} {}", uname.release().to_string_lossy()),
+            kernel: format!("{name} {version}"),
             memory_bytes: field("/proc/meminfo", "MemTotal")
                 .and_then(kibibytes)
                 .map(|it| it * 1024),

@@ -265,7 +265,9 @@ fn limit_of_connections_can_change() {
     drop(first);
     host.run_until(|echo| echo.stats().active == 1);
     run_until_idle(&mut host);
-    assert_eq!(host.echo.stats().accepted, 2, "it is above the new limit");
+    let stats = host.echo.stats();
+    assert_eq!(stats.accepted, 2, "it is at the new limit");
+    assert_eq!(stats.accept_pauses, 1, "the close made no room");
     set_limits(&mut host, |it| it.max_connections(2));
     assert!(is_echoed(&mut host, &mut waiting));
 }
