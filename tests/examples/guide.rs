@@ -246,8 +246,8 @@ fn step_09_loses_bytes_at_a_half_close() {
     }
 }
 
-/// The service gives way to its clients on a busy machine. Otherwise the streams would wait for the
-/// clients, and the pings for nobody.
+/// The service has a lower priority than its clients. Otherwise, on a busy machine, the streams run out of
+/// bytes so often that no ping is delayed.
 #[test]
 fn step_10_lets_greedy_streams_delay_the_others() {
     let [fault, next] = [10, 11].map(|step| {
