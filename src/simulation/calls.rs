@@ -111,13 +111,14 @@ impl World {
         present.has_called = true;
         match error {
             Some("EINTR") => return,
-            Some("EAGAIN") => present.has_error = true,
+            // A listener has none of the connections that waited left.
+            Some("EAGAIN") => present.has_error = socket.kind != Kind::Listener,
             None => present.has_progress |= name != "epoll_ctl",
             Some(_) => {
                 (present.has_error, present.has_progress) = (true, true);
                 socket.failure = error;
                 // A connection that cannot be registered pauses its listener.
-                self.sockets[listener].present.has_error = true;
+                self.sockets[listener].present.has_error |= name == "epoll_ctl";
             }
         }
         // So does a shortage.

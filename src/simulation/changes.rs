@@ -16,8 +16,10 @@ impl Host {
             _ => self.set_limits(),
         }
         // Listeners have a turn, whether or not a connection waits.
-        for socket in &mut world().sockets {
-            socket.idle_iterations = 0;
+        for service in 0..self.engines.len() {
+            world()
+                .listeners(service)
+                .for_each(|it| it.idle_iterations = 0);
         }
     }
 

@@ -84,36 +84,28 @@ impl World {
         let sent: u64 = all().map(|it| it.outbound.sent).sum();
         let closed = all().filter(|it| it.state == State::Closed);
         let discarded: u64 = closed.map(Socket::pending).sum();
-        // With UDP, these counters include datagrams.
-        let differ = [stats.bytes_received, stats.bytes_sent] != [received, sent];
-        judge(differ && !self.plan.has_udp, &sent, "bytes are miscounted");
-        let (facts, active) = (&self.services[service], stats.active as u64);
-        let unsent = stats.send_buffer_drops + stats.datagram_errors + facts.unwanted;
+        let opened = all().filter(|it| it.kind == Kind::Stream && it.token.is_some());
+        let (opened, open) = (opened.count() as u64, open as u64);
+        let facts = &self.services[service];
+        let [received, sent] = [received + facts.received, sent + facts.sent];
+        let unsent = stats.send_buffer_drops + stats.datagram_errors;
+        let datagrams = facts.replies + facts.unwanted + unsent;
         for (count, fact, what) in [
-            (active, open as u64, "open connections"),
-            (stats.accepted, active + stats.closed.total(), "connections"),
+            (stats.accepted, opened, "connections"),
+            (stats.active as u64, open, "open connections"),
+            (stats.closed.total(), opened - open, "closes"),
+            (stats.rejected.total(), facts.rejected, "rejections"),
+            (stats.bytes_received, received, "received bytes"),
+            (stats.bytes_sent, sent, "sent bytes"),
             (stats.buffered as u64, held, "bytes"),
             (stats.bytes_discarded, discarded, "discarded bytes"),
             (stats.datagrams_sent, facts.replies, "replies"),
             (stats.dropped.total(), facts.unwanted, "drops"),
-            (
-                stats.datagrams_received,
-                facts.replies + unsent,
-                "datagrams",
-            ),
+            (stats.datagrams_received, datagrams, "datagrams"),
         ] {
-            judge(
-                count != fact,
-                &fact,
-                &format!("{what} are counted as {count}"),
-            );
+            let fault = format!("{what} are counted as {count}");
+            judge(count != fact, &fact, &fault);
         }
-        let total = stats.closed.total() + stats.active as u64;
-        judge(
-            stats.accepted != total,
-            &total,
-            "connections are miscounted",
-        );
     }
 
     fn check_open(&self, connection: &Socket) {
@@ -134,7 +126,7 @@ impl World {
         }
     }
 
-    /// No socket spins, and no connection starves.
+    /// No socket spins, no connection starves, and each datagram is answered at once.
     fn check_calls(&mut self, id: usize) {
         let is_forgotten = self.is_forgotten(&self.sockets[id]);
         let max = 2 + 2 * (self.sockets.len() / self.plan.config.max_turns) as u32;
@@ -144,6 +136,9 @@ impl World {
         let waits = is_forgotten && !present.has_called && is_stream;
         let spins = is_repeated(&mut socket.idle_iterations, idles, 5);
         let starves = is_repeated(&mut socket.starved_iterations, waits, max);
+        let is_silent = !socket.present.has_error && !socket.unanswered.is_empty();
+        judge(is_silent, socket, "does not reply, and no call has failed");
+        socket.unanswered.clear();
         judge(spins, socket, "has turns without an effect");
         judge(starves, socket, "has work, and gets no turn");
     }
@@ -159,6 +154,19 @@ impl World {
             judge(is_early, line, "is logged twice in a minute");
         }
         self.story.extend(lines);
+    }
+
+    /// Nothing can happen any more, and all clients have read.
+    pub(super) fn check_calm(&self) {
+        for connection in self.sockets.iter().filter(|it| it.state == State::Open) {
+            let left = [&connection.inbound, &connection.outbound].map(Flow::unread);
+            let is_left = connection.is_blocked() || left != [0, 0];
+            judge(
+                is_left,
+                connection,
+                "is not echoed, although all clients read",
+            );
+        }
     }
 
     /// The engines are gone.

@@ -40,13 +40,17 @@ impl World {
         }
     }
 
+    /// For how long connections flush and linger after the drain time.
+    fn linger_time(&self) -> Micros {
+        micros(self.plan.config.drain_timeout).min(SECOND)
+    }
+
     /// When the socket has to be closed, if no byte moves.
     pub(super) fn closes_at(&self, socket: &Socket) -> Micros {
         let after = |start: Micros, time| start + time + tolerance(time);
         // A service lingers from its first iteration after the drain time.
         let lingers_at = self.services[socket.service()].lingers_at;
-        let linger_time = micros(self.plan.config.drain_timeout).min(SECOND);
-        let ends_at = after(lingers_at.unwrap_or(self.drained_at), linger_time);
+        let ends_at = after(lingers_at.unwrap_or(self.drained_at), self.linger_time());
         // A new timeout counts from the last progress, and expires after the change.
         let [idle, write] = self.timeouts(socket);
         let time = idle.min(write);
@@ -59,7 +63,7 @@ impl World {
         self.connections(service).map(|it| it.held).sum()
     }
 
-    /// Whether an address is in the allow list, if there is one.
+    /// Whether an address is in the networks of [`config`], if there is an allow list.
     pub(super) fn is_allowed(&self, client: SocketAddr) -> bool {
         let is_in = match client.ip() {
             IpAddr::V4(ip) => ip.octets()[..3] == [10, 0, 0] && ip.octets()[3] < 4,
@@ -114,6 +118,11 @@ impl World {
         let may_expire = unread == 0 || would_block;
         let age = self.engine_now - connection.moved_at;
         let [idle, write] = self.timeouts(connection).map(|it| may_expire && age > it);
+        // After the drain time it gets time to flush, and its client to close.
+        let lingers_at = self.services[connection.service()].lingers_at;
+        let is_over = lingers_at.unwrap_or(self.engine_now) + self.linger_time() <= self.engine_now;
+        let has_lingered = has_ended && connection.outbound.is_ended;
+        let is_aborted = self.is_lingering() && (is_over || has_lingered);
         let is_over_budget = self.held(connection.service()) > config.max_buffered as u64;
         let all = [
             ("PeerClosed", has_ended && !connection.outbound.is_ended),
@@ -122,7 +131,7 @@ impl World {
             ("IdleTimeout", idle),
             ("WriteTimeout", write),
             ("Evicted", is_blocked && is_over_budget),
-            ("Aborted", self.is_lingering() || self.is_host_closing),
+            ("Aborted", is_aborted || self.is_host_closing),
         ];
         let reasons: Vec<_> = all.iter().filter(|it| it.1).map(|it| it.0).collect();
         judge(reasons.is_empty(), connection, "is closed without a reason");

@@ -28,7 +28,7 @@ impl World {
         }
     }
 
-    /// A reply leaves. It has to be unchanged, in the order of its peer's datagrams, and the only one.
+    /// A reply leaves. Its size, addresses, control messages and number have to be those of a datagram, in the order of its peer's datagrams, and the only one.
     fn answer(&mut self, id: usize, reply: &Datagram, bytes: &[u8]) {
         let (all, socket) = (&self.datagrams, &mut self.sockets[id]);
         let is_answered = |number: &usize| {
@@ -49,6 +49,7 @@ impl World {
         }
         let service = socket.service();
         self.services[service].replies += 1;
+        self.services[service].sent += reply.size as u64;
         self.forward(service, reply.clone());
     }
 
@@ -80,6 +81,8 @@ impl World {
     /// Datagrams were received. Some of them get no reply.
     fn note_received(&mut self, id: usize, mut received: Vec<usize>) {
         let (service, count) = (self.sockets[id].service(), received.len());
+        let bytes: usize = received.iter().map(|it| self.datagrams[*it].size).sum();
+        self.services[service].received += bytes as u64;
         received.retain(|it| self.is_wanted(service, &self.datagrams[*it]));
         self.services[service].unwanted += (count - received.len()) as u64;
         self.sockets[id].unanswered = received;
@@ -132,7 +135,8 @@ impl DatagramIo for Descriptor {
 
     fn send(&mut self, buffers: &[u8], datagrams: &[Datagram]) -> io::Result<usize> {
         self.call("sendmmsg", |world, id| {
-            let differ = datagrams.iter().any(|it| !it.replies_like(&datagrams[0]));
+            let kind = |it: &Datagram| (it.peer.is_ipv4(), it.info);
+            let differ = datagrams.iter().any(|it| kind(it) != kind(&datagrams[0]));
             judge(differ, &"replies in one call", "differ in control messages");
             let unresolved = &mut world.sockets[id].unresolved;
             unresolved.retain(|until| *until > world.now);

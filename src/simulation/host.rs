@@ -25,20 +25,19 @@ pub(super) fn run(plan: &Plan, registry: &Registry, level: LevelFilter) {
     *world() = World::new(plan);
     log_lines::start(level);
     let engines = (0..plan.services).map(|service| engine(plan, service, registry));
+    let engines: Vec<_> = engines.collect();
     // Registering may fail.
-    let Ok(engines) = engines.collect() else {
-        return;
-    };
-    let loops = (0..plan.services).map(|service| {
-        let events = Vec::new();
-        EventLoop::new(Selector { service, events })
-    });
-    let loops = loops.collect();
-    let mut host = Host { loops, engines };
-    while !host.engines.iter().all(Engine::is_finished) {
-        host.iterate(plan);
+    if let Ok(engines) = engines.into_iter().collect() {
+        let loops = (0..plan.services).map(|service| {
+            let events = Vec::new();
+            EventLoop::new(Selector { service, events })
+        });
+        let loops = loops.collect();
+        let mut host = Host { loops, engines };
+        while !host.engines.iter().all(Engine::is_finished) {
+            host.iterate(plan);
+        }
     }
-    drop(host);
     world().check_end();
 }
 
@@ -77,6 +76,9 @@ impl Host {
         if is_calm && !was_calm {
             (0..plan.services).for_each(|service| self.resume(service));
             world().calm_down();
+        }
+        if was_calm && is_asleep {
+            world().check_calm();
         }
         if iteration >= plan.shutdown_at || (was_calm && is_asleep) {
             self.shutdown();

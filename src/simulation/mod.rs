@@ -7,8 +7,8 @@
 //! a loop and at the end compare what happened with what has to hold; a broken check ends the run.
 //!
 //! What makes it deterministic: every choice is a number that follows from the seed (`random.rs`), time is a
-//! number that only the simulation moves (`selector.rs`), a run has one thread, and the engine reaches the
-//! system by one interface. A run ends with a calm part, in which nothing fails and all clients read: what is
+//! number that only the simulation moves (`step` in `selector.rs`, and each call in `calls.rs` a little), a run
+//! has one thread, and the engine reaches the system by one interface. A run ends with a calm part, in which nothing fails and all clients read: what is
 //! not echoed then was forgotten.
 //!
 //! The engine is `Engine<Simulation>` (`host.rs`). All its sockets are descriptors (`calls.rs`), whose
@@ -148,9 +148,14 @@ struct Service {
     accepts_at: Micros,
     /// The connections that were closed, and not reported yet.
     closes: VecDeque<Close>,
+    /// Connections that were reset at once.
+    rejected: u64,
     /// Datagrams that were answered, and those that get no reply.
     replies: u64,
     unwanted: u64,
+    /// Bytes of datagrams.
+    received: u64,
+    sent: u64,
     /// The first iteration after the drain time.
     lingers_at: Option<Micros>,
     /// Iterations in a row without a call or an event.

@@ -50,7 +50,7 @@ impl Random {
         (0..bits).map(|bit| self.below(2) << bit).sum::<u64>() & used
     }
 
-    /// True once in `n` times; never if `n` is 0, or if the draw is zeroed.
+    /// True once in `n` times; never if `n` is 0, or above 1 and the draw is zeroed.
     pub(super) fn one_in(&self, n: u64) -> bool {
         n > 0 && self.below(n) + 1 == n
     }

@@ -71,7 +71,7 @@ pub(super) struct Socket {
     pub(super) mark: Option<u64>,
     /// The client has closed its socket: the reply to bytes is a reset.
     pub(super) is_gone: bool,
-    /// What the next call returns.
+    /// The pending error of the socket: it is returned once, by a read without bytes, or by a write.
     pub(super) error: Option<&'static str>,
     /// A write was short: an event follows when there is room.
     pub(super) awaits_room: bool,
@@ -84,7 +84,7 @@ pub(super) struct Socket {
 /// What happened to a socket in the present iteration.
 #[derive(Default)]
 pub(super) struct Activity {
-    /// An event, or a close at the connection limit, gave it something to do.
+    /// An event gave it something to do, or a listener the close of a connection.
     pub(super) is_woken: bool,
     pub(super) has_called: bool,
     /// A read moved bytes.
@@ -140,7 +140,8 @@ impl Socket {
         Readiness {
             readable: self.inbound.unread() > 0 || is_over || !self.waiting.is_empty(),
             writable: self.kind == Kind::Stream && (has_room || hung_up),
-            read_until_would_block: self.mark >= Some(self.inbound.received) || is_over,
+            read_until_would_block: self.mark.is_some_and(|mark| mark >= self.inbound.received)
+                || is_over,
         }
     }
 

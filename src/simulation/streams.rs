@@ -22,7 +22,11 @@ impl World {
             socket.error.take().map_or(Ok(()), Err)?;
             socket.inbound.is_ended.then_some(()).ok_or("EAGAIN")?;
         }
-        judge(socket.present.has_read, socket, "reads twice in a turn");
+        judge(
+            socket.present.has_read,
+            socket,
+            "reads twice in an iteration",
+        );
         socket.present.has_read = count > 0;
         socket.inbound.received += count;
         socket.ignored += if socket.outbound.is_ended { count } else { 0 };
@@ -148,24 +152,21 @@ impl Stream for Descriptor {
             let max = 1 + world.random.below(world.pipe_size());
             let count = world.receive(id, max)?;
             world.sockets[id].held = world.sockets[id].pending();
-            pipe.0 += count as usize;
+            judge(pipe.len > 0, &world.sockets[id], "gets a pipe with bytes");
+            (pipe.owner, pipe.len) = (id, count as usize);
             Ok(count as usize)
         })
     }
 
     fn splice_out(&mut self, pipe: &mut SimulatedPipe) -> io::Result<usize> {
         self.call("splice out", |world, id| {
-            let bytes = pipe.0 as u64;
-            let socket = &world.sockets[id];
-            judge(
-                bytes != socket.pending(),
-                socket,
-                "has a pipe with other bytes",
-            );
+            let (bytes, socket) = (pipe.len as u64, &world.sockets[id]);
+            let is_other = pipe.owner != id || bytes != socket.pending();
+            judge(is_other, socket, "has a pipe with other bytes");
             let part = 1 + world.random.below(bytes);
             let max = world.random.either(4, part, bytes);
             let count = world.send(id, max, true)?;
-            pipe.0 -= count;
+            pipe.len -= count;
             Ok(count)
         })
     }
@@ -173,10 +174,11 @@ impl Stream for Descriptor {
     fn set_user_timeout(&self, _limit: Duration) {}
 
     fn reset(self) {
-        let world = world();
+        let mut world = world();
         let connection = &world.sockets[self.0];
-        let is_allowed = !world.is_forbidden(connection);
+        let (is_allowed, service) = (!world.is_forbidden(connection), connection.service());
         judge(is_allowed, connection, "is rejected without a reason");
+        world.services[service].rejected += 1;
     }
 
     fn source_mut(&mut self) -> &mut dyn event::Source {
@@ -184,9 +186,12 @@ impl Stream for Descriptor {
     }
 }
 
-/// The number of bytes in it.
-#[derive(Debug)]
-pub(super) struct SimulatedPipe(usize);
+#[derive(Debug, Default)]
+pub(super) struct SimulatedPipe {
+    /// The connection whose bytes are in it.
+    owner: usize,
+    len: usize,
+}
 
 impl Pipe for SimulatedPipe {
     fn is_usable() -> bool {
@@ -197,11 +202,11 @@ impl Pipe for SimulatedPipe {
         let mut world = world();
         world.call("pipe").map_err(error)?;
         world.pipes += 1;
-        Ok(SimulatedPipe(0))
+        Ok(SimulatedPipe::default())
     }
 
     fn len(&self) -> usize {
-        self.0
+        self.len
     }
 }
 
@@ -209,7 +214,7 @@ impl Drop for SimulatedPipe {
     fn drop(&mut self) {
         if !thread::panicking() {
             let mut world = world();
-            let is_needed = self.0 == 0 && world.pipes == 1 && !world.is_shutting_down();
+            let is_needed = self.len == 0 && world.pipes == 1 && !world.is_shutting_down();
             judge(is_needed, &"the only pipe", "is not kept");
             world.pipes -= 1;
         }
