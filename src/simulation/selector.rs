@@ -141,7 +141,7 @@ impl World {
     pub(super) fn sleep(&mut self, wakes_at: &[(usize, Micros)]) -> Outcome<()> {
         for &(service, at) in wakes_at.iter().filter(|(_, at)| *at > self.now) {
             let timeout = (at < NEVER).then(|| at - self.now);
-            tell!(self, "service {service} sleeps, {timeout:?} µs at most");
+            tell!(self, "service {service} sleeps, timeout in µs: {timeout:?}");
             self.check_before_sleep(service, at);
         }
         self.is_asleep = false;
