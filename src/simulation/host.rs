@@ -77,10 +77,11 @@ impl Host {
             (0..plan.services).for_each(|service| self.resume(service));
             world().calm_down();
         }
-        if was_calm && is_asleep {
+        let has_all_happened = was_calm && is_asleep;
+        if has_all_happened {
             world().check_calm();
         }
-        if iteration >= plan.shutdown_at || (was_calm && is_asleep) {
+        if iteration >= plan.shutdown_at || has_all_happened {
             self.shutdown();
         }
         if plan.is_nested {
