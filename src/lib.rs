@@ -210,7 +210,7 @@ pub mod guide;
 mod net;
 mod policy;
 mod server;
-#[cfg(test)]
+#[cfg(all(test, unix))]
 mod simulation;
 mod stats;
 

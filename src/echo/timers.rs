@@ -288,5 +288,6 @@ fn place(slot: u64) -> usize {
     (slot % SLOTS) as usize
 }
 
-#[cfg(test)]
+/// Their random numbers are those of the simulation.
+#[cfg(all(test, unix))]
 mod tests;

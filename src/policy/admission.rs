@@ -89,9 +89,9 @@ impl Admission {
 
 /// Key of the per-source limit: an IP address with a zone. A host can choose all addresses of one key
 /// by itself.
-type SourceKey = (IpAddr, u32);
+pub(crate) type SourceKey = (IpAddr, u32);
 
-fn source_key(peer: SocketAddr) -> SourceKey {
+pub(crate) fn source_key(peer: SocketAddr) -> SourceKey {
     match (peer.ip().to_canonical(), peer) {
         // All hosts of all links share the first 64 bits. The zone distinguishes the links.
         (ip @ IpAddr::V6(v6), SocketAddr::V6(peer)) if v6.is_unicast_link_local() => {

@@ -33,6 +33,7 @@ impl event::Source for Descriptor {
         self.call("epoll_ctl", |world, id| {
             world.sockets[id].token = Some(token);
             world.signal(id);
+            world.facts.accepted += u64::from(world.sockets[id].kind == Kind::Stream);
             Ok(())
         })
     }
@@ -69,15 +70,15 @@ pub(super) fn or_would_block(count: usize) -> Outcome<usize> {
 }
 
 impl World {
-    /// True `less` times less often than calls fail.
-    pub(super) fn has_trouble(&self, less: u64) -> bool {
-        !self.is_calm && self.random.one_in(less * self.plan.trouble)
+    /// Sometimes, but not in the calm part: once in `times`, or never if it is 0.
+    pub(super) fn happens(&self, times: u64) -> bool {
+        !self.is_calm && self.random.one_in(times)
     }
 
     /// A system call takes time, and fails if the seed says so. Meanwhile clients may act.
     pub(super) fn call(&mut self, name: &str) -> Outcome<()> {
         self.work += 1;
-        judge(self.work > MAX_WORK, &"the iteration", "does not end");
+        check!(self.work <= MAX_WORK, "the iteration does not end");
         self.now += self.random.below(3);
         if self.iteration > 0 && self.random.one_in(8) {
             self.act();
@@ -93,7 +94,8 @@ impl World {
         if is_short && !self.is_calm {
             return Err(shortage);
         }
-        if self.failures >= self.plan.max_failures || !self.has_trouble(1) {
+        let is_over = self.failures >= self.plan.max_failures;
+        if is_over || !self.happens(self.plan.calls_per_failure) {
             return Ok(());
         }
         self.failures += 1;
@@ -106,24 +108,24 @@ impl World {
 
     fn note_call(&mut self, id: usize, name: &str, error: Option<&'static str>) {
         let socket = &mut self.sockets[id];
-        let (service, listener) = (socket.service(), socket.listener);
-        let present = &mut socket.present;
-        present.has_called = true;
+        let (listener, activity) = (socket.listener, &mut socket.activity);
+        activity.has_called = true;
         match error {
             Some("EINTR") => return,
             // A listener has none of the connections that waited left.
-            Some("EAGAIN") => present.has_error = socket.kind != Kind::Listener,
-            None => present.has_progress |= name != "epoll_ctl",
+            Some("EAGAIN") => activity.has_error = socket.kind != Kind::Listener,
+            None => activity.has_progress |= name != "epoll_ctl",
             Some(_) => {
-                (present.has_error, present.has_progress) = (true, true);
+                (activity.has_error, activity.has_progress) = (true, true);
                 socket.failure = error;
+                self.facts.receive_errors += u64::from(name == "recvmmsg");
                 // A connection that cannot be registered pauses its listener.
-                self.sockets[listener].present.has_error |= name == "epoll_ctl";
+                self.sockets[listener].activity.has_error |= name == "epoll_ctl";
             }
         }
         // So does a shortage.
         if name == "accept" && error.is_some_and(|it| can_fail_with(name, it)) {
-            self.services[service].accepts_at = self.engine_now + RETRY_INTERVAL;
+            self.accepts_at = self.engine_now + RETRY_INTERVAL;
         }
     }
 
@@ -137,12 +139,10 @@ impl World {
                 self.close(connection);
             }
         } else if socket.kind == Kind::Stream {
-            let service = socket.service();
             self.clients[socket.client].wake(self.now);
             // There may be room for another one, so listeners have a turn.
-            self.services[service].retry_accepting();
-            self.listeners(service)
-                .for_each(|it| it.present.is_woken = true);
+            self.retry_accepting();
+            self.listeners().for_each(|it| it.activity.is_woken = true);
         }
     }
 }

@@ -11,9 +11,8 @@ drawn! {
     random: Random = Random::new(plan.seed ^ ((number + 1) << 32));
     is_udp: bool = plan.has_udp && random.one_in(2);
     address: SocketAddr = source_address(&random);
-    service: u64 = random.below(plan.services as u64);
     /// The listener that it connects to.
-    listener: usize = service as usize * SOCKETS + usize::from(plan.has_unix && random.one_in(2));
+    listener: usize = if plan.has_unix && random.one_in(2) { UNIX } else { TCP };
     connection: Option<usize> = None;
     connections_left: u64 = 1 + random.magnitude(4);
     max: u64 = 4 * plan.max_capacity.max(plan.config.buffer_size as u64);
@@ -27,8 +26,8 @@ drawn! {
     next_at: Micros = if plan.is_storm { 0 } else { random.magnitude(think_time) };
     /// When it begins to read.
     reads_at: Micros = random.pick(&[0, 0, 0, 0, 0, random.magnitude(HOUR), NEVER]);
-    /// One in so many sends is urgent; 0 for none.
-    urgent: u64 = random.either(4, 1 + random.below(4), 0);
+    /// 0 if no send is urgent.
+    sends_per_urgent: u64 = random.either(4, 1 + random.below(4), 0);
     /// How it ends a connection. It reads on after a half-close.
     ending: &'static str = random.word("closes half-closes resets");
     /// How many bytes it sends before it ends the connection; `NEVER` if it does not.
@@ -109,7 +108,7 @@ impl Client {
             return false;
         }
         flow.sent += count;
-        let is_urgent = socket.address.is_some() && self.random.one_in(self.urgent);
+        let is_urgent = socket.address.is_some() && self.random.one_in(self.sends_per_urgent);
         if is_urgent {
             socket.mark.get_or_insert(flow.sent - 1);
         }
@@ -144,26 +143,24 @@ impl Client {
         let count = 1 + self.random.magnitude(self.max_at_once.min(40));
         let count = count.min(self.total);
         self.total -= count;
-        let services = world.plan.services as u64;
-        let service = self.random.below(services);
-        let neighbour = address(((service + 1) % services) as usize);
-        let mut datagram = self.datagram(neighbour);
+        let other = address(1 - world.service);
+        let mut datagram = self.datagram(other);
         for _ in 0..count {
             // Often the same one again, so that they come as trains.
-            datagram = self.random.either(2, self.datagram(neighbour), datagram);
-            world.send_datagram(service as usize, datagram.clone());
+            datagram = self.random.either(2, self.datagram(other), datagram);
+            world.send_datagram(datagram.clone());
         }
         let next_at = self.soon(world.now);
         if self.total > 0 { next_at } else { NEVER }
     }
 
-    /// A datagram. Some have a forged source: the neighbour, a port of services, or many hosts.
-    fn datagram(&self, neighbour: SocketAddr) -> Datagram {
+    /// A datagram. Some have a forged source: the other service, a port of services, or many hosts.
+    fn datagram(&self, other: SocketAddr) -> Datagram {
         let random = &self.random;
         let port = random.pick(&[0, 7, 1023, 2049, 7007, 7008]);
         let not_host = random.pick(&[[224, 0, 0, 1], [255; 4], [0; 4]]);
         let services = SocketAddr::new(self.address.ip(), port);
-        let forged = [neighbour, neighbour, services, (not_host, 5000).into()];
+        let forged = [other, other, services, (not_host, 5000).into()];
         let local_ip = IpAddr::from([127, 0, 0, 1]);
         let info = PacketInfo {
             local_ip: random.either(4, Some(local_ip), None),

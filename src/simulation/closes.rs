@@ -2,17 +2,10 @@
 
 use super::*;
 use crate::echo::ConnectionEvent;
+use crate::policy::admission::source_key;
 
 /// What the engine has to report of a close: how many bytes it has echoed, and one of these reasons.
 pub(super) type Close = (u64, Vec<&'static str>);
-
-/// IPv4 addresses, and networks of 64 bits of IPv6, count as one source.
-fn source(address: SocketAddr) -> (bool, u64) {
-    match address.ip() {
-        IpAddr::V4(ip) => (false, u32::from(ip).into()),
-        IpAddr::V6(ip) => (true, (ip.to_bits() >> 64) as u64),
-    }
-}
 
 /// How much too late a timeout may be noticed: by 50 ms or 1 %, and by the rounding of clocks.
 fn tolerance(timeout: Micros) -> Micros {
@@ -49,8 +42,8 @@ impl World {
     pub(super) fn closes_at(&self, socket: &Socket) -> Micros {
         let after = |start: Micros, time| start + time + tolerance(time);
         // A service lingers from its first iteration after the drain time.
-        let lingers_at = self.services[socket.service()].lingers_at;
-        let ends_at = after(lingers_at.unwrap_or(self.drained_at), self.linger_time());
+        let lingers_at = self.lingers_at.unwrap_or(self.drained_at);
+        let ends_at = after(lingers_at, self.linger_time());
         // A new timeout counts from the last progress, and expires after the change.
         let [idle, write] = self.timeouts(socket);
         let time = idle.min(write);
@@ -59,28 +52,27 @@ impl World {
     }
 
     /// What counts for the budget.
-    pub(super) fn held(&self, service: usize) -> u64 {
-        self.connections(service).map(|it| it.held).sum()
+    pub(super) fn held(&self) -> u64 {
+        self.connections().map(|it| it.held).sum()
     }
 
-    /// Whether an address is in the networks of [`config`], if there is an allow list.
+    /// Whether an address is in an allowed network, if there is an allow list.
     pub(super) fn is_allowed(&self, client: SocketAddr) -> bool {
-        let is_in = match client.ip() {
-            IpAddr::V4(ip) => ip.octets()[..3] == [10, 0, 0] && ip.octets()[3] < 4,
-            IpAddr::V6(ip) => ip.segments()[..4] == [0xfd00, 0, 0, 0],
-        };
-        self.plan.config.allow.is_empty() || is_in
+        let allow = &self.plan.config.allow;
+        allow.is_empty() || allow.iter().any(|it| it.contains(client.ip()))
     }
 
     /// Whether the source of a connection is not allowed, or at its limit.
     pub(super) fn is_forbidden(&self, connection: &Socket) -> bool {
-        let own = connection.address;
+        let Some(own) = connection.address else {
+            return false;
+        };
+        let is_same = |it: SocketAddr| source_key(it) == source_key(own);
         let is_other = |it: &&Socket| it.id != connection.id && it.token.is_some();
-        let is_same = |it: &&Socket| it.address.map(source) == own.map(source);
-        let others = self.connections(connection.service()).filter(is_other);
-        let max = own.and(self.plan.config.max_per_source);
-        let is_allowed = own.is_none_or(|address| self.is_allowed(address));
-        !is_allowed || max.is_some_and(|max| others.filter(is_same).count() >= max)
+        let others = self.connections().filter(is_other);
+        let count = others.filter(|it| it.address.is_some_and(is_same)).count();
+        let max = self.plan.config.max_per_source;
+        !self.is_allowed(own) || max.is_some_and(|max| count >= max)
     }
 
     /// A socket is closed.
@@ -92,8 +84,8 @@ impl World {
         // A connection without a token was rejected, or could not be registered.
         if socket.kind == Kind::Stream && socket.token.is_some() {
             let close = (socket.outbound.sent, self.reasons(socket));
-            let service = socket.service();
-            self.services[service].closes.push_back(close);
+            self.facts.bytes_discarded += socket.pending();
+            self.closes.push_back(close);
         }
     }
 
@@ -102,65 +94,65 @@ impl World {
     fn check_listener(&self, listener: &Socket) {
         let oldest = listener.waiting.front().map(|it| &self.sockets[*it]);
         let waited = oldest.is_some_and(|it| it.moved_at < self.engine_now);
-        let has_failed = listener.present.has_error;
+        let has_failed = listener.activity.has_error;
         let may_leave = has_failed || self.plan.is_inherited || !self.is_shutting_down();
-        let is_lost = waited && !may_leave && self.has_place(listener.service());
-        judge(is_lost, listener, "is closed, and connections wait");
+        let is_lost = waited && !may_leave && self.has_place();
+        check!(!is_lost, "{listener} is closed, and connections wait");
     }
 
     /// A connection is closed: one of the reasons has to hold.
-    fn reasons(&self, connection: &Socket) -> Vec<&'static str> {
-        let (config, is_blocked) = (&self.plan.config, connection.is_blocked());
-        let unread = connection.inbound.unread();
-        let has_ended = connection.inbound.is_ended && unread == 0 && !is_blocked;
+    fn reasons(&self, socket: &Socket) -> Vec<&'static str> {
+        let (config, is_blocked) = (&self.plan.config, socket.is_blocked());
+        let unread = socket.inbound.unread();
+        let has_ended = socket.inbound.is_ended && unread == 0 && !is_blocked;
         let is_reset = |it| ["ECONNRESET", "EPIPE", "ENOTCONN"].contains(&it);
-        let would_block = is_blocked || connection.present.has_error;
+        let would_block = is_blocked || socket.activity.has_error;
         let may_expire = unread == 0 || would_block;
-        let age = self.engine_now - connection.moved_at;
-        let [idle, write] = self.timeouts(connection).map(|it| may_expire && age > it);
+        let age = self.engine_now - socket.moved_at;
+        let [idle, write] = self.timeouts(socket).map(|it| may_expire && age > it);
         // After the drain time it gets time to flush, and its client to close.
-        let lingers_at = self.services[connection.service()].lingers_at;
-        let is_over = lingers_at.unwrap_or(self.engine_now) + self.linger_time() <= self.engine_now;
-        let has_lingered = has_ended && connection.outbound.is_ended;
+        let lingers_at = self.lingers_at.unwrap_or(self.engine_now);
+        let is_over = lingers_at + self.linger_time() <= self.engine_now;
+        let has_lingered = has_ended && socket.outbound.is_ended;
         let is_aborted = self.is_lingering() && (is_over || has_lingered);
-        let is_over_budget = self.held(connection.service()) > config.max_buffered as u64;
+        let is_over_budget = self.held() > config.max_buffered as u64;
         let all = [
-            ("PeerClosed", has_ended && !connection.outbound.is_ended),
-            ("Reset", connection.failure.is_some_and(is_reset)),
-            ("Error", connection.failure.is_some_and(|it| !is_reset(it))),
+            ("PeerClosed", has_ended && !socket.outbound.is_ended),
+            ("Reset", socket.failure.is_some_and(is_reset)),
+            ("Error", socket.failure.is_some_and(|it| !is_reset(it))),
             ("IdleTimeout", idle),
             ("WriteTimeout", write),
             ("Evicted", is_blocked && is_over_budget),
             ("Aborted", is_aborted || self.is_host_closing),
         ];
         let reasons: Vec<_> = all.iter().filter(|it| it.1).map(|it| it.0).collect();
-        judge(reasons.is_empty(), connection, "is closed without a reason");
-        let is_wrong = reasons == ["Evicted"] && !self.is_blocked_longest(connection);
-        judge(is_wrong, connection, "is evicted, and not blocked longest");
+        check!(!reasons.is_empty(), "{socket} is closed without reason");
+        let is_right = reasons != ["Evicted"] || self.is_blocked_longest(socket);
+        check!(is_right, "{socket} is evicted, and not blocked longest");
         reasons
     }
 
     /// The connection that is blocked longest is evicted, to the length of a slot of its timers.
-    fn is_blocked_longest(&self, connection: &Socket) -> bool {
+    fn is_blocked_longest(&self, socket: &Socket) -> bool {
         // Without a timeout they are sorted over ten minutes.
         let range = timeout(self.plan.config.write_timeout).min(600 * SECOND);
-        let blocked = self.connections(connection.service());
+        let blocked = self.connections();
         let since = blocked.filter(|it| it.is_blocked()).map(|it| it.moved_at);
         // Older ones share the first slot.
         let first = self.engine_now.saturating_sub(range);
         let first = first.max(since.min().unwrap_or(NEVER));
-        connection.moved_at <= first + tolerance(range)
+        socket.moved_at <= first + tolerance(range)
     }
 
     /// The engine reports a close, in the order of the closes: for a reason that holds.
-    pub(super) fn check_event(&mut self, service: usize, event: &ConnectionEvent) {
+    pub(super) fn check_event(&mut self, event: &ConnectionEvent) {
         if let ConnectionEvent::Closed { reason, echoed, .. } = event {
-            let close = self.services[service].closes.pop_front();
-            let (bytes, reasons) = close.unwrap_or_default();
+            let (bytes, reasons) = self.closes.pop_front().unwrap_or_default();
             let report = format!("{reason:?}");
             let is_right = reasons.iter().any(|it| report.starts_with(it));
-            judge(bytes != *echoed, echoed, "bytes are reported at a close");
-            judge(!is_right, &report, "is reported as the reason of a close");
+            check!(bytes == *echoed, "{echoed} bytes are reported at a close");
+            check!(is_right, "{report} is reported as the reason of a close");
+            self.facts.closed.count(reason);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! UDP sockets, one for each service: what udp(7), recvmmsg(2) and sendmmsg(2) say of their calls.
+//! UDP sockets: what udp(7), recvmmsg(2) and sendmmsg(2) say of their calls.
 
 use std::num::NonZero;
 
@@ -14,31 +14,32 @@ fn content(number: usize, size: usize) -> Vec<u8> {
 }
 
 impl World {
-    /// sendto(2) of a client.
-    pub(super) fn send_datagram(&mut self, service: usize, datagram: Datagram) {
-        let (number, id) = (self.datagrams.len(), service * SOCKETS + 2);
+    /// sendto(2) of a client, or of the other service.
+    pub(super) fn send_datagram(&mut self, datagram: Datagram) {
+        let (number, service) = (self.datagrams.len(), self.service);
         tell!(self, "datagram {number} to service {service}: {datagram:?}");
         self.datagrams.push(datagram);
-        let socket = &mut self.sockets[id];
+        let socket = &mut self.sockets[UDP];
         if socket.waiting.len() < CAPACITY {
             socket.waiting.push_back(number);
-            self.signal(id);
+            self.signal(UDP);
         } else {
             socket.drops += 1;
         }
     }
 
-    /// A reply leaves. Its size, addresses, control messages and number have to be those of a datagram, in the order of its peer's datagrams, and the only one.
-    fn answer(&mut self, id: usize, reply: &Datagram, bytes: &[u8]) {
-        let (all, socket) = (&self.datagrams, &mut self.sockets[id]);
+    /// A reply leaves. Its size, addresses, control messages and number have to be those of a datagram, in
+    /// the order of its peer's datagrams, and the only one.
+    fn answer(&mut self, mut reply: Datagram, bytes: &[u8]) {
+        let (all, socket) = (&self.datagrams, &mut self.sockets[UDP]);
         let is_answered = |number: &usize| {
             let it = &all[*number];
             let is_same = (it.size, it.peer, it.info) == (reply.size, reply.peer, reply.info);
             is_same && bytes.starts_with(&content(*number, it.size))
         };
         let Some(number) = socket.unanswered.iter().copied().find(is_answered) else {
-            let name = format_args!("a reply to {}", reply.peer);
-            return judge(true, &name, "is not expected");
+            check!(false, "a reply to {} is not expected", reply.peer);
+            return;
         };
         // Earlier datagrams of the same peer cannot be answered any more.
         let can_follow = |it: &usize| *it > number || all[*it].peer != reply.peer;
@@ -47,28 +48,22 @@ impl World {
         if self.random.one_in(8) {
             socket.unresolved.push(self.now + 3 * SECOND);
         }
-        let service = socket.service();
-        self.services[service].replies += 1;
-        self.services[service].sent += reply.size as u64;
-        self.forward(service, reply.clone());
-    }
-
-    /// The reply reaches another service, if the address of the sender was forged.
-    fn forward(&mut self, service: usize, mut datagram: Datagram) {
-        let mut services = 0..self.plan.services;
-        if let Some(other) = services.find(|other| address(*other) == datagram.peer) {
+        self.facts.datagrams_sent += 1;
+        self.facts.bytes_sent += reply.size as u64;
+        // The address of the sender was forged.
+        let other = 1 - self.service;
+        if reply.peer == address(other) {
             // Where the TTL was not known, the reply leaves with the default.
-            let ttl = datagram.info.ttl.unwrap_or(65);
-            datagram.info.ttl = Some(ttl.saturating_sub(1));
-            datagram.peer = address(service);
-            self.send_datagram(other, datagram);
+            reply.info.ttl = Some(reply.info.ttl.unwrap_or(65).saturating_sub(1));
+            reply.peer = address(self.service);
+            world_of(other).send_datagram(reply);
         }
     }
 
     /// Whether a datagram gets a reply.
-    fn is_wanted(&self, service: usize, datagram: &Datagram) -> bool {
+    fn is_wanted(&self, datagram: &Datagram) -> bool {
         let (peer, port, info) = (datagram.peer, datagram.peer.port(), datagram.info);
-        let is_reserved = port < 1024 || [2049, address(service).port()].contains(&port);
+        let is_reserved = port < 1024 || [2049, address(self.service).port()].contains(&port);
         let is_service = port == 0 || (is_reserved && !self.plan.config.udp_answer_any_port);
         let is_host = match peer.ip() {
             IpAddr::V4(ip) => !(ip.is_multicast() || ip.is_broadcast() || ip.is_unspecified()),
@@ -79,13 +74,14 @@ impl World {
     }
 
     /// Datagrams were received. Some of them get no reply.
-    fn note_received(&mut self, id: usize, mut received: Vec<usize>) {
-        let (service, count) = (self.sockets[id].service(), received.len());
+    fn note_received(&mut self, mut received: Vec<usize>) {
+        let count = received.len() as u64;
         let bytes: usize = received.iter().map(|it| self.datagrams[*it].size).sum();
-        self.services[service].received += bytes as u64;
-        received.retain(|it| self.is_wanted(service, &self.datagrams[*it]));
-        self.services[service].unwanted += (count - received.len()) as u64;
-        self.sockets[id].unanswered = received;
+        received.retain(|it| self.is_wanted(&self.datagrams[*it]));
+        self.facts.datagrams_received += count;
+        self.facts.bytes_received += bytes as u64;
+        self.unwanted += count - received.len() as u64;
+        self.sockets[UDP].unanswered = received;
     }
 }
 
@@ -128,7 +124,7 @@ impl DatagramIo for Descriptor {
                 buffers[start..][..content.len()].copy_from_slice(&content);
                 received.extend(socket.waiting.pop_front());
             }
-            world.note_received(id, received);
+            world.note_received(received);
             or_would_block(datagrams.len())
         })
     }
@@ -136,15 +132,16 @@ impl DatagramIo for Descriptor {
     fn send(&mut self, buffers: &[u8], datagrams: &[Datagram]) -> io::Result<usize> {
         self.call("sendmmsg", |world, id| {
             let kind = |it: &Datagram| (it.peer.is_ipv4(), it.info);
-            let differ = datagrams.iter().any(|it| kind(it) != kind(&datagrams[0]));
-            judge(differ, &"replies in one call", "differ in control messages");
+            let are_alike = datagrams.iter().all(|it| kind(it) == kind(&datagrams[0]));
+            check!(are_alike, "replies in one call differ in control messages");
             let unresolved = &mut world.sockets[id].unresolved;
             unresolved.retain(|until| *until > world.now);
             let room = CAPACITY.saturating_sub(unresolved.len());
             let max = 1 + world.random.below(datagrams.len() as u64) as usize;
             let count = max.min(room);
             for reply in datagrams[..count].iter().flat_map(Datagram::split) {
-                world.answer(id, &reply, reply.bytes(buffers));
+                let bytes = reply.bytes(buffers);
+                world.answer(reply, bytes);
             }
             or_would_block(count)
         })

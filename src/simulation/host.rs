@@ -1,5 +1,5 @@
-//! The application around the engines: it runs each in the loop of [`Server`], and shuts them down.
-//! Sometimes it stops for a while, or forgets an iteration.
+//! The application: it runs the engine in the loop of [`Server`], or watches the descriptor of the loop,
+//! and shuts it down. Sometimes it is stopped for a while, or forgets an iteration.
 
 use super::*;
 use crate::echo::endpoint_sockets::EndpointSocket;
@@ -20,123 +20,126 @@ impl System for Simulation {
 /// More iterations than any run needs.
 const MAX_ITERATIONS: u64 = 20_000;
 
-/// Runs a plan. The world stays as it is at the end.
+/// Runs a plan. The worlds stay as they are at the end.
 pub(super) fn run(plan: &Plan, registry: &Registry, level: LevelFilter) {
-    *world() = World::new(plan);
     log_lines::start(level);
-    let engines = (0..plan.services).map(|service| engine(plan, service, registry));
-    let engines: Vec<_> = engines.collect();
+    STORY.take();
+    for service in 0..2 {
+        *world_of(service) = World::new(plan, service);
+    }
+    let hosts = (0..plan.services).map(|service| Host::new(service, registry));
     // Registering may fail.
-    if let Ok(engines) = engines.into_iter().collect() {
-        let loops = (0..plan.services).map(|service| {
-            let events = Vec::new();
-            EventLoop::new(Selector { service, events })
-        });
-        let loops = loops.collect();
-        let mut host = Host { loops, engines };
-        while !host.engines.iter().all(Engine::is_finished) {
+    let mut hosts: Vec<_> = hosts.filter_map(Result::ok).collect();
+    while hosts.iter().any(|it| !it.engine.is_finished()) {
+        for host in hosts.iter_mut().filter(|it| !it.engine.is_finished()) {
+            PRESENT.set(host.service);
             host.iterate(plan);
+            world().check_warnings();
         }
     }
-    world().check_end();
+    for host in hosts {
+        PRESENT.set(host.service);
+    }
+    for service in 0..plan.services {
+        world_of(service).check_end();
+    }
 }
 
-/// The engine of a service, with its sockets.
-fn engine(plan: &Plan, service: usize, registry: &Registry) -> io::Result<Engine<Simulation>> {
-    let socket = |socket: &Socket| {
-        let (id, endpoint) = (Descriptor(socket.id), socket.endpoint.clone()?);
-        let socket = match socket.kind {
-            Kind::Udp => EndpointSocket::Udp(DatagramSocket::over(id, endpoint.clone())),
-            _ => EndpointSocket::Listener(id),
-        };
-        Some((endpoint, socket))
-    };
-    let sockets = world().open(service).filter_map(socket).collect();
-    let (config, token) = (plan.config.clone(), Token(Server::USER_TOKENS.end));
-    let mut engine = Engine::new(config, sockets, registry, token, now())?;
-    engine.set_splice_min(plan.splice_min as usize);
-    Ok(engine)
-}
-
-/// The application: a loop and an engine for each service.
+/// A service: an engine in its loop.
 pub(super) struct Host {
-    loops: Vec<EventLoop<Selector>>,
-    pub(super) engines: Vec<Engine<Simulation>>,
+    service: usize,
+    event_loop: EventLoop<SimulatedSelector>,
+    pub(super) engine: Engine<Simulation>,
 }
 
 impl Host {
-    /// One iteration of one or all loops, and what the host does besides. The shutdown comes in its time,
+    fn new(service: usize, registry: &Registry) -> io::Result<Self> {
+        PRESENT.set(service);
+        let socket = |socket: &Socket| {
+            let (id, endpoint) = (Descriptor(socket.id), socket.endpoint.clone()?);
+            let socket = match socket.kind {
+                Kind::Udp => EndpointSocket::Udp(DatagramSocket::over(id, endpoint.clone())),
+                _ => EndpointSocket::Listener(id),
+            };
+            Some((endpoint, socket))
+        };
+        let sockets = world().open().filter_map(socket).collect();
+        let (plan, token) = (world().plan.clone(), Token(Server::USER_TOKENS.end));
+        let mut engine = Engine::new(plan.config, sockets, registry, token, now())?;
+        engine.set_splice_min(plan.splice_min as usize);
+        Ok(Host {
+            service,
+            event_loop: EventLoop::new(SimulatedSelector::default()),
+            engine,
+        })
+    }
+
+    /// One iteration of the loop, and what the application does besides. The shutdown comes in its time,
     /// or when everything has happened.
     fn iterate(&mut self, plan: &Plan) {
         let iteration = world().iteration;
-        judge(iteration > MAX_ITERATIONS, &"the run", "does not end");
+        check!(iteration <= MAX_ITERATIONS, "the run does not end");
+        // While the other service ran, the clients of this one went on.
+        let others_now = world_of(1 - self.service).now;
+        world().advance(others_now);
         let is_asleep = world().is_asleep;
-        let was_calm = world().is_calm;
-        let is_calm = was_calm || is_asleep || iteration >= plan.iterations;
-        if is_calm && !was_calm {
-            (0..plan.services).for_each(|service| self.resume(service));
-            world().calm_down();
-        }
-        let has_all_happened = was_calm && is_asleep;
+        let is_calm = world().is_calm;
+        let has_all_happened = is_calm && is_asleep;
         if has_all_happened {
             world().check_calm();
+        } else if !is_calm && (is_asleep || iteration >= plan.iterations) {
+            self.resume();
+            world().calm_down();
         }
         if iteration >= plan.shutdown_at || has_all_happened {
             self.shutdown();
         }
         if plan.is_nested {
-            self.nested_iterations();
+            self.watch_descriptor();
         } else {
-            self.run_loop(0, None);
+            self.run_loop(None);
         }
         world().pause(600 * SECOND);
-        if !is_calm && world().random.one_in(plan.changes) {
-            self.interfere();
+        let is_changing = world().happens(plan.iterations_per_change);
+        if is_changing {
+            self.change_something();
         }
     }
 
-    /// An iteration of a loop.
-    fn run_loop(&mut self, service: usize, timeout: Option<Duration>) {
-        let engine = &mut self.engines[service];
+    fn run_loop(&mut self, timeout: Option<Duration>) {
         let requested = || world().begin_shutdown();
-        let result = self.loops[service].turn(engine, timeout, requested);
-        judge(result.is_err(), &"the loop", "fails");
-        for event in engine.connection_events() {
-            world().check_event(service, &event);
+        let result = self.event_loop.turn(&mut self.engine, timeout, requested);
+        check!(result.is_ok(), "the loop fails");
+        for event in self.engine.connection_events() {
+            world().check_event(&event);
         }
-        world().check_iteration(service, &engine.stats());
+        world().check_iteration(&self.engine.stats());
     }
 
-    /// Waits as a host does that has other work, and calls each loop that has events or is due.
-    fn nested_iterations(&mut self) {
-        let loops = self.loops.iter().zip(&self.engines);
-        let timeouts = loops.map(|(it, engine)| it.timeout(engine));
-        let due_at = timeouts.map(|it| it.map_or(NEVER, |it| world().now + micros(it)));
-        let due_at: Vec<_> = due_at.enumerate().collect();
+    /// Waits as a host does that has other work, and runs the loop if it has events or is due.
+    fn watch_descriptor(&mut self) {
+        let timeout = self.event_loop.timeout(&self.engine);
+        let due_at = timeout.map_or(NEVER, |it| world().now + micros(it));
         // After a signal it looks as well.
-        let _ = world().sleep(&due_at);
-        for (service, due_at) in due_at {
-            let is_due = due_at <= world().now;
-            let is_called = is_due || world().has_events(service);
-            if is_called && !world().pause(10 * MILLISECOND) {
-                self.run_loop(service, Some(Duration::ZERO));
-            }
+        let _ = world().sleep(due_at);
+        let is_due = due_at <= world().now;
+        let is_called = is_due || world().has_events();
+        if is_called && !world().pause(10 * MILLISECOND) {
+            self.run_loop(Some(Duration::ZERO));
         }
     }
 
-    /// Wakes the loop, which notices the shutdown by itself, or calls the engines.
+    /// Wakes the loop, which notices the shutdown by itself, or calls the engine.
     fn shutdown(&mut self) {
         if world().is_shutting_down() {
             return;
         }
-        world().services[0].is_woken = true;
-        if self.engines.len() == 1 && world().random.one_in(2) {
-            return;
+        world().is_woken = true;
+        if world().random.one_in(2) {
+            world().begin_iteration();
+            world().begin_shutdown();
+            self.engine.shutdown(now());
         }
-        world().begin_iteration();
-        world().begin_shutdown();
-        let now = now();
-        self.engines.iter_mut().for_each(|it| it.shutdown(now));
     }
 }
 
@@ -146,7 +149,7 @@ impl World {
         tell!(self, "shutdown");
         let drained_at = self.engine_now + micros(self.plan.config.drain_timeout);
         self.drained_at = self.drained_at.min(drained_at);
-        self.services.iter_mut().for_each(|it| it.accepts_at = 0);
+        self.accepts_at = 0;
         true
     }
 
@@ -164,17 +167,14 @@ impl World {
         }
     }
 
-    /// Sometimes the process is stopped, for a time up to `max`. Clients go on.
+    /// Sometimes the process is stopped, for a time up to `max`.
     fn pause(&mut self, max: Micros) -> bool {
-        if self.is_calm || !self.random.one_in(self.plan.pauses) {
-            return false;
+        let is_stopped = self.happens(self.plan.iterations_per_pause);
+        if is_stopped {
+            let time = self.random.magnitude(max);
+            tell!(self, "the process is stopped for {time} µs");
+            self.advance(self.now + time);
         }
-        let time = self.random.magnitude(max);
-        tell!(self, "the process is stopped for {time} µs");
-        let end = self.now + time;
-        while self.now < end {
-            self.step(end);
-        }
-        true
+        is_stopped
     }
 }

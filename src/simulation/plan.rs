@@ -1,4 +1,4 @@
-//! What a seed decides before the run: the configuration, the clients, and how much trouble there is.
+//! What a seed decides before the run: the configuration, the clients, and what fails.
 //!
 //! Of each choice, the first is the simplest: a draw that is zeroed makes a plan simpler. So the shrinker
 //! needs to know nothing of plans.
@@ -26,7 +26,7 @@ pub(super) fn timeout(duration: Duration) -> Micros {
 }
 
 /// The most clients of a plan: more than one turn of a listener accepts.
-const CLIENTS: u64 = 60;
+pub(super) const CLIENTS: u64 = 60;
 
 /// A struct whose fields are drawn one after the other, so that each can depend on those before it.
 macro_rules! drawn {
@@ -63,7 +63,7 @@ drawn! {
     config: Config = config(&random, is_bulk, is_storm);
     has_unix: bool = random.one_in(2);
     has_udp: bool = random.one_in(4);
-    /// How many services there are in the world, each with a loop of its own.
+    /// How many services there are, each in a world of its own.
     services: usize = random.either(4, 1 + usize::from(has_udp), 1);
     /// Whether other processes have copies of the listeners.
     is_inherited: bool = random.one_in(8);
@@ -71,20 +71,20 @@ drawn! {
     /// The numbers of the clients, with a draw for each, so that it can be left out.
     clients: Vec<u64> = (0..CLIENTS).filter(|it| random.below(NEVER) > 0 && *it < max_clients).collect();
     is_troubled: bool = random.one_in(2);
-    /// One in so many system calls fails; 0 for none.
-    trouble: u64 = rarely(&random, is_troubled, 7);
+    /// 0 if no call fails.
+    calls_per_failure: u64 = rarely(&random, is_troubled, 7);
     /// How many system calls fail at most, but for those that fail in a shortage.
     max_failures: u64 = random.bits(10);
-    /// Once in so many iterations the process is stopped, or a nested loop is called late; 0 for never.
-    pauses: u64 = rarely(&random, is_troubled, 6);
-    /// Once in so many iterations the host changes something; 0 for never.
-    changes: u64 = rarely(&random, is_troubled, 5);
+    /// How often the process is stopped, or a loop in another loop is called late; 0 for never.
+    iterations_per_pause: u64 = rarely(&random, is_troubled, 6);
+    /// How often the host changes something; 0 for never.
+    iterations_per_change: u64 = rarely(&random, is_troubled, 5);
     /// Iterations until all clients read, the trouble ends, and everything has to be echoed.
     iterations: u64 = 1 + random.bits(10);
     /// The iteration of the shutdown. If it is `NEVER`, everything is echoed before.
     shutdown_at: u64 = random.either(2, random.below(iterations), NEVER);
-    /// The host waits for the loops, and calls them with a timeout of zero.
-    is_nested: bool = random.one_in(3) || services > 1;
+    /// The host watches the descriptor of the loop, and calls it with a timeout of zero.
+    is_nested: bool = random.one_in(3);
     /// The least number of bytes for splice(2).
     splice_min: u64 = if is_bulk { 16 << 10 } else { 1 + random.magnitude(63) };
     /// Bytes of a socket buffer, at most.

@@ -20,37 +20,35 @@ impl From<&Event> for Readiness {
     }
 }
 
-/// The selector of one service.
-pub(super) struct Selector {
-    pub(super) service: usize,
-    pub(super) events: Vec<Event>,
-}
+/// The events of the last poll.
+#[derive(Default)]
+pub(super) struct SimulatedSelector(Vec<Event>);
 
-impl crate::net::Selector for Selector {
+impl crate::net::Selector for SimulatedSelector {
     type Event = Event;
 
     fn select(&mut self, timeout: Option<Duration>) -> io::Result<()> {
-        self.events.clear();
+        self.0.clear();
         let mut world = world();
         // mio rounds up to milliseconds.
         let millis = timeout.map(|it| it.as_micros().div_ceil(1000) as Micros);
         let wakes_at = millis.map_or(NEVER, |millis| world.now + millis * MILLISECOND);
-        let slept = world.sleep(&[(self.service, wakes_at)]);
+        let slept = world.sleep(wakes_at);
         world.now += 1;
         world.begin_iteration();
         // A signal counts as an event.
         world.work = slept.is_err().into();
         slept.map_err(error)?;
-        self.events = world.collect(self.service);
-        world.work += self.events.len() as u64;
-        for (token, readiness) in &self.events {
+        self.0 = world.collect();
+        world.work += self.0.len() as u64;
+        for (token, readiness) in &self.0 {
             tell!(world, "event of {}: {readiness}", token.0);
         }
         Ok(())
     }
 
     fn events(&self) -> impl Iterator<Item = &Event> {
-        self.events.iter()
+        self.0.iter()
     }
 
     fn token(event: &Event) -> Token {
@@ -73,49 +71,54 @@ pub(super) fn now() -> Instant {
 }
 
 impl World {
-    /// An iteration of a loop begins, or the host calls an engine.
+    /// An iteration of the loop begins, or the host calls the engine.
     pub(super) fn begin_iteration(&mut self) {
         self.check_warnings();
         self.iteration += 1;
         self.engine_now = self.now;
         self.work = 0;
         for socket in &mut self.sockets {
-            socket.present = Activity::default();
+            socket.activity = Activity::default();
         }
     }
 
     /// A socket has changed. An event reports it, sometimes late.
     pub(super) fn signal(&mut self, id: usize) {
-        let delay = || self.random.magnitude(10 * MILLISECOND);
-        let at = self.now + self.has_trouble(1).then(delay).unwrap_or(0);
-        let socket = &mut self.sockets[id];
+        self.is_asleep = false;
+        let is_late = self.happens(self.plan.calls_per_failure);
+        let delay = if is_late {
+            self.random.magnitude(10 * MILLISECOND)
+        } else {
+            0
+        };
+        let (at, socket) = (self.now + delay, &mut self.sockets[id]);
         if socket.token.is_some() && socket.state == State::Open {
             socket.changed_at = Some(socket.changed_at.map_or(at, |it| it.min(at)));
         }
     }
 
     /// The sockets with a change that an event can report.
-    fn changed(&self, service: usize) -> impl Iterator<Item = &Socket> {
+    fn changed(&self) -> impl Iterator<Item = &Socket> {
         let is_due = |it: &&Socket| it.changed_at.is_some_and(|at| at <= self.now);
-        self.open(service).filter(is_due)
+        self.open().filter(is_due)
     }
 
     /// Whether the descriptor of the selector is readable.
-    pub(super) fn has_events(&self, service: usize) -> bool {
-        self.services[service].is_woken || self.changed(service).any(Socket::is_ready)
+    pub(super) fn has_events(&self) -> bool {
+        self.is_woken || self.changed().any(Socket::is_ready)
     }
 
     /// Takes events, in any order.
-    fn collect(&mut self, service: usize) -> Vec<Event> {
-        let mut ids: Vec<_> = self.changed(service).map(|it| it.id).collect();
-        if self.has_trouble(2) {
+    fn collect(&mut self) -> Vec<Event> {
+        let mut ids: Vec<_> = self.changed().map(|it| it.id).collect();
+        if self.happens(2 * self.plan.calls_per_failure) {
             ids.push(self.random.below(self.sockets.len() as u64) as usize);
         }
         ids.sort_by_cached_key(|_| self.random.below(NEVER));
-        let (ids, max) = (ids.into_iter(), self.plan.max_events);
-        let events = ids.filter_map(|id| self.take_event(service, id));
+        let max = self.plan.max_events;
+        let events = ids.into_iter().filter_map(|id| self.take_event(id));
         let mut events: Vec<_> = events.take(max).collect();
-        if mem::take(&mut self.services[service].is_woken) {
+        if mem::take(&mut self.is_woken) {
             events.push((WAKER, ALL));
         }
         events
@@ -123,51 +126,60 @@ impl World {
 
     /// The event of a socket that has changed, or one without a cause: a spurious one, or if the socket was
     /// closed, a stale one. Another socket may have its token by now.
-    fn take_event(&mut self, service: usize, id: usize) -> Option<Event> {
-        let is_changed = self.changed(service).any(|it| it.id == id);
+    fn take_event(&mut self, id: usize) -> Option<Event> {
+        let is_changed = self.changed().any(|it| it.id == id);
         let socket = &mut self.sockets[id];
         let readiness = if is_changed { socket.readiness() } else { ALL };
         socket.changed_at = socket.changed_at.filter(|_| !is_changed);
         let token = socket.token.filter(|_| !is_changed || socket.is_ready())?;
-        for it in self.sockets.iter_mut().filter(|it| it.service() == service) {
+        for it in self.sockets.iter_mut().filter(|it| it.token == Some(token)) {
             // While bytes are pending, only room gives a connection something to do.
-            let has_work = readiness.writable || !it.is_blocked();
-            it.present.is_woken |= it.token == Some(token) && has_work;
+            it.activity.is_woken |= readiness.writable || !it.is_blocked();
         }
         Some((token, readiness))
     }
 
-    /// Sleeps until one of the services has an event, or its time has come, or a signal arrives.
-    pub(super) fn sleep(&mut self, wakes_at: &[(usize, Micros)]) -> Outcome<()> {
-        for &(service, at) in wakes_at.iter().filter(|(_, at)| *at > self.now) {
-            let timeout = (at < NEVER).then(|| at - self.now);
+    /// Sleeps until there is an event, the time has come, or a signal arrives.
+    pub(super) fn sleep(&mut self, wakes_at: Micros) -> Outcome<()> {
+        if wakes_at > self.now {
+            let timeout = (wakes_at < NEVER).then(|| wakes_at - self.now);
+            let service = self.service;
             tell!(self, "service {service} sleeps, timeout in µs: {timeout:?}");
-            self.check_before_sleep(service, at);
+            self.check_before_sleep(wakes_at);
         }
         self.is_asleep = false;
-        let end = wakes_at.iter().map(|(_, at)| *at).min().unwrap_or(NEVER);
-        let has_events = |world: &World| wakes_at.iter().any(|it| world.has_events(it.0));
-        while self.now < end && !self.is_asleep && !has_events(self) {
-            if self.has_trouble(4) {
+        while self.now < wakes_at && !self.has_events() {
+            if self.happens(4 * self.plan.calls_per_failure) {
                 return Err("EINTR");
             }
-            self.step(end);
+            self.is_asleep = self.next_at().min(wakes_at) >= NEVER;
+            if self.is_asleep {
+                break;
+            }
+            self.step(wakes_at);
         }
         Ok(())
     }
 
-    /// Moves the clock to the next moment in which something happens without the engines, but not beyond
-    /// `end`. Clients act when their time comes.
-    pub(super) fn step(&mut self, end: Micros) {
+    /// When something happens next without the engine; `NEVER` if nothing does.
+    fn next_at(&self) -> Micros {
         let actions = self.clients.iter().map(|it| it.next_at);
         let changes = self.sockets.iter().filter_map(|it| it.changed_at);
         let changes = changes.filter(|at| *at > self.now);
-        let next = actions.chain(changes).min().unwrap_or(NEVER).min(end);
-        self.is_asleep = next >= NEVER;
-        if !self.is_asleep {
-            self.now = self.now.max(next);
-        }
+        actions.chain(changes).min().unwrap_or(NEVER)
+    }
+
+    /// Moves the clock to the next moment in which something happens, but not beyond `end`.
+    fn step(&mut self, end: Micros) {
+        self.now = self.now.max(self.next_at().min(end));
         self.act();
+    }
+
+    /// Time passes without the engine.
+    pub(super) fn advance(&mut self, end: Micros) {
+        while self.now < end {
+            self.step(end);
+        }
     }
 
     /// Clients act whose time has come.

@@ -15,7 +15,7 @@ pub(super) enum Kind {
 
 #[derive(Default, PartialEq, Eq)]
 pub(super) enum State {
-    /// A connection in the backlog; a socket that this run does not have.
+    /// A connection in the backlog.
     #[default]
     Waiting,
     Open,
@@ -29,13 +29,13 @@ pub(super) struct Socket {
     pub(super) id: usize,
     pub(super) kind: Kind,
     pub(super) state: State,
-    /// The listener that a connection came by. Other sockets: itself.
+    /// The listener that a connection came by.
     pub(super) listener: usize,
     /// `None` for a connection.
     pub(super) endpoint: Option<Endpoint>,
     /// The address of the client of a connection, or of the socket itself; `None` at a Unix socket.
     pub(super) address: Option<SocketAddr>,
-    /// The last token that it was registered with. Another socket can have it after the close.
+    /// The last token that it was registered with. After the close another socket can have it.
     pub(super) token: Option<Token>,
     /// When an event can report a change; `None` if all changes are reported.
     pub(super) changed_at: Option<Micros>,
@@ -43,7 +43,7 @@ pub(super) struct Socket {
     pub(super) failure: Option<&'static str>,
     /// It was open when the host changed the limits.
     pub(super) is_exempt: bool,
-    pub(super) present: Activity,
+    pub(super) activity: Activity,
     /// Iterations in a row with calls and without an effect.
     pub(super) idle_iterations: u32,
     /// Iterations in a row with work and without calls.
@@ -107,6 +107,13 @@ pub(super) struct Flow {
 }
 
 impl Flow {
+    pub(super) fn new(capacity: u64) -> Self {
+        Flow {
+            capacity,
+            ..Flow::default()
+        }
+    }
+
     pub(super) fn unread(&self) -> u64 {
         self.sent - self.received
     }
@@ -117,10 +124,6 @@ impl Flow {
 }
 
 impl Socket {
-    pub(super) fn service(&self) -> usize {
-        self.listener / SOCKETS
-    }
-
     /// Bytes that the service has read and not written.
     pub(super) fn pending(&self) -> u64 {
         self.inbound.received - self.ignored - self.outbound.sent

@@ -22,14 +22,14 @@ impl World {
             socket.error.take().map_or(Ok(()), Err)?;
             socket.inbound.is_ended.then_some(()).ok_or("EAGAIN")?;
         }
-        judge(
-            socket.present.has_read,
-            socket,
-            "reads twice in an iteration",
-        );
-        socket.present.has_read = count > 0;
+        check!(!socket.activity.has_read, "{socket} reads a second time");
+        socket.activity.has_read = count > 0;
         socket.inbound.received += count;
-        socket.ignored += if socket.outbound.is_ended { count } else { 0 };
+        if socket.outbound.is_ended {
+            socket.ignored += count;
+        } else {
+            self.facts.bytes_received += count;
+        }
         self.note_moved(id, count);
         Ok(count)
     }
@@ -37,7 +37,7 @@ impl World {
     /// Moves bytes from the service to the client, as many as there is room for.
     fn send(&mut self, id: usize, max: u64, is_splice: bool) -> Outcome<usize> {
         // For a moment, the system has memory for less.
-        let is_short = self.has_trouble(1);
+        let is_short = self.happens(self.plan.calls_per_failure);
         let part = self.random.below(max);
         let limit = if is_short { part } else { max };
         let socket = &mut self.sockets[id];
@@ -49,6 +49,7 @@ impl World {
         // splice(2) promises no event unless it moved nothing.
         socket.awaits_room |= count == 0 || (count < max && !is_splice);
         socket.outbound.sent += count;
+        self.facts.bytes_sent += count;
         // A buffer is held until it is empty.
         if is_splice || socket.held == 0 || !socket.is_blocked() {
             socket.held = socket.pending();
@@ -108,8 +109,8 @@ impl Write for Descriptor {
         self.call("send", |world, id| {
             let socket = &world.sockets[id];
             let mut expected = socket.bytes(socket.outbound.sent..socket.inbound.received);
-            let is_other = bytes.iter().any(|byte| expected.next() != Some(*byte));
-            judge(is_other, socket, "echoes other bytes than it received");
+            let is_same = bytes.iter().all(|byte| expected.next() == Some(*byte));
+            check!(is_same, "{socket} echoes other bytes than it received");
             world.send(id, bytes.len() as u64, false)
         })
     }
@@ -131,7 +132,7 @@ impl Stream for Descriptor {
         self.call("shutdown", |world, id| {
             let socket = &mut world.sockets[id];
             socket.error.take().map_or(Ok(()), Err)?;
-            judge(socket.is_blocked(), socket, "ends with bytes pending");
+            check!(!socket.is_blocked(), "{socket} ends with bytes pending");
             socket.outbound.is_ended = true;
             if socket.inbound.is_ended {
                 world.signal(id);
@@ -143,7 +144,7 @@ impl Stream for Descriptor {
     fn splice_in(&mut self, pipe: &mut SimulatedPipe) -> io::Result<usize> {
         self.call("splice in", |world, id| {
             let (socket, received) = (&world.sockets[id], world.sockets[id].inbound.received);
-            judge(received == 0, socket, "is spliced from the start");
+            check!(received > 0, "{socket} is spliced from the start");
             // At an urgent mark nothing moves, and 0 does not mean the end.
             if socket.mark == Some(received) {
                 return socket.inbound.is_ended.then_some(0).ok_or("EAGAIN");
@@ -151,8 +152,10 @@ impl Stream for Descriptor {
             // Each segment takes a page of the pipe.
             let max = 1 + world.random.below(world.pipe_size());
             let count = world.receive(id, max)?;
-            world.sockets[id].held = world.sockets[id].pending();
-            judge(pipe.len > 0, &world.sockets[id], "gets a pipe with bytes");
+            world.facts.bytes_zero_copied += count;
+            let socket = &mut world.sockets[id];
+            socket.held = socket.pending();
+            check!(pipe.len == 0, "{socket} gets a pipe with bytes");
             (pipe.owner, pipe.len) = (id, count as usize);
             Ok(count as usize)
         })
@@ -161,8 +164,8 @@ impl Stream for Descriptor {
     fn splice_out(&mut self, pipe: &mut SimulatedPipe) -> io::Result<usize> {
         self.call("splice out", |world, id| {
             let (bytes, socket) = (pipe.len as u64, &world.sockets[id]);
-            let is_other = pipe.owner != id || bytes != socket.pending();
-            judge(is_other, socket, "has a pipe with other bytes");
+            let is_own = pipe.owner == id && bytes == socket.pending();
+            check!(is_own, "{socket} has a pipe with other bytes");
             let part = 1 + world.random.below(bytes);
             let max = world.random.either(4, part, bytes);
             let count = world.send(id, max, true)?;
@@ -176,9 +179,11 @@ impl Stream for Descriptor {
     fn reset(self) {
         let mut world = world();
         let connection = &world.sockets[self.0];
-        let (is_allowed, service) = (!world.is_forbidden(connection), connection.service());
-        judge(is_allowed, connection, "is rejected without a reason");
-        world.services[service].rejected += 1;
+        let is_forbidden = world.is_forbidden(connection);
+        check!(is_forbidden, "{connection} is rejected without a reason");
+        let is_allowed = connection.address.is_none_or(|it| world.is_allowed(it));
+        world.facts.rejected.not_allowed += u64::from(!is_allowed);
+        world.facts.rejected.too_many_from_source += u64::from(is_allowed);
     }
 
     fn source_mut(&mut self) -> &mut dyn event::Source {
@@ -215,7 +220,7 @@ impl Drop for SimulatedPipe {
         if !thread::panicking() {
             let mut world = world();
             let is_needed = self.len == 0 && world.pipes == 1 && !world.is_shutting_down();
-            judge(is_needed, &"the only pipe", "is not kept");
+            check!(!is_needed, "the only pipe is not kept");
             world.pipes -= 1;
         }
     }
