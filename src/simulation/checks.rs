@@ -5,6 +5,14 @@ use super::*;
 /// The interval at which paused listeners and UDP sockets try again.
 pub(super) const RETRY_INTERVAL: Micros = 100 * MILLISECOND;
 
+/// The first counter that differs from the facts.
+fn difference(counted: &Stats, facts: &Stats) -> String {
+    let [counted, facts] = [counted, facts].map(|it| format!("{it:?}"));
+    let mut pairs = counted.split(", ").zip(facts.split(", "));
+    let (counted, fact) = pairs.find(|it| it.0 != it.1).unwrap_or_default();
+    format!("{counted}, not {fact}")
+}
+
 /// Whether something held more than `max` times in a row.
 fn is_repeated(count: &mut u32, holds: bool, max: u32) -> bool {
     *count = if holds { *count + 1 } else { 0 };
@@ -83,10 +91,13 @@ impl World {
             run_queue: stats.run_queue,
             ..self.facts
         };
+        let are_right = *stats == facts;
+        check!(are_right, "counted {}", difference(stats, &facts));
         let unsent = stats.datagram_errors + stats.send_buffer_drops + stats.dropped.total();
         let adds_up = stats.datagrams_received == stats.datagrams_sent + unsent;
-        let is_right = *stats == facts && adds_up && stats.dropped.total() == self.unwanted;
-        check!(is_right, "{stats:?} differ from {facts:?}");
+        check!(adds_up, "the counters of datagrams do not add up");
+        let dropped = stats.dropped.total();
+        check!(dropped == self.unwanted, "counted {dropped} drops");
     }
 
     fn check_open(&self, socket: &Socket) {

@@ -33,7 +33,7 @@
 //! | `clients.rs` | what clients do |
 //! | `calls.rs`, `errors.rs` | what all calls have in common, and their errors |
 //! | `selector.rs` | edge-triggered events, and the clock |
-//! | `listeners.rs`, `streams.rs`, `datagrams.rs` | the calls of each kind of socket |
+//! | `listeners.rs`, `streams.rs`, `pipes.rs`, `datagrams.rs` | the calls of each kind of descriptor |
 //! | `checks.rs`, `closes.rs` | what has to hold |
 //!
 //! An iteration is one of the loop; a turn is that of a socket, as in the engine. The files are one
@@ -69,6 +69,7 @@ mod datagrams;
 mod errors;
 mod host;
 mod listeners;
+mod pipes;
 mod plan;
 pub(crate) mod random;
 mod seeds;
@@ -95,7 +96,7 @@ use crate::stats::Stats;
 
 // The names that the files share.
 use {calls::*, checks::*, clients::*, closes::*, errors::*, host::*, listeners::*};
-use {plan::*, random::*, selector::*, sockets::*};
+use {pipes::*, plan::*, random::*, selector::*, sockets::*};
 
 thread_local! {
     /// One for each service. Never freed, so that they can be borrowed for any time.

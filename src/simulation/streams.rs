@@ -1,4 +1,4 @@
-//! The service's end of connections, and pipes: what tcp(7), unix(7) and splice(2) say of their calls.
+//! The service's end of connections: what tcp(7), unix(7) and splice(2) say of their calls.
 //!
 //! No byte is stored: the byte at a position of a connection has a value that follows from both. So
 //! each write is checked, and what a client receives is always a prefix of what it sent.
@@ -6,7 +6,7 @@
 use std::io::{Read, Write};
 
 use super::*;
-use crate::net::{Pipe, Stream};
+use crate::net::Stream;
 
 impl World {
     /// Moves bytes from the client to the service, but not beyond an urgent mark.
@@ -79,11 +79,6 @@ impl World {
         if socket.readiness().writable && mem::take(&mut socket.awaits_room) {
             self.signal(id);
         }
-    }
-
-    /// How many bytes fit into a pipe: not more than the budget.
-    pub(super) fn pipe_size(&self) -> u64 {
-        self.plan.config.max_buffered.min(256 * 1024) as u64
     }
 }
 
@@ -188,40 +183,5 @@ impl Stream for Descriptor {
 
     fn source_mut(&mut self) -> &mut dyn event::Source {
         self
-    }
-}
-
-#[derive(Debug, Default)]
-pub(super) struct SimulatedPipe {
-    /// The connection whose bytes are in it.
-    owner: usize,
-    len: usize,
-}
-
-impl Pipe for SimulatedPipe {
-    fn is_usable() -> bool {
-        true
-    }
-
-    fn open() -> io::Result<Self> {
-        let mut world = world();
-        world.call("pipe").map_err(error)?;
-        world.pipes += 1;
-        Ok(SimulatedPipe::default())
-    }
-
-    fn len(&self) -> usize {
-        self.len
-    }
-}
-
-impl Drop for SimulatedPipe {
-    fn drop(&mut self) {
-        if !thread::panicking() {
-            let mut world = world();
-            let is_needed = self.len == 0 && world.pipes == 1 && !world.is_shutting_down();
-            check!(!is_needed, "the only pipe is not kept");
-            world.pipes -= 1;
-        }
     }
 }
