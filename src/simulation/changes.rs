@@ -66,16 +66,16 @@ impl World {
     /// Other limits, from now on. Open connections keep their places, and have the new timeouts and share
     /// the new budget.
     fn other_limits(&mut self) -> Config {
-        let (plan, present) = (&self.plan, &self.plan.config);
+        let plan = &self.plan;
         let drawn = config(&self.random, plan.is_bulk, plan.is_storm);
         let config = Config {
-            max_connections: drawn.max_connections.min(present.max_connections),
+            max_connections: drawn.max_connections.min(plan.max_connections),
             max_per_source: drawn.max_per_source,
-            max_buffered: drawn.max_buffered.max(present.buffer_size),
+            max_buffered: drawn.max_buffered.max(plan.config.buffer_size),
             allow: drawn.allow,
             idle_timeout: drawn.idle_timeout,
             write_timeout: drawn.write_timeout,
-            ..present.clone()
+            ..plan.config.clone()
         };
         self.plan.config = config.clone();
         self.limits_changed_at = self.engine_now;

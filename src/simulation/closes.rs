@@ -78,9 +78,7 @@ impl World {
     /// A socket is closed.
     pub(super) fn check_close(&mut self, id: usize) {
         let socket = &self.sockets[id];
-        if socket.kind == Kind::Listener {
-            self.check_listener(socket);
-        }
+        self.check_backlog(socket);
         // A connection without a token was rejected, or could not be registered.
         if socket.kind == Kind::Stream && socket.token.is_some() {
             let close = (socket.outbound.sent, self.reasons(socket));
@@ -89,15 +87,17 @@ impl World {
         }
     }
 
-    /// A shutdown accepts what waited when the iteration began. Other processes accept the rest, if they
-    /// have copies of the socket.
-    fn check_listener(&self, listener: &Socket) {
-        let oldest = listener.waiting.front().map(|it| &self.sockets[*it]);
-        let waited = oldest.is_some_and(|it| it.moved_at < self.engine_now);
-        let has_failed = listener.activity.has_error;
-        let may_leave = has_failed || self.plan.is_inherited || !self.is_shutting_down();
-        let is_lost = waited && !may_leave && self.has_place();
-        check!(!is_lost, "{listener} is closed, and connections wait");
+    /// A shutdown serves what waited when the iteration began. Other processes accept the rest, if they
+    /// have copies of the listener.
+    fn check_backlog(&self, socket: &Socket) {
+        let is_over = match socket.kind {
+            // Two services can go on for more batches than a shutdown receives.
+            Kind::Udp => self.is_lingering() || self.plan.services > 1,
+            _ => self.plan.is_inherited || !self.has_place(),
+        };
+        let may_wait = is_over || socket.activity.has_error || !self.is_shutting_down();
+        let count = socket.activity.backlog;
+        check!(may_wait || count == 0, "{socket} is closed, {count} wait");
     }
 
     /// A connection is closed: one of the reasons has to hold.

@@ -81,7 +81,10 @@ impl World {
         self.facts.datagrams_received += count;
         self.facts.bytes_received += bytes as u64;
         self.unwanted += count - received.len() as u64;
-        self.sockets[UDP].unanswered = received;
+        let socket = &mut self.sockets[UDP];
+        let backlog = &mut socket.activity.backlog;
+        *backlog = backlog.saturating_sub(count as usize);
+        socket.unanswered = received;
     }
 }
 

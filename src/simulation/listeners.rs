@@ -56,6 +56,15 @@ impl World {
         self.connections().count() < self.plan.config.max_connections
     }
 
+    /// At a shutdown it accepts the last ones, unless other processes can do it.
+    fn may_accept(&self) -> bool {
+        if self.is_shutting_down() {
+            !self.plan.is_inherited
+        } else {
+            self.accepts_at <= self.engine_now
+        }
+    }
+
     /// A back-off is over. Only the host resumes accepting after a pause.
     pub(super) fn retry_accepting(&mut self) {
         if self.accepts_at < NEVER {
@@ -107,10 +116,12 @@ impl Accept for Descriptor {
 
     fn accept(&mut self) -> io::Result<(Descriptor, Peer)> {
         self.call("accept", |world, id| {
-            let is_early = world.engine_now < world.accepts_at && !world.is_shutting_down();
+            let may_accept = world.may_accept();
             let listener = &mut world.sockets[id];
-            check!(!is_early, "{listener} is called during a pause");
+            check!(may_accept, "{listener} is called during a pause");
             let connection = listener.waiting.pop_front().ok_or("EAGAIN")?;
+            let backlog = &mut listener.activity.backlog;
+            *backlog = backlog.saturating_sub(1);
             let lost = world.fail("accept after loss");
             if lost.is_err() {
                 world.close(connection);

@@ -144,6 +144,8 @@ struct World {
     is_calm: bool,
     /// Nothing can happen any more without the engine, and it waits.
     is_asleep: bool,
+    /// When the selector was last asked for events.
+    polled_at: Micros,
     /// The waker of the loop was called.
     is_woken: bool,
     /// When listeners may be called again: later after a shortage, `NEVER` while the host pauses them.

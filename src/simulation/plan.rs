@@ -61,6 +61,8 @@ drawn! {
     /// Many clients, which connect at once.
     is_storm: bool = random.one_in(20);
     config: Config = config(&random, is_bulk, is_storm);
+    /// The first limit of connections, which no later one can exceed.
+    max_connections: usize = config.max_connections;
     has_unix: bool = random.one_in(2);
     has_udp: bool = random.one_in(4);
     /// How many services there are, each in a world of its own.

@@ -79,6 +79,7 @@ impl World {
         self.work = 0;
         for socket in &mut self.sockets {
             socket.activity = Activity::default();
+            socket.activity.backlog = socket.waiting.len();
         }
     }
 
@@ -103,13 +104,15 @@ impl World {
         self.open().filter(is_due)
     }
 
-    /// Whether the descriptor of the selector is readable.
+    /// Whether the selector has events. A host that watches its descriptor is told of each once.
     pub(super) fn has_events(&self) -> bool {
-        self.is_woken || self.changed().any(Socket::is_ready)
+        let is_new = |it: &Socket| !self.plan.is_nested || it.changed_at >= Some(self.polled_at);
+        self.is_woken || self.changed().any(|it| it.is_ready() && is_new(it))
     }
 
     /// Takes events, in any order.
     fn collect(&mut self) -> Vec<Event> {
+        self.polled_at = self.now;
         let mut ids: Vec<_> = self.changed().map(|it| it.id).collect();
         if self.happens(2 * self.plan.calls_per_failure) {
             ids.push(self.random.below(self.sockets.len() as u64) as usize);
