@@ -32,8 +32,8 @@ impl event::Source for Descriptor {
     fn register(&mut self, _: &Registry, token: Token, _: Interest) -> io::Result<()> {
         self.call("epoll_ctl", |world, id| {
             world.sockets[id].token = Some(token);
-            world.signal(id);
-            world.facts.accepted += u64::from(world.sockets[id].kind == Kind::Stream);
+            world.note_change(id);
+            world.expected.accepted += u64::from(world.sockets[id].kind == Kind::Stream);
             Ok(())
         })
     }
@@ -80,18 +80,18 @@ impl World {
         self.work += 1;
         check!(self.work <= MAX_WORK, "the iteration does not end");
         self.now += self.random.below(3);
-        if self.iteration > 0 && self.random.one_in(8) {
+        if self.random.one_in(8) {
             self.act();
         }
-        self.fail(name)
+        self.may_fail(name)
     }
 
     /// Fails with one of the errors of this name, if the seed says so. Descriptors and memory can be short
     /// for a time: then each call that needs them fails.
-    pub(super) fn fail(&mut self, name: &str) -> Outcome<()> {
+    pub(super) fn may_fail(&mut self, name: &str) -> Outcome<()> {
         let (shortage, until) = self.shortage;
-        let is_short = self.now < until && can_fail_with(name, shortage);
-        if is_short && !self.is_calm {
+        let is_lacking = self.now < until && can_fail_with(name, shortage);
+        if is_lacking && !self.is_calm {
             return Err(shortage);
         }
         let is_over = self.failures >= self.plan.max_failures;
@@ -108,22 +108,22 @@ impl World {
 
     fn note_call(&mut self, id: usize, name: &str, error: Option<&'static str>) {
         let socket = &mut self.sockets[id];
-        let (listener, activity) = (socket.listener, &mut socket.activity);
+        let listener = socket.address.map_or(UNIX, |_| TCP);
+        let activity = &mut socket.activity;
         activity.has_called = true;
         match error {
             Some("EINTR") => return,
-            // A listener has none of the connections that waited left.
-            Some("EAGAIN") => activity.has_error = socket.kind != Kind::Listener,
+            Some("EAGAIN") => activity.has_error = true,
             None => activity.has_progress |= name != "epoll_ctl",
             Some(_) => {
                 (activity.has_error, activity.has_progress) = (true, true);
                 socket.failure = error;
-                self.facts.receive_errors += u64::from(name == "recvmmsg");
+                self.expected.receive_errors += u64::from(name == "recvmmsg");
                 // A connection that cannot be registered pauses its listener.
                 self.sockets[listener].activity.has_error |= name == "epoll_ctl";
             }
         }
-        // So does a shortage.
+        // An error of accept(2) itself, and not of a connection, pauses all listeners.
         if name == "accept" && error.is_some_and(|it| can_fail_with(name, it)) {
             self.accepts_at = self.engine_now + RETRY_INTERVAL;
         }
@@ -139,7 +139,7 @@ impl World {
                 self.close(connection);
             }
         } else if socket.kind == Kind::Stream {
-            self.clients[socket.client].wake(self.now);
+            self.wake_client(id);
             // There may be room for another one, so listeners have a turn.
             self.retry_accepting();
             self.listeners().for_each(|it| it.activity.is_woken = true);

@@ -31,7 +31,7 @@ drawn! {
     /// How it ends a connection. It reads on after a half-close.
     ending: &'static str = random.word("closes half-closes resets");
     /// How many bytes it sends before it ends the connection; `NEVER` if it does not.
-    ends_at: u64 = random.pick(&[total, total, random.below(total + 1), NEVER]);
+    ends_after: u64 = random.pick(&[total, total, random.below(total + 1), NEVER]);
     /// Before it ends the connection, it waits until everything has come back.
     is_patient: bool = random.one_in(2);
 }
@@ -42,7 +42,7 @@ impl Client {
         let sent = self.connection.map_or(0, |id| sockets[id].inbound.sent);
         (self.total, self.connections_left) = (sent, 0);
         (self.max_at_once, self.reads_at) = (NEVER, 0);
-        self.ends_at = self.ends_at.min(sent);
+        self.ends_after = self.ends_after.min(sent);
         self.think_time = self.think_time.min(MILLISECOND);
         self.next_at = self.connection.map_or(NEVER, |_| now);
     }
@@ -51,18 +51,13 @@ impl Client {
         now + 1 + self.random.magnitude(self.think_time)
     }
 
-    /// The service has read or written, or has closed the connection.
-    pub(super) fn wake(&mut self, now: Micros) {
-        self.next_at = self.next_at.min(self.soon(now));
-    }
-
     /// One action. Returns when the next one is.
-    pub(super) fn act(&mut self, world: &mut World, index: usize) -> Micros {
+    pub(super) fn act(&mut self, world: &mut World) -> Micros {
         if self.is_udp {
             return self.send_datagrams(world);
         }
         let Some(id) = self.connection else {
-            return self.connect(world, index);
+            return self.connect(world);
         };
         let has_moved = self.read(world, id) | self.send(world, id);
         let is_over = world.sockets[id].state == State::Closed || self.end(world, id);
@@ -76,13 +71,13 @@ impl Client {
         }
     }
 
-    fn connect(&mut self, world: &mut World, index: usize) -> Micros {
+    fn connect(&mut self, world: &mut World) -> Micros {
         if self.connections_left == 0 {
             return NEVER;
         }
         self.connections_left -= 1;
-        self.connection = world.connect(index);
-        // A SYN that was dropped is sent again.
+        self.connection = world.connect(self);
+        // After a dropped SYN it tries again later, if it has connections left.
         let delay = if self.connection.is_some() { 0 } else { SECOND };
         self.soon(world.now + delay)
     }
@@ -114,7 +109,7 @@ impl Client {
         }
         let urgent = if is_urgent { ", urgent" } else { "" };
         tell!(world, "client of {id} sends {count}{urgent}");
-        world.signal(id);
+        world.note_change(id);
         true
     }
 
@@ -123,10 +118,10 @@ impl Client {
         let socket = &mut world.sockets[id];
         let (inbound, outbound) = (&mut socket.inbound, &socket.outbound);
         let waits = self.is_patient && outbound.received < inbound.sent;
-        if waits || inbound.sent < self.ends_at || inbound.is_ended {
+        if waits || inbound.sent < self.ends_after || inbound.is_ended {
             return false;
         }
-        // With unread bytes, a close is a reset, and later each write to the socket leads to one.
+        // A close with unread bytes is a reset. After one without, the first write leads to a reset.
         match self.ending {
             "half-closes" => inbound.is_ended = true,
             "closes" if outbound.unread() == 0 => {
@@ -135,7 +130,7 @@ impl Client {
             _ => socket.error = Some("ECONNRESET"),
         }
         tell!(world, "client of {id} {}", self.ending);
-        world.signal(id);
+        world.note_change(id);
         self.ending != "half-closes"
     }
 
@@ -154,31 +149,40 @@ impl Client {
         if self.total > 0 { next_at } else { NEVER }
     }
 
-    /// A datagram. Some have a forged source: the other service, a port of services, or many hosts.
+    /// A datagram. Some have a forged source: the other service, a port of well-known services, or many hosts.
     fn datagram(&self, other: SocketAddr) -> Datagram {
         let random = &self.random;
         let port = random.pick(&[0, 7, 1023, 2049, 7007, 7008]);
-        let not_host = random.pick(&[[224, 0, 0, 1], [255; 4], [0; 4]]);
-        let services = SocketAddr::new(self.address.ip(), port);
-        let forged = [other, other, services, (not_host, 5000).into()];
+        let not_unicast = random.pick(&[[224, 0, 0, 1], [255; 4], [0; 4]]);
+        let service_port = SocketAddr::new(self.address.ip(), port);
+        let forged = [other, other, service_port, (not_unicast, 5000).into()];
         let local_ip = IpAddr::from([127, 0, 0, 1]);
-        let info = PacketInfo {
-            local_ip: random.either(4, Some(local_ip), None),
-            ttl: random.pick(&[None, Some(0), Some(1), Some(2), Some(64), Some(255)]),
-            multicast: random.one_in(16),
-            ..PacketInfo::default()
-        };
         Datagram {
             start: 0,
             size: random.magnitude(65_507) as usize,
             peer: random.either(4, random.pick(&forged), self.address),
-            info,
+            info: PacketInfo {
+                local_ip: random.either(4, Some(local_ip), None),
+                ttl: random.pick(&[None, Some(0), Some(1), Some(2), Some(64), Some(255)]),
+                multicast: random.one_in(16),
+                ..PacketInfo::default()
+            },
             drops: None,
         }
     }
 }
 
-/// Few sources. The last of each kind are outside the allow list.
+impl World {
+    /// The engine has read or written, or has closed the connection: its client acts soon.
+    pub(super) fn wake_client(&mut self, id: usize) {
+        let mut clients = self.clients.iter_mut();
+        if let Some(client) = clients.find(|it| it.connection == Some(id)) {
+            client.next_at = client.next_at.min(client.soon(self.now));
+        }
+    }
+}
+
+/// Few sources. `10.0.0.4`, `192.0.2.1` and `fd00:0:0:1::1` are outside the allow list.
 const SOURCES: &str = "10.0.0.1 10.0.0.2 10.0.0.3 10.0.0.4 192.0.2.1 fd00::1 fd00::2 fd00:0:0:1::1";
 
 fn source_address(random: &Random) -> SocketAddr {

@@ -4,8 +4,8 @@ use super::*;
 use crate::echo::ConnectionEvent;
 use crate::policy::admission::source_key;
 
-/// What the engine has to report of a close: how many bytes it has echoed, and one of these reasons.
-pub(super) type Close = (u64, Vec<&'static str>);
+/// What the engine has to report: the close of this connection, for one of these reasons.
+pub(super) type Close = (usize, Vec<&'static str>);
 
 /// How much too late a timeout may be noticed: by 50 ms or 1 %, and by the rounding of clocks.
 fn tolerance(timeout: Micros) -> Micros {
@@ -64,27 +64,35 @@ impl World {
 
     /// Whether the source of a connection is not allowed, or at its limit.
     pub(super) fn is_forbidden(&self, connection: &Socket) -> bool {
-        let Some(own) = connection.address else {
-            return false;
-        };
-        let is_same = |it: SocketAddr| source_key(it) == source_key(own);
+        let source = |it: &Socket| it.address.map(source_key);
         let is_other = |it: &&Socket| it.id != connection.id && it.token.is_some();
         let others = self.connections().filter(is_other);
-        let count = others.filter(|it| it.address.is_some_and(is_same)).count();
-        let max = self.plan.config.max_per_source;
-        !self.is_allowed(own) || max.is_some_and(|max| count >= max)
+        let count = others.filter(|it| source(it) == source(connection)).count();
+        let max = self.plan.config.max_per_source.unwrap_or(usize::MAX);
+        let is_forbidden = |it| !self.is_allowed(it) || count >= max;
+        connection.address.is_some_and(is_forbidden)
     }
 
     /// A socket is closed.
     pub(super) fn check_close(&mut self, id: usize) {
         let socket = &self.sockets[id];
-        self.check_backlog(socket);
-        // A connection without a token was rejected, or could not be registered.
-        if socket.kind == Kind::Stream && socket.token.is_some() {
-            let close = (socket.outbound.sent, self.reasons(socket));
-            self.facts.bytes_discarded += socket.pending();
+        if socket.kind != Kind::Stream {
+            self.check_backlog(socket);
+        } else if socket.token.is_none() {
+            self.check_unopened(socket);
+        } else {
+            let close = (id, self.reasons(socket));
+            self.expected.bytes_discarded += socket.pending();
             self.closes.push_back(close);
         }
+    }
+
+    /// An accepted connection is rejected, cannot be registered, or is adopted too late.
+    fn check_unopened(&self, socket: &Socket) {
+        let is_full = self.connections().count() > self.plan.config.max_connections;
+        let is_refused = is_full || self.is_shutting_down() || self.is_forbidden(socket);
+        let may_close = is_refused || socket.activity.has_error;
+        check!(may_close, "{socket} is not opened, without a reason");
     }
 
     /// A shutdown serves what waited when the iteration began. Other processes accept the rest, if they
@@ -106,8 +114,7 @@ impl World {
         let unread = socket.inbound.unread();
         let has_ended = socket.inbound.is_ended && unread == 0 && !is_blocked;
         let is_reset = |it| ["ECONNRESET", "EPIPE", "ENOTCONN"].contains(&it);
-        let would_block = is_blocked || socket.activity.has_error;
-        let may_expire = unread == 0 || would_block;
+        let may_expire = unread == 0 || is_blocked || socket.activity.has_error;
         let age = self.engine_now - socket.moved_at;
         let [idle, write] = self.timeouts(socket).map(|it| may_expire && age > it);
         // After the drain time it gets time to flush, and its client to close.
@@ -144,15 +151,27 @@ impl World {
         socket.moved_at <= first + tolerance(range)
     }
 
-    /// The engine reports a close, in the order of the closes: for a reason that holds.
+    /// The engine reports an opened connection, or a close, in the order of the closes.
     pub(super) fn check_event(&mut self, event: &ConnectionEvent) {
-        if let ConnectionEvent::Closed { reason, echoed, .. } = event {
-            let (bytes, reasons) = self.closes.pop_front().unwrap_or_default();
-            let report = format!("{reason:?}");
-            let is_right = reasons.iter().any(|it| report.starts_with(it));
-            check!(bytes == *echoed, "{echoed} bytes are reported at a close");
-            check!(is_right, "{report} is reported as the reason of a close");
-            self.facts.closed.count(reason);
-        }
+        let ConnectionEvent::Closed {
+            token,
+            peer,
+            reason,
+            echoed,
+            ..
+        } = event
+        else {
+            self.opened += 1;
+            return;
+        };
+        let (id, reasons) = self.closes.pop_front().unwrap_or_default();
+        let socket = &self.sockets[id];
+        let is_same = (socket.token, socket.address) == (Some(*token), *peer);
+        let echoes = socket.outbound.sent == *echoed;
+        check!(is_same && echoes, "the close of {socket} is not reported");
+        let report = format!("{reason:?}");
+        let is_right = reasons.iter().any(|it| report.starts_with(it));
+        check!(is_right, "{report} is reported as the reason of a close");
+        self.expected.closed.count(reason);
     }
 }

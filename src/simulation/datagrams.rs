@@ -22,38 +22,38 @@ impl World {
         let socket = &mut self.sockets[UDP];
         if socket.waiting.len() < CAPACITY {
             socket.waiting.push_back(number);
-            self.signal(UDP);
+            self.note_change(UDP);
         } else {
-            socket.drops += 1;
+            // The engine counts from the first report on.
+            socket.drops += u32::from(self.expected.datagrams_received > 0);
         }
     }
 
     /// A reply leaves. Its size, addresses, control messages and number have to be those of a datagram, in
     /// the order of its peer's datagrams, and the only one.
-    fn answer(&mut self, mut reply: Datagram, bytes: &[u8]) {
+    fn note_reply(&mut self, mut reply: Datagram, bytes: &[u8]) {
         let (all, socket) = (&self.datagrams, &mut self.sockets[UDP]);
-        let is_answered = |number: &usize| {
+        let is_replied = |number: &usize| {
             let it = &all[*number];
             let is_same = (it.size, it.peer, it.info) == (reply.size, reply.peer, reply.info);
             is_same && bytes.starts_with(&content(*number, it.size))
         };
-        let Some(number) = socket.unanswered.iter().copied().find(is_answered) else {
-            check!(false, "a reply to {} is not expected", reply.peer);
-            return;
-        };
-        // Earlier datagrams of the same peer cannot be answered any more.
+        let found = socket.activity.unreplied.iter().copied().find(is_replied);
+        check!(found.is_some(), "a reply to {} is not expected", reply.peer);
+        let number = found.unwrap_or_default();
+        // Earlier datagrams of the same peer get no reply any more.
         let can_follow = |it: &usize| *it > number || all[*it].peer != reply.peer;
-        socket.unanswered.retain(can_follow);
+        socket.activity.unreplied.retain(can_follow);
         // Some neighbours do not answer ARP, and the reply stays in the send buffer.
         if self.random.one_in(8) {
             socket.unresolved.push(self.now + 3 * SECOND);
         }
-        self.facts.datagrams_sent += 1;
-        self.facts.bytes_sent += reply.size as u64;
+        self.expected.datagrams_sent += 1;
+        self.expected.bytes_sent += reply.size as u64;
         // The address of the sender was forged.
         let other = 1 - self.service;
         if reply.peer == address(other) {
-            // Where the TTL was not known, the reply leaves with the default.
+            // An unknown TTL counts as 64 in the reply.
             reply.info.ttl = Some(reply.info.ttl.unwrap_or(65).saturating_sub(1));
             reply.peer = address(self.service);
             world_of(other).send_datagram(reply);
@@ -65,12 +65,12 @@ impl World {
         let (peer, port, info) = (datagram.peer, datagram.peer.port(), datagram.info);
         let is_reserved = port < 1024 || [2049, address(self.service).port()].contains(&port);
         let is_service = port == 0 || (is_reserved && !self.plan.config.udp_answer_any_port);
-        let is_host = match peer.ip() {
+        let is_unicast = match peer.ip() {
             IpAddr::V4(ip) => !(ip.is_multicast() || ip.is_broadcast() || ip.is_unspecified()),
             IpAddr::V6(_) => true,
         };
         let is_too_far = info.ttl.is_some_and(|ttl| ttl <= 1);
-        self.is_allowed(peer) && is_host && !is_service && !info.multicast && !is_too_far
+        self.is_allowed(peer) && is_unicast && !is_service && !info.multicast && !is_too_far
     }
 
     /// Datagrams were received. Some of them get no reply.
@@ -78,13 +78,13 @@ impl World {
         let count = received.len() as u64;
         let bytes: usize = received.iter().map(|it| self.datagrams[*it].size).sum();
         received.retain(|it| self.is_wanted(&self.datagrams[*it]));
-        self.facts.datagrams_received += count;
-        self.facts.bytes_received += bytes as u64;
+        self.expected.datagrams_received += count;
+        self.expected.bytes_received += bytes as u64;
         self.unwanted += count - received.len() as u64;
-        let socket = &mut self.sockets[UDP];
-        let backlog = &mut socket.activity.backlog;
-        *backlog = backlog.saturating_sub(count as usize);
-        socket.unanswered = received;
+        self.expected.receive_buffer_drops = self.sockets[UDP].drops.into();
+        let activity = &mut self.sockets[UDP].activity;
+        activity.backlog = activity.backlog.saturating_sub(count as usize);
+        activity.unreplied = received;
     }
 }
 
@@ -98,12 +98,11 @@ fn join(train: &mut Datagram, next: &Datagram) -> Option<usize> {
     let is_alike = (train.peer, info) == (next.peer, next.info);
     let is_whole = train.size.is_multiple_of(segment) && (1..=segment).contains(&next.size);
     let fits = train.count() < 64 && end <= SLOT_SIZE;
-    if !(is_alike && is_whole && fits) {
-        return None;
-    }
-    train.info.segment = NonZero::new(segment as u16);
-    train.size = end;
-    Some(start)
+    (is_alike && is_whole && fits).then(|| {
+        train.info.segment = NonZero::new(segment as u16);
+        train.size = end;
+        start
+    })
 }
 
 impl DatagramIo for Descriptor {
@@ -144,7 +143,7 @@ impl DatagramIo for Descriptor {
             let count = max.min(room);
             for reply in datagrams[..count].iter().flat_map(Datagram::split) {
                 let bytes = reply.bytes(buffers);
-                world.answer(reply, bytes);
+                world.note_reply(reply, bytes);
             }
             or_would_block(count)
         })

@@ -8,16 +8,16 @@ pub(super) type Outcome<T> = Result<T, &'static str>;
 /// The errors of a resource that the whole system can run out of.
 pub(super) const SHORTAGES: &str = "EMFILE ENFILE ENOBUFS ENOMEM ENOSPC";
 
-/// All but `EBADF`, `EFAULT`, `ENOTSOCK` and `EINVAL`, which are faults of the program, and `EAGAIN`, by
-/// which the socket says something. tcp(7), udp(7), unix(7) and ip(7) add to the pages of the calls. `EIO`
-/// refuses a train of datagrams (`UDP_SEGMENT`).
+/// Without `EBADF`, `EFAULT`, `ENOTSOCK` and `EINVAL`. `EAGAIN` follows from the state of the socket. tcp(7),
+/// udp(7), unix(7) and ip(7) add to the pages of the calls. `EIO` refuses a train of datagrams
+/// (`UDP_SEGMENT`).
 pub(super) fn errors(call: &str) -> &'static str {
     match call {
         "send" | "sendmmsg" | "recv" | "recvmmsg" => {
             "EINTR EACCES EALREADY ECONNREFUSED ECONNRESET EDESTADDRREQ EHOSTUNREACH EIO EISCONN \
              EMSGSIZE ENETUNREACH ENOBUFS ENOMEM ENOPROTOOPT ENOTCONN EOPNOTSUPP EPERM EPIPE ETIMEDOUT"
         }
-        // Also if there is something to move.
+        // It can return `EAGAIN` although there are bytes.
         "splice in" => "EINTR EAGAIN EACCES ECONNRESET ENOMEM ESPIPE ETIMEDOUT",
         "splice out" => "EINTR EACCES ECONNRESET ENOMEM EPIPE ESPIPE",
         "shutdown" => "ENOTCONN ENOBUFS",
@@ -46,5 +46,7 @@ pub(super) fn error(name: &str) -> io::Error {
         let all = (1..=133).map(Errno::from_raw);
         all.map(|it| (format!("{it:?}"), it)).collect()
     });
-    (*ERRORS.get(name).unwrap_or(&Errno::EPROTO)).into()
+    let errno = ERRORS.get(name);
+    assert!(errno.is_some() || !cfg!(target_os = "linux"), "{name}");
+    (*errno.unwrap_or(&Errno::EPROTO)).into()
 }

@@ -1,5 +1,6 @@
-//! The application: it runs the engine in the loop of [`Server`], or watches the descriptor of the loop,
-//! and shuts it down. Sometimes it is stopped for a while, or forgets an iteration.
+//! The host, which is the program around the engine: it runs the engine in the loop of [`Server`], or
+//! watches the descriptor of the loop, and requests the shutdown. Sometimes it is stopped for a while, or
+//! forgets an iteration.
 
 use super::*;
 use crate::echo::endpoint_sockets::EndpointSocket;
@@ -20,32 +21,30 @@ impl System for Simulation {
 /// More iterations than any run needs.
 const MAX_ITERATIONS: u64 = 20_000;
 
-/// Runs a plan. The worlds stay as they are at the end.
-pub(super) fn run(plan: &Plan, registry: &Registry, level: LevelFilter) {
+/// Runs a plan: the loops of its services, one iteration after the other.
+pub(super) fn run(plan: &Plan, level: LevelFilter) {
     log_lines::start(level);
     STORY.take();
     for service in 0..2 {
         *world_of(service) = World::new(plan, service);
     }
-    let hosts = (0..plan.services).map(|service| Host::new(service, registry));
-    // Registering may fail.
-    let mut hosts: Vec<_> = hosts.filter_map(Result::ok).collect();
-    while hosts.iter().any(|it| !it.engine.is_finished()) {
-        for host in hosts.iter_mut().filter(|it| !it.engine.is_finished()) {
+    let poll = Poll::new().unwrap();
+    let hosts = (0..plan.services).filter_map(|service| Host::new(service, poll.registry()));
+    let mut hosts: Vec<_> = hosts.collect();
+    while !hosts.is_empty() {
+        hosts.retain_mut(|host| {
             PRESENT.set(host.service);
             host.iterate(plan);
             world().check_warnings();
-        }
-    }
-    for host in hosts {
-        PRESENT.set(host.service);
+            !host.engine.is_finished()
+        });
     }
     for service in 0..plan.services {
         world_of(service).check_end();
     }
 }
 
-/// A service: an engine in its loop.
+/// An engine in its loop, and the program around them.
 pub(super) struct Host {
     service: usize,
     event_loop: EventLoop<SimulatedSelector>,
@@ -53,28 +52,34 @@ pub(super) struct Host {
 }
 
 impl Host {
-    fn new(service: usize, registry: &Registry) -> io::Result<Self> {
+    /// Returns `None` if a call fails.
+    fn new(service: usize, registry: &Registry) -> Option<Self> {
         PRESENT.set(service);
         let socket = |socket: &Socket| {
-            let (id, endpoint) = (Descriptor(socket.id), socket.endpoint.clone()?);
+            let (descriptor, endpoint) = (Descriptor(socket.id), socket.endpoint.clone()?);
             let socket = match socket.kind {
-                Kind::Udp => EndpointSocket::Udp(DatagramSocket::over(id, endpoint.clone())),
-                _ => EndpointSocket::Listener(id),
+                Kind::Udp => {
+                    EndpointSocket::Udp(DatagramSocket::over(descriptor, endpoint.clone()))
+                }
+                _ => EndpointSocket::Listener(descriptor),
             };
             Some((endpoint, socket))
         };
         let sockets = world().open().filter_map(socket).collect();
         let (plan, token) = (world().plan.clone(), Token(Server::USER_TOKENS.end));
-        let mut engine = Engine::new(plan.config, sockets, registry, token, now())?;
+        let engine = Engine::new(plan.config, sockets, registry, token, now());
+        let may_be_ok = engine.is_ok() || world().failures > 0;
+        check!(may_be_ok, "no call has failed, and there is no engine");
+        let mut engine = engine.ok()?;
         engine.set_splice_min(plan.splice_min as usize);
-        Ok(Host {
+        Some(Host {
             service,
             event_loop: EventLoop::new(SimulatedSelector::default()),
             engine,
         })
     }
 
-    /// One iteration of the loop, and what the application does besides. The shutdown comes in its time,
+    /// One iteration of the loop, and what the host does besides. The shutdown comes in its time,
     /// or when everything has happened.
     fn iterate(&mut self, plan: &Plan) {
         let iteration = world().iteration;
@@ -82,16 +87,17 @@ impl Host {
         // While the other service ran, the clients of this one went on.
         let others_now = world_of(1 - self.service).now;
         world().advance(others_now);
-        let is_asleep = world().is_asleep;
+        let is_at_rest = world().is_at_rest;
         let is_calm = world().is_calm;
-        let has_all_happened = is_calm && is_asleep;
-        if has_all_happened {
-            world().check_calm();
-        } else if !is_calm && (is_asleep || iteration >= plan.iterations) {
-            self.resume();
+        let is_over = is_calm && is_at_rest;
+        let open = world().connections().count();
+        check!(open == 0 || !is_over, "{open} connections stay open");
+        if !is_calm && (is_at_rest || iteration >= plan.iterations) {
+            self.resume_accepting();
             world().calm_down();
         }
-        if iteration >= plan.shutdown_at || has_all_happened {
+        let is_due = is_over || iteration >= plan.shutdown_at;
+        if is_due && !world().is_shutting_down() {
             self.shutdown();
         }
         if plan.is_nested {
@@ -99,10 +105,10 @@ impl Host {
         } else {
             self.run_loop(None);
         }
-        world().pause(600 * SECOND);
+        world().stop_process(600 * SECOND);
         let is_changing = world().happens(plan.iterations_per_change);
         if is_changing {
-            self.change_something();
+            self.change_something(plan);
         }
     }
 
@@ -124,16 +130,15 @@ impl Host {
         let _ = world().sleep(due_at);
         let is_due = due_at <= world().now;
         let is_called = is_due || world().has_events();
-        if is_called && !world().pause(10 * MILLISECOND) {
+        let is_forgotten = world().stop_process(10 * MILLISECOND);
+        if is_called && !is_forgotten {
             self.run_loop(Some(Duration::ZERO));
         }
     }
 
-    /// Wakes the loop, which notices the shutdown by itself, or calls the engine.
+    /// Wakes the loop, which then notices the shutdown. Half the time it also calls the engine, as
+    /// `Server::shutdown` does.
     fn shutdown(&mut self) {
-        if world().is_shutting_down() {
-            return;
-        }
         world().is_woken = true;
         if world().random.one_in(2) {
             world().begin_iteration();
@@ -158,7 +163,7 @@ impl World {
         self.is_calm = true;
         tell!(self, "from here on nothing fails, and all clients read");
         for id in 0..self.sockets.len() {
-            // The system tunes the buffers.
+            // Larger buffers, so that the rest is echoed in few iterations.
             self.sockets[id].outbound.capacity = self.plan.max_capacity;
             self.report_room(id);
         }
@@ -168,8 +173,8 @@ impl World {
     }
 
     /// Sometimes the process is stopped, for a time up to `max`.
-    fn pause(&mut self, max: Micros) -> bool {
-        let is_stopped = self.happens(self.plan.iterations_per_pause);
+    fn stop_process(&mut self, max: Micros) -> bool {
+        let is_stopped = self.happens(self.plan.iterations_per_stop);
         if is_stopped {
             let time = self.random.magnitude(max);
             tell!(self, "the process is stopped for {time} µs");

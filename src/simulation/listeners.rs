@@ -19,43 +19,24 @@ pub(super) fn address(service: usize) -> SocketAddr {
 pub(super) fn endpoints(plan: &Plan, service: usize) -> Vec<Socket> {
     let (address, path) = (address(service), format!("/echo/{service}").into());
     let all = [
-        (Kind::Listener, Endpoint::Tcp(address), true),
-        (Kind::Listener, Endpoint::Unix(path), plan.has_unix),
-        (Kind::Udp, Endpoint::Udp(address), plan.has_udp),
+        (TCP, Kind::Listener, Endpoint::Tcp(address), true),
+        (UNIX, Kind::Listener, Endpoint::Unix(path), plan.has_unix),
+        (UDP, Kind::Udp, Endpoint::Udp(address), plan.has_udp),
     ];
-    let sockets = all.into_iter().enumerate();
-    let sockets = sockets.map(|(id, (kind, endpoint, is_open))| Socket {
+    let socket = |(id, kind, endpoint, is_open): (usize, Kind, Endpoint, bool)| Socket {
         id,
         kind,
         state: if is_open { State::Open } else { State::Closed },
         address: endpoint.address(),
         endpoint: Some(endpoint),
+        // No timeout applies.
         moved_at: NEVER,
         ..Socket::default()
-    });
-    sockets.collect()
+    };
+    all.map(socket).into()
 }
 
 impl World {
-    /// All open sockets.
-    pub(super) fn open(&self) -> impl Iterator<Item = &Socket> {
-        self.sockets.iter().filter(|it| it.state == State::Open)
-    }
-
-    /// The open connections.
-    pub(super) fn connections(&self) -> impl Iterator<Item = &Socket> {
-        self.open().filter(|it| it.kind == Kind::Stream)
-    }
-
-    pub(super) fn listeners(&mut self) -> impl Iterator<Item = &mut Socket> {
-        self.sockets[..UDP].iter_mut()
-    }
-
-    /// Whether there is room for one more connection.
-    pub(super) fn has_place(&self) -> bool {
-        self.connections().count() < self.plan.config.max_connections
-    }
-
     /// At a shutdown it accepts the last ones, unless other processes can do it.
     fn may_accept(&self) -> bool {
         if self.is_shutting_down() {
@@ -73,10 +54,8 @@ impl World {
     }
 
     /// connect(2) of a client. Returns the connection, or `None` if the system drops the SYN.
-    pub(super) fn connect(&mut self, client: usize) -> Option<usize> {
-        let Client {
-            listener, address, ..
-        } = self.clients[client];
+    pub(super) fn connect(&mut self, client: &Client) -> Option<usize> {
+        let (listener, address) = (client.listener, client.address);
         let (id, socket) = (self.sockets.len(), &mut self.sockets[listener]);
         let is_full = socket.waiting.len() > self.plan.config.backlog as usize;
         if socket.state == State::Closed || socket.drops_new_syns || is_full {
@@ -84,20 +63,21 @@ impl World {
         }
         socket.waiting.push_back(id);
         let address = socket.address.and(Some(address));
-        let buffer = || 1 + self.random.magnitude(self.plan.max_capacity - 1);
-        let [inbound, outbound] = [Flow::new(buffer()), Flow::new(buffer())];
+        let flow = || Flow {
+            capacity: 1 + self.random.magnitude(self.plan.max_capacity - 1),
+            ..Flow::default()
+        };
+        let (inbound, outbound) = (flow(), flow());
         self.sockets.push(Socket {
             id,
-            listener,
             address,
-            client,
             inbound,
             outbound,
             moved_at: self.now,
             ..Socket::default()
         });
         tell!(self, "client of {id} connects: {address:?}");
-        self.signal(listener);
+        self.note_change(listener);
         Some(id)
     }
 
@@ -122,7 +102,7 @@ impl Accept for Descriptor {
             let connection = listener.waiting.pop_front().ok_or("EAGAIN")?;
             let backlog = &mut listener.activity.backlog;
             *backlog = backlog.saturating_sub(1);
-            let lost = world.fail("accept after loss");
+            let lost = world.may_fail("accept after loss");
             if lost.is_err() {
                 world.close(connection);
             }

@@ -4,7 +4,7 @@
 //! which calls fail, in which order events come, and how long the process is stopped. The engine is the
 //! real one, with every feature, and runs in the real loop; only its [`System`](crate::net::System) and
 //! its clock are simulated. Checks inside calls, at each close, before each sleep, after each iteration of
-//! the loop and at the end compare what happened with what has to hold; a broken check ends the run.
+//! the loop and at the end compare what happened with what has to hold; a check that fails ends the run.
 //!
 //! What makes it deterministic: every choice is a number that follows from the seed (`random.rs`), time is
 //! a number that only the simulation moves (`selector.rs`), a run has one thread, and the engine reaches
@@ -14,7 +14,7 @@
 //! The engine is `Engine<Simulation>` (`host.rs`). All its sockets are descriptors (`calls.rs`), whose
 //! calls go to the world of the thread, because methods like `Read::read` have no argument for it.
 //!
-//! If a check is broken, the run is made smaller as long as the same check is broken, and told as a story:
+//! If a check fails, the run is made smaller as long as the same check fails, and told as a story:
 //! the log of the engine, with a line for each call, event, sleep and action of a client. A run can be
 //! repeated by its seed:
 //!
@@ -28,16 +28,16 @@
 //! |---|---|
 //! | `seeds.rs` | the test: many seeds, and the story of one |
 //! | `random.rs`, `plan.rs` | from a seed to a plan |
-//! | `host.rs`, `changes.rs` | the application: the engine in its loop, and what it changes |
 //! | `sockets.rs` | the facts of a socket |
 //! | `clients.rs` | what clients do |
 //! | `calls.rs`, `errors.rs` | what all calls have in common, and their errors |
 //! | `selector.rs` | edge-triggered events, and the clock |
+//! | `host.rs`, `changes.rs` | the host, which is the program around the engine: its loop, and what it changes |
 //! | `listeners.rs`, `streams.rs`, `pipes.rs`, `datagrams.rs` | the calls of each kind of descriptor |
 //! | `checks.rs`, `closes.rs` | what has to hold |
 //!
-//! An iteration is one of the loop; a turn is that of a socket, as in the engine. The files are one
-//! program, and share their names: each begins with `use super::*`.
+//! An iteration is one of the loop, which `EventLoop::turn` makes; a turn is that of a socket, as in the
+//! engine. The files are one program, and share their names: each has `use super::*`.
 
 #![allow(clippy::cast_possible_truncation, reason = "the numbers are small")]
 #![allow(clippy::struct_excessive_bools, reason = "facts, each on its own")]
@@ -86,7 +86,7 @@ use std::time::{Duration, Instant};
 use std::{io, mem, panic, thread};
 
 use log::{Level, LevelFilter};
-use mio::{Interest, Registry, Token, event};
+use mio::{Interest, Poll, Registry, Token, event};
 
 use crate::config::Config;
 use crate::net::Readiness;
@@ -107,7 +107,7 @@ thread_local! {
     static STORY: RefCell<Vec<(Level, String)>> = const { RefCell::new(Vec::new()) };
 }
 
-/// The world of the service that runs. A statement can borrow it once.
+/// The world of the service that runs, borrowed until the end of the statement: a second call in it panics.
 fn world() -> RefMut<'static, World> {
     world_of(PRESENT.get())
 }
@@ -136,23 +136,23 @@ struct World {
     work: u64,
     /// Iterations in a row without a call or an event.
     idle_iterations: u32,
-    /// How many calls have failed.
+    /// How many failures the seed has drawn.
     failures: u64,
     /// What the system lacks, as the error that its calls return, and until when.
     shortage: (&'static str, Micros),
     /// From here on no call fails, and all clients read and close.
     is_calm: bool,
-    /// Nothing can happen any more without the engine, and it waits.
-    is_asleep: bool,
+    /// No client, event or timeout can wake the loop any more.
+    is_at_rest: bool,
     /// When the selector was last asked for events.
     polled_at: Micros,
     /// The waker of the loop was called.
     is_woken: bool,
-    /// When listeners may be called again: later after a shortage, `NEVER` while the host pauses them.
+    /// When listeners may be called again: later after an error, `NEVER` while the host pauses them.
     accepts_at: Micros,
     /// When the drain time of the shutdown is over; `NEVER` before the shutdown.
     drained_at: Micros,
-    /// The first iteration after the drain time.
+    /// When the first iteration after the drain time began.
     lingers_at: Option<Micros>,
     /// When the host last changed the limits.
     limits_changed_at: Micros,
@@ -166,8 +166,10 @@ struct World {
     pipes: u64,
     /// The connections that were closed, and not reported yet.
     closes: VecDeque<Close>,
+    /// Connections that were reported as opened.
+    opened: u64,
     /// The counters of the engine, as they have to be.
-    facts: Stats,
+    expected: Stats,
     /// Datagrams that get no reply.
     unwanted: u64,
     /// When each kind of warning was logged last.

@@ -1,7 +1,7 @@
-//! What a seed decides before the run: the configuration, the clients, and what fails.
+//! What a seed decides before the run: the configuration, how many clients there are, and how often calls
+//! fail.
 //!
-//! Of each choice, the first is the simplest: a draw that is zeroed makes a plan simpler. So the shrinker
-//! needs to know nothing of plans.
+//! A draw of 0 gives the simplest choice. So the shrinker zeroes draws, and needs to know nothing of plans.
 
 use super::*;
 use crate::config::ZeroCopy;
@@ -13,7 +13,7 @@ pub(super) type Micros = u64;
 pub(super) const MILLISECOND: Micros = 1_000;
 pub(super) const SECOND: Micros = 1_000_000;
 pub(super) const HOUR: Micros = 3_600 * SECOND;
-/// So that times can be added to it.
+/// A quarter of the maximum, so that times can be added to it.
 pub(super) const NEVER: Micros = Micros::MAX / 4;
 
 pub(super) fn micros(duration: Duration) -> Micros {
@@ -60,9 +60,7 @@ drawn! {
     is_bulk: bool = random.one_in(8);
     /// Many clients, which connect at once.
     is_storm: bool = random.one_in(20);
-    config: Config = config(&random, is_bulk, is_storm);
-    /// The first limit of connections, which no later one can exceed.
-    max_connections: usize = config.max_connections;
+    config: Config = draw_config(&random, is_bulk, is_storm);
     has_unix: bool = random.one_in(2);
     has_udp: bool = random.one_in(4);
     /// How many services there are, each in a world of its own.
@@ -70,7 +68,7 @@ drawn! {
     /// Whether other processes have copies of the listeners.
     is_inherited: bool = random.one_in(8);
     max_clients: u64 = 1 + random.below(if is_storm { CLIENTS } else { 8 });
-    /// The numbers of the clients, with a draw for each, so that it can be left out.
+    /// The numbers of the clients, with a draw for each: a draw of 0 leaves it out.
     clients: Vec<u64> = (0..CLIENTS).filter(|it| random.below(NEVER) > 0 && *it < max_clients).collect();
     is_troubled: bool = random.one_in(2);
     /// 0 if no call fails.
@@ -78,7 +76,7 @@ drawn! {
     /// How many system calls fail at most, but for those that fail in a shortage.
     max_failures: u64 = random.bits(10);
     /// How often the process is stopped, or a loop in another loop is called late; 0 for never.
-    iterations_per_pause: u64 = rarely(&random, is_troubled, 6);
+    iterations_per_stop: u64 = rarely(&random, is_troubled, 6);
     /// How often the host changes something; 0 for never.
     iterations_per_change: u64 = rarely(&random, is_troubled, 5);
     /// Iterations until all clients read, the trouble ends, and everything has to be echoed.
@@ -95,8 +93,8 @@ drawn! {
     max_events: usize = random.either(2, 1 + random.below(4) as usize, 256);
 }
 
-/// The limits are small, so that they are reached.
-pub(super) fn config(random: &Random, is_bulk: bool, is_storm: bool) -> Config {
+/// Draws a configuration, with limits so small that they are reached.
+pub(super) fn draw_config(random: &Random, is_bulk: bool, is_storm: bool) -> Config {
     let small = 1 + random.magnitude(63) as usize;
     let bulk = 1 << (14 + random.below(5));
     let buffer_size = if is_bulk { bulk } else { small };

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// A generator of the kind xorshift64* (S. Vigna, 2016).
+/// A generator of the kind xorshift64* (S. Vigna, 2016). A draw needs only a shared reference.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Random {
     pub(super) state: Cell<u64>,
@@ -50,7 +50,7 @@ impl Random {
         (0..bits).map(|bit| self.below(2) << bit).sum::<u64>() & used
     }
 
-    /// True once in `n` times; never if `n` is 0, or above 1 and the draw is zeroed.
+    /// True once in `n` times, and never if `n` is 0. A draw of 0 gives false, except for an `n` of 1.
     pub(super) fn one_in(&self, n: u64) -> bool {
         n > 0 && self.below(n) + 1 == n
     }

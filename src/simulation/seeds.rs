@@ -1,9 +1,7 @@
-//! The test: runs many seeds, makes the first run with a fault as small as it can be, and tells its story.
+//! The test: runs many seeds, makes a run with a fault smaller, and tells its story.
 
 use std::env;
 use std::panic::AssertUnwindSafe;
-
-use mio::Poll;
 
 use super::*;
 
@@ -21,68 +19,65 @@ fn simulation() {
     let first = number("FIRST_SEED").unwrap_or(0);
     let end = first + number("SEEDS").unwrap_or(SEEDS);
     if let Some(seed) = number("SEED") {
-        return explain(seed, Poll::new().unwrap().registry(), usize::MAX);
+        return explain(seed, usize::MAX);
     }
     let start = Instant::now();
     thread::scope(|scope| {
         let count = thread::available_parallelism().map_or(1, usize::from);
         for worker in 0..count {
-            scope.spawn(move || run_seeds((first..end).skip(worker).step_by(count)));
+            let seeds = (first..end).skip(worker).step_by(count);
+            scope.spawn(move || seeds.for_each(run_seed));
         }
     });
     println!("runs: {}, in {:.1?}", end - first, start.elapsed());
 }
 
-fn run_seeds(seeds: impl Iterator<Item = u64>) {
-    let poll = Poll::new().unwrap();
-    for seed in seeds {
-        let plan = Plan::new(seed, &BTreeSet::new());
-        if let Some(found) = fault(&plan, poll.registry(), LevelFilter::Warn) {
-            explain(seed, poll.registry(), 40);
-            panic!("{found}: seed {seed} has this fault only sometimes");
-        }
+fn run_seed(seed: u64) {
+    if let Some(fault) = find_fault(&Plan::new(seed, &BTreeSet::new()), LevelFilter::Warn) {
+        explain(seed, 40);
+        panic!("{fault}: seed {seed} has this fault only sometimes");
     }
 }
 
-/// Runs a plan. Returns what is broken.
-fn fault(plan: &Plan, registry: &Registry, level: LevelFilter) -> Option<String> {
-    let run = AssertUnwindSafe(|| run(plan, registry, level));
-    let panic = panic::catch_unwind(run).err()?;
-    // A panic of the engine has been printed.
+/// Runs a plan. Returns the message of the check that fails.
+fn find_fault(plan: &Plan, level: LevelFilter) -> Option<String> {
+    let panic = panic::catch_unwind(AssertUnwindSafe(|| run(plan, level))).err()?;
+    // Another panic than that of a check has been printed.
     let message = panic.downcast_ref::<String>().cloned();
     Some(message.unwrap_or("the engine panics".to_owned()))
 }
 
-/// Leaves out all choices that a fault does not need: clients, trouble, iterations.
-fn minimize(seed: u64, found: &str, registry: &Registry) -> Plan {
+/// Leaves out choices that a fault does not need: clients, failures, iterations.
+fn minimize(seed: u64, fault: &str) -> Plan {
     // Faults that differ in numbers only are the same.
     let kind = |fault: &str| fault.replace(|char: char| char.is_ascii_digit(), "");
     let mut zeroed = BTreeSet::new();
     for draw in (0..Plan::new(seed, &zeroed).random.draws.get()).rev() {
         zeroed.insert(draw);
-        let fault = fault(&Plan::new(seed, &zeroed), registry, LevelFilter::Warn);
-        if fault.is_none_or(|fault| kind(&fault) != kind(found)) {
+        let found = find_fault(&Plan::new(seed, &zeroed), LevelFilter::Warn);
+        if found.is_none_or(|found| kind(&found) != kind(fault)) {
             zeroed.remove(&draw);
         }
     }
     Plan::new(seed, &zeroed)
 }
 
-/// Prints the last `count` lines of the story of a seed, and panics if a check is broken. Then the run is
-/// as small as it can be.
-fn explain(seed: u64, registry: &Registry, count: usize) {
+/// Prints the last `count` lines of the story of a seed. If a check fails, it makes the run smaller before,
+/// and panics at the end.
+fn explain(seed: u64, count: usize) {
     let mut plan = Plan::new(seed, &BTreeSet::new());
-    if let Some(found) = fault(&plan, registry, LevelFilter::Warn) {
-        plan = minimize(seed, &found, registry);
+    if let Some(fault) = find_fault(&plan, LevelFilter::Warn) {
+        plan = minimize(seed, &fault);
     }
-    let found = fault(&plan, registry, LevelFilter::Trace);
+    let fault = find_fault(&plan, LevelFilter::Trace);
     let mut story = STORY.take();
     story.extend(log_lines::take());
+    plan.random = Random::default();
     println!("{plan:#?}");
     for (level, line) in &story[story.len().saturating_sub(count)..] {
         println!("{level:>5} {line}");
     }
-    if let Some(fault) = found {
+    if let Some(fault) = fault {
         panic!("{fault}\nrepeat it: SEED={seed} cargo test --lib simulation -- --nocapture");
     }
 }

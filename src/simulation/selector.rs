@@ -21,34 +21,33 @@ impl From<&Event> for Readiness {
 }
 
 /// The events of the last poll.
-#[derive(Default)]
-pub(super) struct SimulatedSelector(Vec<Event>);
+pub(super) type SimulatedSelector = Vec<Event>;
 
 impl crate::net::Selector for SimulatedSelector {
     type Event = Event;
 
     fn select(&mut self, timeout: Option<Duration>) -> io::Result<()> {
-        self.0.clear();
+        self.clear();
         let mut world = world();
         // mio rounds up to milliseconds.
-        let millis = timeout.map(|it| it.as_micros().div_ceil(1000) as Micros);
-        let wakes_at = millis.map_or(NEVER, |millis| world.now + millis * MILLISECOND);
+        let timeout = timeout.map(|it| micros(it).next_multiple_of(MILLISECOND));
+        let wakes_at = timeout.map_or(NEVER, |it| world.now + it);
         let slept = world.sleep(wakes_at);
         world.now += 1;
         world.begin_iteration();
-        // A signal counts as an event.
+        // An interruption counts as an event.
         world.work = slept.is_err().into();
         slept.map_err(error)?;
-        self.0 = world.collect();
-        world.work += self.0.len() as u64;
-        for (token, readiness) in &self.0 {
+        *self = world.collect();
+        world.work += self.len() as u64;
+        for (token, readiness) in &*self {
             tell!(world, "event of {}: {readiness}", token.0);
         }
         Ok(())
     }
 
     fn events(&self) -> impl Iterator<Item = &Event> {
-        self.0.iter()
+        self.iter()
     }
 
     fn token(event: &Event) -> Token {
@@ -84,15 +83,12 @@ impl World {
     }
 
     /// A socket has changed. An event reports it, sometimes late.
-    pub(super) fn signal(&mut self, id: usize) {
-        self.is_asleep = false;
+    pub(super) fn note_change(&mut self, id: usize) {
+        self.is_at_rest = false;
         let is_late = self.happens(self.plan.calls_per_failure);
-        let delay = if is_late {
-            self.random.magnitude(10 * MILLISECOND)
-        } else {
-            0
-        };
-        let (at, socket) = (self.now + delay, &mut self.sockets[id]);
+        let max = if is_late { 10 * MILLISECOND } else { 0 };
+        let at = self.now + self.random.magnitude(max);
+        let socket = &mut self.sockets[id];
         if socket.token.is_some() && socket.state == State::Open {
             socket.changed_at = Some(socket.changed_at.map_or(at, |it| it.min(at)));
         }
@@ -118,7 +114,7 @@ impl World {
             ids.push(self.random.below(self.sockets.len() as u64) as usize);
         }
         ids.sort_by_cached_key(|_| self.random.below(NEVER));
-        let max = self.plan.max_events;
+        let max = self.plan.max_events - usize::from(self.is_woken);
         let events = ids.into_iter().filter_map(|id| self.take_event(id));
         let mut events: Vec<_> = events.take(max).collect();
         if mem::take(&mut self.is_woken) {
@@ -127,8 +123,8 @@ impl World {
         events
     }
 
-    /// The event of a socket that has changed, or one without a cause: a spurious one, or if the socket was
-    /// closed, a stale one. Another socket may have its token by now.
+    /// Takes the event of a socket. A socket without a change gets a spurious event, and a closed one a stale
+    /// event, whose token another socket may have by now.
     fn take_event(&mut self, id: usize) -> Option<Event> {
         let is_changed = self.changed().any(|it| it.id == id);
         let socket = &mut self.sockets[id];
@@ -142,7 +138,7 @@ impl World {
         Some((token, readiness))
     }
 
-    /// Sleeps until there is an event, the time has come, or a signal arrives.
+    /// Sleeps until there is an event, the time has come, a signal arrives, or nothing can happen any more.
     pub(super) fn sleep(&mut self, wakes_at: Micros) -> Outcome<()> {
         if wakes_at > self.now {
             let timeout = (wakes_at < NEVER).then(|| wakes_at - self.now);
@@ -150,13 +146,13 @@ impl World {
             tell!(self, "service {service} sleeps, timeout in µs: {timeout:?}");
             self.check_before_sleep(wakes_at);
         }
-        self.is_asleep = false;
+        self.is_at_rest = false;
         while self.now < wakes_at && !self.has_events() {
             if self.happens(4 * self.plan.calls_per_failure) {
                 return Err("EINTR");
             }
-            self.is_asleep = self.next_at().min(wakes_at) >= NEVER;
-            if self.is_asleep {
+            self.is_at_rest = self.next_at().min(wakes_at) >= NEVER;
+            if self.is_at_rest {
                 break;
             }
             self.step(wakes_at);
@@ -190,7 +186,7 @@ impl World {
         for index in 0..self.clients.len() {
             if self.clients[index].next_at <= self.now {
                 let mut client = self.clients[index].clone();
-                client.next_at = client.act(self, index);
+                client.next_at = client.act(self);
                 self.clients[index] = client;
             }
         }

@@ -29,8 +29,6 @@ pub(super) struct Socket {
     pub(super) id: usize,
     pub(super) kind: Kind,
     pub(super) state: State,
-    /// The listener that a connection came by.
-    pub(super) listener: usize,
     /// `None` for a connection.
     pub(super) endpoint: Option<Endpoint>,
     /// The address of the client of a connection, or of the socket itself; `None` at a Unix socket.
@@ -53,20 +51,14 @@ pub(super) struct Socket {
     pub(super) waiting: VecDeque<usize>,
     /// New connections reach another process, or none.
     pub(super) drops_new_syns: bool,
-    /// Datagrams that were received with the last call, and get a reply.
-    pub(super) unanswered: Vec<usize>,
     /// Until when replies to silent neighbours stay in the send buffer.
     pub(super) unresolved: Vec<Micros>,
     /// Datagrams for which the receive buffer had no room.
     pub(super) drops: u32,
 
-    /// The client of a connection.
-    pub(super) client: usize,
     /// From the client to the service, and back.
     pub(super) inbound: Flow,
     pub(super) outbound: Flow,
-    /// Bytes that the service has read after it had ended its stream, and so not to be echoed.
-    pub(super) ignored: u64,
     /// The position of the urgent mark.
     pub(super) mark: Option<u64>,
     /// The client has closed its socket: the reply to bytes is a reset.
@@ -84,7 +76,7 @@ pub(super) struct Socket {
 /// What happened to a socket in the present iteration.
 #[derive(Default)]
 pub(super) struct Activity {
-    /// An event gave it something to do, or a listener the close of a connection.
+    /// An event gave it something to do. For a listener also: a connection was closed.
     pub(super) is_woken: bool,
     pub(super) has_called: bool,
     /// What waited when it began, less what was taken.
@@ -95,6 +87,8 @@ pub(super) struct Activity {
     pub(super) has_progress: bool,
     /// A call returned an error other than `EINTR`.
     pub(super) has_error: bool,
+    /// Datagrams that were received, and get a reply.
+    pub(super) unreplied: Vec<usize>,
 }
 
 /// The bytes of one direction, which are never stored. Positions count from the start.
@@ -109,13 +103,6 @@ pub(super) struct Flow {
 }
 
 impl Flow {
-    pub(super) fn new(capacity: u64) -> Self {
-        Flow {
-            capacity,
-            ..Flow::default()
-        }
-    }
-
     pub(super) fn unread(&self) -> u64 {
         self.sent - self.received
     }
@@ -126,9 +113,10 @@ impl Flow {
 }
 
 impl Socket {
-    /// Bytes that the service has read and not written.
+    /// Bytes that the engine has read and not written. What it reads after its end of the stream, it
+    /// discards.
     pub(super) fn pending(&self) -> u64 {
-        self.inbound.received - self.ignored - self.outbound.sent
+        (self.inbound.received - self.outbound.sent) * u64::from(!self.outbound.is_ended)
     }
 
     /// Whether the connection is write-blocked, if it has no turn at present.
@@ -171,5 +159,26 @@ impl Display for Socket {
             write!(f, " ({inbound} bytes received, {outbound} taken)")?;
         }
         Ok(())
+    }
+}
+
+impl World {
+    /// All open sockets.
+    pub(super) fn open(&self) -> impl Iterator<Item = &Socket> {
+        self.sockets.iter().filter(|it| it.state == State::Open)
+    }
+
+    /// The open connections.
+    pub(super) fn connections(&self) -> impl Iterator<Item = &Socket> {
+        self.open().filter(|it| it.kind == Kind::Stream)
+    }
+
+    pub(super) fn listeners(&mut self) -> impl Iterator<Item = &mut Socket> {
+        self.sockets[..UDP].iter_mut()
+    }
+
+    /// Whether there is room for one more connection.
+    pub(super) fn has_place(&self) -> bool {
+        self.connections().count() < self.plan.config.max_connections
     }
 }

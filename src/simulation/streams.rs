@@ -25,10 +25,8 @@ impl World {
         check!(!socket.activity.has_read, "{socket} reads a second time");
         socket.activity.has_read = count > 0;
         socket.inbound.received += count;
-        if socket.outbound.is_ended {
-            socket.ignored += count;
-        } else {
-            self.facts.bytes_received += count;
+        if !socket.outbound.is_ended {
+            self.expected.bytes_received += count;
         }
         self.note_moved(id, count);
         Ok(count)
@@ -49,7 +47,7 @@ impl World {
         // splice(2) promises no event unless it moved nothing.
         socket.awaits_room |= count == 0 || (count < max && !is_splice);
         socket.outbound.sent += count;
-        self.facts.bytes_sent += count;
+        self.expected.bytes_sent += count;
         // A buffer is held until it is empty.
         if is_splice || socket.held == 0 || !socket.is_blocked() {
             socket.held = socket.pending();
@@ -57,7 +55,7 @@ impl World {
         if socket.is_gone {
             socket.outbound.received += count;
             socket.error = Some("ECONNRESET");
-            self.signal(id);
+            self.note_change(id);
         } else if is_short {
             self.report_room(id);
         }
@@ -67,9 +65,8 @@ impl World {
 
     fn note_moved(&mut self, id: usize, count: u64) {
         if count > 0 {
-            let socket = &mut self.sockets[id];
-            socket.moved_at = self.engine_now;
-            self.clients[socket.client].wake(self.now);
+            self.sockets[id].moved_at = self.engine_now;
+            self.wake_client(id);
         }
     }
 
@@ -77,7 +74,7 @@ impl World {
     pub(super) fn report_room(&mut self, id: usize) {
         let socket = &mut self.sockets[id];
         if socket.readiness().writable && mem::take(&mut socket.awaits_room) {
-            self.signal(id);
+            self.note_change(id);
         }
     }
 }
@@ -130,7 +127,7 @@ impl Stream for Descriptor {
             check!(!socket.is_blocked(), "{socket} ends with bytes pending");
             socket.outbound.is_ended = true;
             if socket.inbound.is_ended {
-                world.signal(id);
+                world.note_change(id);
             }
             Ok(())
         })
@@ -147,7 +144,7 @@ impl Stream for Descriptor {
             // Each segment takes a page of the pipe.
             let max = 1 + world.random.below(world.pipe_size());
             let count = world.receive(id, max)?;
-            world.facts.bytes_zero_copied += count;
+            world.expected.bytes_zero_copied += count;
             let socket = &mut world.sockets[id];
             socket.held = socket.pending();
             check!(pipe.len == 0, "{socket} gets a pipe with bytes");
@@ -161,9 +158,7 @@ impl Stream for Descriptor {
             let (bytes, socket) = (pipe.len as u64, &world.sockets[id]);
             let is_own = pipe.owner == id && bytes == socket.pending();
             check!(is_own, "{socket} has a pipe with other bytes");
-            let part = 1 + world.random.below(bytes);
-            let max = world.random.either(4, part, bytes);
-            let count = world.send(id, max, true)?;
+            let count = world.send(id, bytes, true)?;
             pipe.len -= count;
             Ok(count)
         })
@@ -177,8 +172,8 @@ impl Stream for Descriptor {
         let is_forbidden = world.is_forbidden(connection);
         check!(is_forbidden, "{connection} is rejected without a reason");
         let is_allowed = connection.address.is_none_or(|it| world.is_allowed(it));
-        world.facts.rejected.not_allowed += u64::from(!is_allowed);
-        world.facts.rejected.too_many_from_source += u64::from(is_allowed);
+        world.expected.rejected.not_allowed += u64::from(!is_allowed);
+        world.expected.rejected.too_many_from_source += u64::from(is_allowed);
     }
 
     fn source_mut(&mut self) -> &mut dyn event::Source {
