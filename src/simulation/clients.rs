@@ -149,7 +149,8 @@ impl Client {
         if self.total > 0 { next_at } else { NEVER }
     }
 
-    /// A datagram. Some have a forged source: the other service, a port of well-known services, or many hosts.
+    /// A datagram. Some have a forged source: the other service, a port of well-known services, or many
+    /// hosts.
     fn datagram(&self, other: SocketAddr) -> Datagram {
         let random = &self.random;
         let port = random.pick(&[0, 7, 1023, 2049, 7007, 7008]);

@@ -8,8 +8,8 @@ pub(super) type Outcome<T> = Result<T, &'static str>;
 /// The errors of a resource that the whole system can run out of.
 pub(super) const SHORTAGES: &str = "EMFILE ENFILE ENOBUFS ENOMEM ENOSPC";
 
-/// Without `EBADF`, `EFAULT`, `ENOTSOCK` and `EINVAL`. `EAGAIN` follows from the state of the socket. tcp(7),
-/// udp(7), unix(7) and ip(7) add to the pages of the calls. `EIO` refuses a train of datagrams
+/// Without `EBADF`, `EFAULT`, `ENOTSOCK` and `EINVAL`. `EAGAIN` follows from the state of the socket.
+/// tcp(7), udp(7), unix(7) and ip(7) add to the pages of the calls. `EIO` refuses a train of datagrams
 /// (`UDP_SEGMENT`).
 pub(super) fn errors(call: &str) -> &'static str {
     match call {

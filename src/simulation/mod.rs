@@ -12,7 +12,8 @@
 //! what is not echoed then was forgotten.
 //!
 //! The engine is `Engine<Simulation>` (`host.rs`). All its sockets are descriptors (`calls.rs`), whose
-//! calls go to the world of the thread, because methods like `Read::read` have no argument for it.
+//! calls go to the world of the service that runs (`world` below), because methods like `Read::read` have
+//! no argument for it.
 //!
 //! If a check fails, the run is made smaller as long as the same check fails, and told as a story:
 //! the log of the engine, with a line for each call, event, sleep and action of a client. A run can be
@@ -32,7 +33,7 @@
 //! | `clients.rs` | what clients do |
 //! | `calls.rs`, `errors.rs` | what all calls have in common, and their errors |
 //! | `selector.rs` | edge-triggered events, and the clock |
-//! | `host.rs`, `changes.rs` | the host, which is the program around the engine: its loop, and what it changes |
+//! | `host.rs`, `changes.rs` | the host, which is the program around the engine, and what it changes |
 //! | `listeners.rs`, `streams.rs`, `pipes.rs`, `datagrams.rs` | the calls of each kind of descriptor |
 //! | `checks.rs`, `closes.rs` | what has to hold |
 //!
@@ -107,7 +108,8 @@ thread_local! {
     static STORY: RefCell<Vec<(Level, String)>> = const { RefCell::new(Vec::new()) };
 }
 
-/// The world of the service that runs, borrowed until the end of the statement: a second call in it panics.
+/// The world of the service that runs, borrowed until the end of the statement: a second call in it
+/// panics.
 fn world() -> RefMut<'static, World> {
     world_of(PRESENT.get())
 }
@@ -128,7 +130,7 @@ struct World {
     random: Random,
     /// The clock. Only the simulation moves it.
     now: Micros,
-    /// Iterations of the loop, and other calls of the engine by the application.
+    /// Iterations of the loop, and other calls of the engine by the host.
     iteration: u64,
     /// When the present iteration began: the time that the engine knows.
     engine_now: Micros,

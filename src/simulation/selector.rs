@@ -123,8 +123,8 @@ impl World {
         events
     }
 
-    /// Takes the event of a socket. A socket without a change gets a spurious event, and a closed one a stale
-    /// event, whose token another socket may have by now.
+    /// Takes the event of a socket. A socket without a change gets a spurious event, and a closed one a
+    /// stale event, whose token another socket may have by now.
     fn take_event(&mut self, id: usize) -> Option<Event> {
         let is_changed = self.changed().any(|it| it.id == id);
         let socket = &mut self.sockets[id];
