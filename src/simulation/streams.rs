@@ -158,7 +158,10 @@ impl Stream for Descriptor {
             let (bytes, socket) = (pipe.len as u64, &world.sockets[id]);
             let is_own = pipe.owner == id && bytes == socket.pending();
             check!(is_own, "{socket} has a pipe with other bytes");
-            let count = world.send(id, bytes, true)?;
+            // Fewer than fit, and no event follows.
+            let part = 1 + world.random.below(bytes);
+            let max = world.random.either(4, part, bytes);
+            let count = world.send(id, max, true)?;
             pipe.len -= count;
             Ok(count)
         })
