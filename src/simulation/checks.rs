@@ -2,10 +2,10 @@
 
 use super::*;
 
-/// The interval at which paused listeners and UDP sockets try again.
+/// How long listeners and UDP sockets back off after an error.
 pub(super) const RETRY_INTERVAL: Micros = 100 * MILLISECOND;
 
-/// The first counter that is wrong.
+/// The first counter that is wrong, by the `Debug` texts.
 fn difference(counted: &Stats, expected: &Stats) -> String {
     let [counted, expected] = [counted, expected].map(|it| format!("{it:?}"));
     let mut pairs = counted.split(", ").zip(expected.split(", "));
@@ -13,43 +13,42 @@ fn difference(counted: &Stats, expected: &Stats) -> String {
     format!("{counted}, not {expected}")
 }
 
-/// Whether something held more than `max` times in a row.
+/// Counts how often something holds in a row. Returns whether it is more than `max` times.
 fn is_repeated(count: &mut u32, holds: bool, max: u32) -> bool {
     *count = if holds { *count + 1 } else { 0 };
     *count > max
 }
 
 impl World {
-    /// A call of the engine would have an effect, and no event is to come: it has forgotten the socket,
-    /// as edge-triggered events are not repeated.
-    fn is_forgotten(&self, socket: &Socket) -> bool {
+    /// Whether the socket has work that no event will announce, as edge-triggered events are not repeated.
+    fn has_unannounced_work(&self, socket: &Socket) -> bool {
         let readiness = socket.readiness();
         let accepts = self.has_place() && self.accepts_at < NEVER;
         let has_work = match socket.kind {
             Kind::Stream if socket.is_blocked() => readiness.writable,
             Kind::Stream => readiness.readable,
             Kind::Listener => readiness.readable && accepts,
-            // A shutdown closes it.
+            // During a shutdown there is always work: it has to be closed.
             Kind::Udp => readiness.readable || self.is_shutting_down(),
         };
         socket.changed_at.is_none() && has_work
     }
 
-    /// The loop is about to sleep.
+    /// Checks that nothing is forgotten, before the loop sleeps.
     pub(super) fn check_before_sleep(&self, wakes_at: Micros) {
-        // The poll rounds up to milliseconds.
+        // The poll rounds up to milliseconds, so it may wake so much too late.
         let wakes_at = self.now.max(wakes_at.saturating_sub(MILLISECOND));
         for socket in self.open() {
-            // Listeners and UDP sockets can be paused, until the next retry and no longer.
-            let is_paused = socket.kind != Kind::Stream && wakes_at <= self.now + RETRY_INTERVAL;
-            let is_forgotten = !is_paused && self.is_forgotten(socket);
+            // Listeners and UDP sockets may back off.
+            let may_wait = socket.kind != Kind::Stream && wakes_at <= self.now + RETRY_INTERVAL;
+            let is_forgotten = !may_wait && self.has_unannounced_work(socket);
             check!(!is_forgotten, "{socket} has work, and the loop sleeps");
             let closes_at = self.closes_at(socket).max(self.now);
             check!(wakes_at <= closes_at, "{socket} expires in the sleep");
         }
     }
 
-    /// An iteration of the loop is over.
+    /// The checks after an iteration of the loop.
     pub(super) fn check_iteration(&mut self, stats: &Stats) {
         if self.is_lingering() {
             self.lingers_at.get_or_insert(self.engine_now);
@@ -65,15 +64,16 @@ impl World {
         for id in open {
             self.check_calls(id);
         }
-        let has_effect = self.work > 0 || self.is_at_rest;
-        let is_busy = has_effect || !self.plan.config.busy_poll.is_zero();
-        let spins = is_repeated(&mut self.idle_iterations, !is_busy, 100);
-        check!(!spins, "the loop iterates without an effect");
+        let is_polling = !self.plan.config.busy_poll.is_zero();
+        let is_idle = self.work == 0 && !self.is_at_rest && !is_polling;
+        let spins = is_repeated(&mut self.idle_iterations, is_idle, 100);
+        check!(!spins, "the loop iterates without a call or an event");
     }
 
     /// Limits hold, and the counters of the engine agree with the facts.
     fn check_counters(&self, stats: &Stats) {
         let (open, held) = (self.connections().count(), self.held());
+        // A lower limit does not close connections.
         let exempt = self.connections().filter(|it| it.is_exempt).count();
         let max_connections = self.plan.config.max_connections.max(exempt);
         check!(open <= max_connections, "{open} connections are too many");
@@ -86,10 +86,10 @@ impl World {
         let expected = Stats {
             active: open,
             buffered: held as usize,
-            // The engine decides how many replies of a batch it drops after an error.
+            // A datagram that gets a reply, and is not replied to, is in one of both.
             datagram_errors: unsent.wrapping_sub(stats.send_buffer_drops),
             send_buffer_drops: stats.send_buffer_drops,
-            // What only the engine knows.
+            // These are not checked, and `dropped` only as a sum.
             accept_errors: stats.accept_errors,
             accept_pauses: stats.accept_pauses,
             dropped: stats.dropped,
@@ -101,31 +101,35 @@ impl World {
         check!(are_right, "counted {}", difference(stats, &expected));
     }
 
+    /// Checks that a connection may still be open.
     fn check_open(&self, socket: &Socket) {
         let may_be_open = socket.is_exempt || !self.is_forbidden(socket);
         check!(may_be_open, "{socket} must not be open");
         check!(socket.failure.is_none(), "{socket} survives an error");
         let max = self.pipe_size().max(self.plan.config.buffer_size as u64);
         check!(socket.held <= max, "{socket} holds more than a buffer");
-        // With bounded runs it may wait for its turn.
+        // With a limit of turns a connection may wait for its turn, so that its close is late.
         if self.plan.config.max_turns == usize::MAX {
             let is_late = self.closes_at(socket) < self.engine_now;
             let has_progress = socket.activity.has_progress;
             check!(!is_late || has_progress, "{socket} is open for too long");
+            // After the drain time the stream is ended, unless bytes are pending.
             let is_ending = socket.outbound.is_ended || socket.is_blocked();
             let may_go_on = is_ending || !self.is_lingering();
             check!(may_go_on, "{socket} is served after the drain time");
         }
     }
 
-    /// No socket spins, no connection starves, and datagrams get replies, unless a call failed.
+    /// Checks that no socket has turns without an effect, that no connection with work waits too long for a
+    /// turn, and that datagrams get replies, unless a call returned an error (also `EAGAIN`).
     fn check_calls(&mut self, id: usize) {
-        let is_forgotten = self.is_forgotten(&self.sockets[id]);
+        let has_work = self.has_unannounced_work(&self.sockets[id]);
+        // With a limit of turns, all other sockets may have theirs before.
         let max = 2 + 2 * (self.sockets.len() / self.plan.config.max_turns) as u32;
         let socket = &mut self.sockets[id];
         let (activity, is_stream) = (&socket.activity, socket.kind == Kind::Stream);
         let idles = activity.has_called && !activity.is_woken && !activity.has_progress;
-        let waits = is_forgotten && !activity.has_called && is_stream;
+        let waits = has_work && !activity.has_called && is_stream;
         let spins = is_repeated(&mut socket.idle_iterations, idles, 5);
         let starves = is_repeated(&mut socket.starved_iterations, waits, max);
         let may_be_silent = activity.has_error || activity.unreplied.is_empty();
@@ -134,7 +138,8 @@ impl World {
         check!(!starves, "{socket} has work, and gets no turn");
     }
 
-    /// At most one warning a minute of each kind. The numbers in it differ, but for those of its service.
+    /// Checks that there is at most one warning a minute of each kind: the first word, which names the
+    /// service, and the text up to a parenthesis, without digits.
     pub(super) fn check_warnings(&mut self) {
         let lines = log_lines::take();
         for (_, line) in lines.iter().filter(|it| it.0 == Level::Warn) {
@@ -148,7 +153,7 @@ impl World {
         STORY.with_borrow_mut(|story| story.extend(lines));
     }
 
-    /// The engines are gone.
+    /// The checks after the end of the engine.
     pub(super) fn check_end(&mut self) {
         self.check_warnings();
         check!(self.open().count() == 0, "a socket stays open");

@@ -7,7 +7,8 @@ use crate::policy::admission::source_key;
 /// What the engine has to report: the close of this connection, for one of these reasons.
 pub(super) type Close = (usize, Vec<&'static str>);
 
-/// How much too late a timeout may be noticed: by 50 ms or 1 %, and by the rounding of clocks.
+/// How late the engine may notice a timeout: 1 % of it, at least 50 ms, and 2 ms for rounding. So long is a
+/// slot of its timers.
 fn tolerance(timeout: Micros) -> Micros {
     (timeout / 100).max(50 * MILLISECOND) + 2 * MILLISECOND
 }
@@ -38,20 +39,21 @@ impl World {
         micros(self.plan.config.drain_timeout).min(SECOND)
     }
 
-    /// When the socket has to be closed, if no byte moves.
+    /// The latest time at which the socket has to be closed, if no byte moves. For listeners and UDP sockets
+    /// it is the end of the shutdown.
     pub(super) fn closes_at(&self, socket: &Socket) -> Micros {
         let after = |start: Micros, time| start + time + tolerance(time);
-        // A service lingers from its first iteration after the drain time.
+        // The engine lingers from its first iteration after the drain time.
         let lingers_at = self.lingers_at.unwrap_or(self.drained_at);
         let ends_at = after(lingers_at, self.linger_time());
-        // A new timeout counts from the last progress, and expires after the change.
+        // A changed timeout counts from the last progress, but never expires before the change.
         let [idle, write] = self.timeouts(socket);
         let time = idle.min(write);
         let changed_at = self.limits_changed_at + tolerance(time);
         ends_at.min(after(socket.moved_at, time).max(changed_at))
     }
 
-    /// What counts for the budget.
+    /// The bytes that all connections hold, which `max_buffered` limits.
     pub(super) fn held(&self) -> u64 {
         self.connections().map(|it| it.held).sum()
     }
@@ -62,18 +64,18 @@ impl World {
         allow.is_empty() || allow.iter().any(|it| it.contains(client.ip()))
     }
 
-    /// Whether the source of a connection is not allowed, or at its limit.
+    /// Whether the source of a connection is not allowed, or has `max_per_source` other connections.
     pub(super) fn is_forbidden(&self, connection: &Socket) -> bool {
         let source = |it: &Socket| it.address.map(source_key);
         let is_other = |it: &&Socket| it.id != connection.id && it.token.is_some();
         let others = self.connections().filter(is_other);
         let count = others.filter(|it| source(it) == source(connection)).count();
         let max = self.plan.config.max_per_source.unwrap_or(usize::MAX);
-        let is_forbidden = |it| !self.is_allowed(it) || count >= max;
-        connection.address.is_some_and(is_forbidden)
+        let is_rejected = |it| !self.is_allowed(it) || count >= max;
+        connection.address.is_some_and(is_rejected)
     }
 
-    /// A socket is closed.
+    /// Checks that a socket may be closed, while it still counts as open.
     pub(super) fn check_close(&mut self, id: usize) {
         let socket = &self.sockets[id];
         if socket.kind != Kind::Stream {
@@ -87,7 +89,8 @@ impl World {
         }
     }
 
-    /// An accepted connection is rejected, cannot be registered, or is adopted too late.
+    /// Checks that an accepted connection has a reason not to be opened: its source is forbidden, a call has
+    /// failed, or it was adopted at the limit or during the shutdown.
     fn check_unopened(&self, socket: &Socket) {
         let is_full = self.connections().count() > self.plan.config.max_connections;
         let is_refused = is_full || self.is_shutting_down() || self.is_forbidden(socket);
@@ -95,29 +98,30 @@ impl World {
         check!(may_close, "{socket} is not opened, without a reason");
     }
 
-    /// A shutdown serves what waited when the iteration began. Other processes accept the rest, if they
-    /// have copies of the listener.
+    /// Checks that a shutdown serves what waited when the iteration began, unless a call has failed. Where
+    /// other processes have copies of a listener, it is left to them.
     fn check_backlog(&self, socket: &Socket) {
-        let is_over = match socket.kind {
-            // Two services can go on for more batches than a shutdown receives.
+        let may_leave = match socket.kind {
+            // Two services can reply to each other for more batches than a shutdown receives.
             Kind::Udp => self.is_lingering() || self.plan.services > 1,
             _ => self.plan.is_inherited || !self.has_place(),
         };
-        let may_wait = is_over || socket.activity.has_error || !self.is_shutting_down();
+        let may_wait = may_leave || socket.activity.has_error || !self.is_shutting_down();
         let count = socket.activity.backlog;
         check!(may_wait || count == 0, "{socket} is closed, {count} wait");
     }
 
-    /// A connection is closed: one of the reasons has to hold.
+    /// Returns the reasons for which a connection may be closed now. At least one has to hold.
     fn reasons(&self, socket: &Socket) -> Vec<&'static str> {
         let (config, is_blocked) = (&self.plan.config, socket.is_blocked());
         let unread = socket.inbound.unread();
         let has_ended = socket.inbound.is_ended && unread == 0 && !is_blocked;
         let is_reset = |it| ["ECONNRESET", "EPIPE", "ENOTCONN"].contains(&it);
+        // The engine gives a connection a turn before it closes it for a timeout. So all bytes were read.
         let may_expire = unread == 0 || is_blocked || socket.activity.has_error;
         let age = self.engine_now - socket.moved_at;
         let [idle, write] = self.timeouts(socket).map(|it| may_expire && age > it);
-        // After the drain time it gets time to flush, and its client to close.
+        // After the drain time a connection flushes, and reads until its client closes or the time is over.
         let lingers_at = self.lingers_at.unwrap_or(self.engine_now);
         let is_over = lingers_at + self.linger_time() <= self.engine_now;
         let has_lingered = has_ended && socket.outbound.is_ended;
@@ -134,24 +138,26 @@ impl World {
         ];
         let reasons: Vec<_> = all.iter().filter(|it| it.1).map(|it| it.0).collect();
         check!(!reasons.is_empty(), "{socket} is closed without reason");
-        let is_right = reasons != ["Evicted"] || self.is_blocked_longest(socket);
-        check!(is_right, "{socket} is evicted, and not blocked longest");
+        let is_right = reasons != ["Evicted"] || self.has_oldest_progress(socket);
+        check!(
+            is_right,
+            "{socket} is evicted, and another is blocked longer"
+        );
         reasons
     }
 
-    /// The connection that is blocked longest is evicted, to the length of a slot of its timers.
-    fn is_blocked_longest(&self, socket: &Socket) -> bool {
-        // Without a timeout they are sorted over ten minutes.
+    /// Whether no write-blocked connection made its last progress earlier, to the length of a timer's slot.
+    fn has_oldest_progress(&self, socket: &Socket) -> bool {
+        // Without a write timeout the timers sort the last ten minutes.
         let range = timeout(self.plan.config.write_timeout).min(600 * SECOND);
-        let blocked = self.connections();
-        let since = blocked.filter(|it| it.is_blocked()).map(|it| it.moved_at);
-        // Older ones share the first slot.
-        let first = self.engine_now.saturating_sub(range);
-        let first = first.max(since.min().unwrap_or(NEVER));
-        socket.moved_at <= first + tolerance(range)
+        let blocked = self.connections().filter(|it| it.is_blocked());
+        let oldest = blocked.map(|it| it.moved_at).min().unwrap_or(NEVER);
+        // All that is older than the range shares one slot.
+        let start = self.engine_now.saturating_sub(range);
+        socket.moved_at <= oldest.max(start) + tolerance(range)
     }
 
-    /// The engine reports an opened connection, or a close, in the order of the closes.
+    /// Checks what the engine reports. Closes are reported in their order, opened connections are counted.
     pub(super) fn check_event(&mut self, event: &ConnectionEvent) {
         let ConnectionEvent::Closed {
             token,
@@ -164,11 +170,12 @@ impl World {
             self.opened += 1;
             return;
         };
+        check!(!self.closes.is_empty(), "a close is reported, and was none");
         let (id, reasons) = self.closes.pop_front().unwrap_or_default();
         let socket = &self.sockets[id];
         let is_same = (socket.token, socket.address) == (Some(*token), *peer);
         let echoes = socket.outbound.sent == *echoed;
-        check!(is_same && echoes, "the close of {socket} is not reported");
+        check!(is_same && echoes, "the report of {socket} is wrong");
         let report = format!("{reason:?}");
         let is_right = reasons.iter().any(|it| report.starts_with(it));
         check!(is_right, "{report} is reported as the reason of a close");

@@ -1,6 +1,6 @@
 //! The host, which is the program around the engine: it runs the engine in the loop of [`Server`], or
 //! watches the descriptor of the loop, and requests the shutdown. Sometimes it is stopped for a while, or
-//! forgets an iteration.
+//! forgets to call the loop.
 
 use super::*;
 use crate::echo::endpoint_sockets::EndpointSocket;
@@ -28,6 +28,7 @@ pub(super) fn run(plan: &Plan, level: LevelFilter) {
     for service in 0..2 {
         *world_of(service) = World::new(plan, service);
     }
+    // Only for its registry, which mio requires.
     let poll = Poll::new().unwrap();
     let hosts = (0..plan.services).filter_map(|service| Host::new(service, poll.registry()));
     let mut hosts: Vec<_> = hosts.collect();
@@ -52,10 +53,10 @@ pub(super) struct Host {
 }
 
 impl Host {
-    /// Returns `None` if a call fails.
+    /// Returns `None` if a simulated failure prevents the engine.
     fn new(service: usize, registry: &Registry) -> Option<Self> {
         PRESENT.set(service);
-        let socket = |socket: &Socket| {
+        let endpoint_socket = |socket: &Socket| {
             let (descriptor, endpoint) = (Descriptor(socket.id), socket.endpoint.clone()?);
             let socket = match socket.kind {
                 Kind::Udp => {
@@ -65,11 +66,11 @@ impl Host {
             };
             Some((endpoint, socket))
         };
-        let sockets = world().open().filter_map(socket).collect();
+        let sockets = world().open().filter_map(endpoint_socket).collect();
         let (plan, token) = (world().plan.clone(), Token(Server::USER_TOKENS.end));
         let engine = Engine::new(plan.config, sockets, registry, token, now());
-        let may_be_ok = engine.is_ok() || world().failures > 0;
-        check!(may_be_ok, "no call has failed, and there is no engine");
+        let is_explained = engine.is_ok() || world().failures > 0;
+        check!(is_explained, "no call has failed, and there is no engine");
         let mut engine = engine.ok()?;
         engine.set_splice_min(plan.splice_min as usize);
         Some(Host {
@@ -79,14 +80,15 @@ impl Host {
         })
     }
 
-    /// One iteration of the loop, and what the host does besides. The shutdown comes in its time,
-    /// or when everything has happened.
+    /// Begins the calm part or the shutdown if it is time, runs the loop at most once, and sometimes stops
+    /// the process or changes something.
     fn iterate(&mut self, plan: &Plan) {
         let iteration = world().iteration;
         check!(iteration <= MAX_ITERATIONS, "the run does not end");
-        // While the other service ran, the clients of this one went on.
-        let others_now = world_of(1 - self.service).now;
-        world().advance(others_now);
+        // The time in which the other service ran has passed for this one too.
+        let other_now = world_of(1 - self.service).now;
+        world().advance(other_now);
+        // Since the last sleep.
         let is_at_rest = world().is_at_rest;
         let is_calm = world().is_calm;
         let is_over = is_calm && is_at_rest;
@@ -96,8 +98,8 @@ impl Host {
             self.resume_accepting();
             world().calm_down();
         }
-        let is_due = is_over || iteration >= plan.shutdown_at;
-        if is_due && !world().is_shutting_down() {
+        let ends = is_over || iteration >= plan.shutdown_at;
+        if ends && !world().is_shutting_down() {
             self.shutdown();
         }
         if plan.is_nested {
@@ -122,22 +124,23 @@ impl Host {
         world().check_iteration(&self.engine.stats());
     }
 
-    /// Waits as a host does that has other work, and runs the loop if it has events or is due.
+    /// Waits as an outer event loop does, and runs the loop if its descriptor is readable or its timeout is
+    /// over.
     fn watch_descriptor(&mut self) {
         let timeout = self.event_loop.timeout(&self.engine);
         let due_at = timeout.map_or(NEVER, |it| world().now + micros(it));
-        // After a signal it looks as well.
+        // A signal ends the wait too.
         let _ = world().sleep(due_at);
         let is_due = due_at <= world().now;
-        let is_called = is_due || world().has_events();
-        let is_forgotten = world().stop_process(10 * MILLISECOND);
-        if is_called && !is_forgotten {
+        let has_work = is_due || world().has_events();
+        let forgets = world().stop_process(10 * MILLISECOND);
+        if has_work && !forgets {
             self.run_loop(Some(Duration::ZERO));
         }
     }
 
-    /// Wakes the loop, which then notices the shutdown. Half the time it also calls the engine, as
-    /// `Server::shutdown` does.
+    /// Wakes the loop, which then notices the shutdown, as a `ShutdownHandle` does. Half the time it also
+    /// calls the engine, as `Server::shutdown` does.
     fn shutdown(&mut self) {
         world().is_woken = true;
         if world().random.one_in(2) {
@@ -149,7 +152,8 @@ impl Host {
 }
 
 impl World {
-    /// Returns true: the shutdown is requested.
+    /// Notes the shutdown. The loop asks by it whether one is requested, when its waker was called. A second
+    /// call does not extend the drain time.
     fn begin_shutdown(&mut self) -> bool {
         tell!(self, "shutdown");
         let drained_at = self.engine_now + micros(self.plan.config.drain_timeout);
@@ -158,7 +162,7 @@ impl World {
         true
     }
 
-    /// From here on nothing fails, and all clients read and close.
+    /// From here on no failure is simulated, and clients read, send nothing more and end their connections.
     fn calm_down(&mut self) {
         self.is_calm = true;
         tell!(self, "from here on nothing fails, and all clients read");
@@ -172,7 +176,8 @@ impl World {
         }
     }
 
-    /// Sometimes the process is stopped, for a time up to `max`.
+    /// Sometimes stops the process for a time up to `max`: clients go on, and the engine does not run.
+    /// Returns whether it did.
     fn stop_process(&mut self, max: Micros) -> bool {
         let is_stopped = self.happens(self.plan.iterations_per_stop);
         if is_stopped {

@@ -8,8 +8,8 @@
 //!
 //! What makes it deterministic: every choice is a number that follows from the seed (`random.rs`), time is
 //! a number that only the simulation moves (`selector.rs`), a run has one thread, and the engine reaches
-//! the system by one interface. A run ends with a calm part, in which nothing fails and all clients read:
-//! what is not echoed then was forgotten.
+//! the system by one interface. A run ends with a calm part, in which no failure is simulated and all
+//! clients read: what is not echoed then was forgotten.
 //!
 //! The engine is `Engine<Simulation>` (`host.rs`). All its sockets are descriptors (`calls.rs`), whose
 //! calls go to the world of the service that runs (`world` below), because methods like `Read::read` have
@@ -121,7 +121,7 @@ fn world_of(service: usize) -> RefMut<'static, World> {
 /// A service with its sockets and clients: which bytes were sent and received, which call returned what,
 /// which end closed. Two services have a world each. They exchange datagrams, and run one after the other.
 ///
-/// The checks judge the engine by these facts, by its counters and by its log, and never by its private
+/// The checks judge the engine by these facts, by its counters, events and log, and never by its private
 /// state.
 #[derive(Default)]
 struct World {
@@ -130,7 +130,7 @@ struct World {
     random: Random,
     /// The clock. Only the simulation moves it.
     now: Micros,
-    /// Iterations of the loop, and other calls of the engine by the host.
+    /// Iterations of the loop; also changes and shutdowns by the host.
     iteration: u64,
     /// When the present iteration began: the time that the engine knows.
     engine_now: Micros,
@@ -142,7 +142,7 @@ struct World {
     failures: u64,
     /// What the system lacks, as the error that its calls return, and until when.
     shortage: (&'static str, Micros),
-    /// From here on no call fails, and all clients read and close.
+    /// From here on no failure is simulated, and clients read and end their connections.
     is_calm: bool,
     /// No client, event or timeout can wake the loop any more.
     is_at_rest: bool,
@@ -154,7 +154,7 @@ struct World {
     accepts_at: Micros,
     /// When the drain time of the shutdown is over; `NEVER` before the shutdown.
     drained_at: Micros,
-    /// When the first iteration after the drain time began.
+    /// When the first iteration after the drain time began; `None` until then.
     lingers_at: Option<Micros>,
     /// When the host last changed the limits.
     limits_changed_at: Micros,

@@ -69,7 +69,7 @@ pub(super) struct Socket {
     pub(super) awaits_room: bool,
     /// What counts for the budget of pending bytes.
     pub(super) held: u64,
-    /// When a byte moved last, or the time of connect(2).
+    /// When a byte moved last. Before the first: the time of connect(2), and then of accept(2).
     pub(super) moved_at: Micros,
 }
 
