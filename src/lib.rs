@@ -210,7 +210,7 @@ pub mod guide;
 mod net;
 mod policy;
 mod server;
-#[cfg(all(test, unix))]
+#[cfg(test)]
 mod simulation;
 mod stats;
 

@@ -94,7 +94,7 @@ const RESERVED_CONNECTIONS: usize = 65_536;
 
 impl<S: System> Engine<S> {
     /// For tests with few bytes: a stream that moves so many at once is spliced.
-    #[cfg(all(test, unix))]
+    #[cfg(test)]
     pub(crate) fn set_splice_min(&mut self, bytes: usize) {
         if self.config.zero_copy == crate::config::ZeroCopy::Auto {
             self.shared.pipes = super::shared::Pipes::with_splice_min(bytes);

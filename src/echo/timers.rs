@@ -288,6 +288,5 @@ fn place(slot: u64) -> usize {
     (slot % SLOTS) as usize
 }
 
-/// Their random numbers are those of the simulation.
-#[cfg(all(test, unix))]
+#[cfg(test)]
 mod tests;

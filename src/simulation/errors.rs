@@ -39,6 +39,7 @@ pub(super) fn can_fail_with(call: &str, error: &str) -> bool {
 }
 
 /// A system without an error of this name has another one instead.
+#[cfg(unix)]
 pub(super) fn error(name: &str) -> io::Error {
     use nix::errno::Errno;
 
@@ -49,4 +50,23 @@ pub(super) fn error(name: &str) -> io::Error {
     let errno = ERRORS.get(name);
     assert!(errno.is_some() || !cfg!(target_os = "linux"), "{name}");
     (*errno.unwrap_or(&Errno::EPROTO)).into()
+}
+
+/// On Windows the engine goes by the kind.
+#[cfg(windows)]
+pub(super) fn error(name: &str) -> io::Error {
+    let kind = match name {
+        "EAGAIN" => io::ErrorKind::WouldBlock,
+        "EINTR" => io::ErrorKind::Interrupted,
+        "ENOMEM" => io::ErrorKind::OutOfMemory,
+        "ECONNABORTED" => io::ErrorKind::ConnectionAborted,
+        "ECONNREFUSED" => io::ErrorKind::ConnectionRefused,
+        "ECONNRESET" => io::ErrorKind::ConnectionReset,
+        "EHOSTUNREACH" => io::ErrorKind::HostUnreachable,
+        "ENETUNREACH" => io::ErrorKind::NetworkUnreachable,
+        "ENOTCONN" => io::ErrorKind::NotConnected,
+        "EPIPE" => io::ErrorKind::BrokenPipe,
+        _ => io::ErrorKind::Other,
+    };
+    kind.into()
 }

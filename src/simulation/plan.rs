@@ -70,16 +70,17 @@ drawn! {
     max_clients: u64 = 1 + random.below(if is_storm { CLIENTS } else { 8 });
     /// The numbers of the clients, with a draw for each: a draw of 0 leaves it out.
     clients: Vec<u64> = (0..CLIENTS).filter(|it| random.below(NEVER) > 0 && *it < max_clients).collect();
-    is_troubled: bool = random.one_in(2);
+    /// Whether calls fail, and the host stops the process or changes something.
+    is_disturbed: bool = random.one_in(2);
     /// 0 if no call fails.
-    calls_per_failure: u64 = rarely(&random, is_troubled, 7);
+    calls_per_failure: u64 = rarely(&random, is_disturbed, 7);
     /// How many system calls fail at most, but for those that fail in a shortage.
     max_failures: u64 = random.bits(10);
-    /// How often the process is stopped, or a loop in another loop is called late; 0 for never.
-    iterations_per_stop: u64 = rarely(&random, is_troubled, 6);
-    /// How often the host changes something; 0 for never.
-    iterations_per_change: u64 = rarely(&random, is_troubled, 5);
-    /// Iterations until all clients read, the trouble ends, and everything has to be echoed.
+    /// 0 if the process is never stopped, and a host that watches the descriptor forgets no call.
+    iterations_per_stop: u64 = rarely(&random, is_disturbed, 6);
+    /// 0 if the host changes nothing.
+    iterations_per_change: u64 = rarely(&random, is_disturbed, 5);
+    /// Iterations until the calm part, in which all clients read and everything has to be echoed.
     iterations: u64 = 1 + random.bits(10);
     /// The iteration of the shutdown. If it is `NEVER`, everything is echoed before.
     shutdown_at: u64 = random.either(2, random.below(iterations), NEVER);
