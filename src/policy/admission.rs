@@ -89,7 +89,7 @@ impl Admission {
 
 /// Key of the per-source limit: an IP address with a zone. A host can choose all addresses of one key
 /// by itself.
-pub(crate) type SourceKey = (IpAddr, u32);
+type SourceKey = (IpAddr, u32);
 
 pub(crate) fn source_key(peer: SocketAddr) -> SourceKey {
     match (peer.ip().to_canonical(), peer) {

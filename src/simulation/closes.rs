@@ -139,10 +139,7 @@ impl World {
         let reasons: Vec<_> = all.iter().filter(|it| it.1).map(|it| it.0).collect();
         check!(!reasons.is_empty(), "{socket} is closed without reason");
         let is_right = reasons != ["Evicted"] || self.has_oldest_progress(socket);
-        check!(
-            is_right,
-            "{socket} is evicted, and another is blocked longer"
-        );
+        check!(is_right, "{socket} is evicted before an older one");
         reasons
     }
 
