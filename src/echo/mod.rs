@@ -77,9 +77,10 @@ use crate::stats::Stats;
 ///
 /// Several of them can share a loop: the first token of the next one is the end of the
 /// [`tokens`](Echo::tokens) of the last. If two ranges overlap, events go to the wrong one. In the log, a
-/// line about an open connection has its token, and an `info` or `warn` line about the whole echo begins
-/// with an endpoint. Where each echo has a loop of its own, ranges that do not overlap still keep their
-/// connections apart in the log.
+/// line about an open connection has its token, and an `info` or `warn` line about the whole echo has an
+/// endpoint. Only `no zero copy` has none: splice(2) or a pipe failed when the echo was created, and the
+/// echo copies from then on, even if only a descriptor was missing (`EMFILE`). Where each echo has a loop
+/// of its own, ranges that do not overlap still keep their connections apart in the log.
 ///
 /// To stop, call [`shutdown`](Echo::shutdown). To drop an `Echo` closes every socket at once.
 pub struct Echo(pub(crate) Engine<OperatingSystem>);
@@ -90,8 +91,9 @@ impl Echo {
     ///
     /// # Errors
     ///
-    /// If an endpoint cannot be used, the error names it and says what to do. Its kind is that of the
-    /// system's error, such as [`AddrInUse`](io::ErrorKind::AddrInUse),
+    /// If an endpoint cannot be used, the error names it. For common causes, such as a port in use, it
+    /// also says what to do. Its kind is that of the system's error, such as
+    /// [`AddrInUse`](io::ErrorKind::AddrInUse),
     /// [`AddrNotAvailable`](io::ErrorKind::AddrNotAvailable) or
     /// [`PermissionDenied`](io::ErrorKind::PermissionDenied); see bind(2) and listen(2). No endpoint
     /// listens before all are bound, and none does after an error. The system's error is the
