@@ -1,19 +1,15 @@
 //! A typical first echo server with mio, faults included. `naive-mio tcp ADDRESS`
 //!
-//! It reads until `WouldBlock`, however long the other connections wait; keeps every byte it read,
-//! without a limit; and registers for writability before it writes, then for readability again.
+//! Three traits are typical, and cost time or memory. It reads until `WouldBlock`, however long the other
+//! connections wait; keeps every byte it read, without a limit; and registers for writability before it
+//! writes, then for readability again.
 //!
-//! Exercise of the guide (`docs/guide/07.md`): find the lines of these three faults.
+//! Besides, four faults lose bytes or end the process. Exercise of the guide (`docs/guide/07.md`): find their
+//! lines. The end of this file names them.
 //!
-//! 1. Half-close loses bytes. If the end of the stream is read in the same event as the bytes before
-//!    it, the connection is closed with these bytes pending.
-//! 2. A stalled peer gets an incomplete answer. While a write blocks, the server does not read. If the
-//!    peer sends more and half-closes meanwhile, both are read in one event afterwards: see 1.
-//! 3. `EINTR` ends the process. `poll` fails with `ErrorKind::Interrupted` when a signal arrives, and
-//!    on Linux also after `SIGSTOP` and `SIGCONT` (signal(7)), for example Ctrl-Z and `fg`.
-//!
-//! The faults stay, because the comparison measures the server that is often written first. Its loads
-//! do not trigger them: they wait for the answer before they close, and send no signals.
+//! The faults stay, because the comparison measures the server that is often written first. Its loads do
+//! not trigger them: they wait for the answer before they close, send no signals, and leave descriptors
+//! free.
 
 #![forbid(unsafe_code)]
 
@@ -117,3 +113,13 @@ impl Connection {
         Ok(false)
     }
 }
+
+// The four faults:
+//
+// 1. Half-close loses bytes. If the end of the stream is read in the same event as the bytes before
+//    it, the connection is closed with these bytes pending.
+// 2. A stalled peer gets an incomplete answer. While a write blocks, the server does not read. If the
+//    peer sends more and half-closes meanwhile, both are read in one event afterwards: see 1.
+// 3. `EINTR` ends the process. `poll` fails with `ErrorKind::Interrupted` when a signal arrives, and
+//    on Linux also after `SIGSTOP` and `SIGCONT` (signal(7)), for example Ctrl-Z and `fg`.
+// 4. An error of accept ends the process, for example `EMFILE`: more clients than descriptors.
