@@ -263,8 +263,8 @@ impl<S: System> Engine<S> {
         if mem::take(&mut self.has_stale_keys) {
             self.remove_stale_keys();
         }
-        if !self.run_queue.is_empty() && !self.config.busy_poll.is_zero() {
-            self.busy_until = Some(now + self.config.busy_poll);
+        if !self.config.busy_poll.is_zero() {
+            self.extend_busy_polling(now);
         }
         let mut batch = mem::replace(&mut self.run_queue, mem::take(&mut self.spare_queue));
         let turns = batch.len().min(self.config.max_turns);
@@ -280,6 +280,16 @@ impl<S: System> Engine<S> {
         self.spare_queue = batch;
         if !self.timers.due.is_empty() {
             self.close_expired(now);
+        }
+    }
+
+    /// Busy polling lasts from the last work on. After a time that was too far ahead, `busy_until` would be
+    /// out of reach: it is never later than `busy_poll` from now.
+    #[cold]
+    fn extend_busy_polling(&mut self, now: Instant) {
+        let end = now.checked_add(self.config.busy_poll);
+        if !self.run_queue.is_empty() || self.busy_until > end {
+            self.busy_until = end;
         }
     }
 

@@ -276,8 +276,10 @@ impl Wheel {
     }
 }
 
+/// Longer times count as 35 million years, so that a timeout can be added to any of them.
 fn whole_milliseconds(time: Duration) -> u64 {
-    time.as_secs() * 1000 + u64::from(time.subsec_millis())
+    const MAX_SECONDS: u64 = 1 << 50;
+    time.as_secs().min(MAX_SECONDS) * 1000 + u64::from(time.subsec_millis())
 }
 
 fn milliseconds_rounded_up(time: Duration) -> u64 {

@@ -213,6 +213,44 @@ fn queued_listener_has_its_turn_after_a_queued_connection_closed() {
     assert!(!echo.endpoint_sockets[0].queued);
 }
 
+/// The host passed one time that was an hour ahead, and right times before and after.
+#[test]
+fn busy_polling_ends_after_a_time_too_far_ahead() {
+    let poll = Poll::new().unwrap();
+    let busy = Duration::from_millis(5);
+    let mut echo = echo(&poll, tcp().busy_poll(busy));
+    let now = Instant::now();
+    echo.enqueue_endpoint(0);
+    echo.run(now + Duration::from_secs(3600));
+    echo.run(now);
+    assert_eq!(echo.timeout(now), Some(Duration::ZERO));
+    echo.run(now + busy / 2);
+    assert_eq!(echo.timeout(now + busy), None);
+    assert_eq!(echo.deadline(), None);
+}
+
+/// Their milliseconds would not fit into 64 bits.
+#[test]
+fn time_ahead_by_any_number_of_seconds_is_accepted() {
+    let poll = Poll::new().unwrap();
+    let config = tcp().idle_timeout(Duration::from_secs(86_400));
+    let config = config.busy_poll(Duration::from_millis(5));
+    let mut echo = echo(&poll, config);
+    let now = Instant::now();
+    let ahead = (0..64).rev().map(|bits| Duration::from_secs(1 << bits));
+    let latest = ahead.fold(now, |latest, step| {
+        latest.checked_add(step).unwrap_or(latest)
+    });
+    assert!(latest > now + Duration::from_secs(1 << 62));
+    echo.enqueue_endpoint(0);
+    echo.run(latest);
+    // A connection that is opened then has a deadline.
+    let [(_client, stream, peer), _] = clients();
+    echo.admit(stream, peer, now).unwrap().unwrap();
+    echo.run(now);
+    assert!(echo.deadline().is_some_and(|it| it > now));
+}
+
 /// A filter that accepts only SYNs simulates a slow network.
 #[test]
 fn shutdown_with_reuse_port_completes_pending_handshakes() {
