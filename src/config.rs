@@ -3,7 +3,6 @@
 use std::collections::HashSet;
 use std::error::Error;
 use std::fmt;
-use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -69,8 +68,7 @@ impl Config {
     /// that the application keeps the other half.
     pub const DEFAULT_MAX_CONNECTIONS: usize = 512;
 
-    /// Range of [`ConfigBuilder::max_per_source`], which [`ConfigBuilder::max_connections`] limits
-    /// as well.
+    /// Range of [`ConfigBuilder::max_per_source`].
     pub const MAX_PER_SOURCE_RANGE: RangeInclusive<usize> = Self::MAX_CONNECTIONS_RANGE;
 
     /// The minimum of [`ConfigBuilder::max_buffered`], in bytes: 256 KiB, which is one pipe of
@@ -133,27 +131,12 @@ impl Config {
         limited == *other
     }
 
-    /// Adds [`Endpoint::DEFAULT`] if there is no endpoint.
-    pub(crate) fn or_default_endpoint(mut self) -> Self {
-        if self.endpoints.is_empty() {
-            self.endpoints.push(Endpoint::DEFAULT);
-        }
-        self
-    }
-
-    /// One endpoint for each socket, in groups that share a port.
-    pub(crate) fn sockets(&self) -> impl Iterator<Item = Vec<Endpoint>> {
-        self.endpoints
-            .iter()
-            .map(|endpoint| endpoint.sockets(self.dual_stack))
-    }
-
     fn check_ranges(&self) -> Result<(), ConfigError> {
         in_range("backlog", self.backlog, Self::BACKLOG_RANGE, " connections")?;
         let range = Self::MAX_CONNECTIONS_RANGE;
         in_range("limit of connections", self.max_connections, range, "")?;
         if let Some(limit) = self.max_per_source {
-            let range = 1..=self.max_connections;
+            let range = Self::MAX_PER_SOURCE_RANGE;
             in_range("limit of connections per source", limit, range, "")?;
         }
         let range = Self::DRAIN_TIMEOUT_RANGE;
@@ -356,16 +339,17 @@ impl ConfigBuilder {
         self
     }
 
-    /// The limit of open connections of one source: 1 to
-    /// [`max_connections`](ConfigBuilder::max_connections), default that limit. At the limit, further
-    /// connections are rejected, as those outside [`allow`](ConfigBuilder::allow).
+    /// The limit of open connections of one source: 1 to 1,000,000,000, default `None`, which is without
+    /// limit. At the limit, further connections are rejected, as those outside
+    /// [`allow`](ConfigBuilder::allow). From [`max_connections`](ConfigBuilder::max_connections) on it
+    /// has no effect.
     ///
     /// A source is an IPv4 address; all hosts behind one address translator are one source. With IPv6
     /// it is a /64 network, because a host can use all addresses of one; link-local addresses (RFC
     /// 4291, section 2.5.6) are a source each. Unix sockets and datagrams are not counted. Each source
     /// with connections has an entry in memory.
-    pub fn max_per_source(mut self, connections: usize) -> Self {
-        self.config.max_per_source = Some(connections);
+    pub fn max_per_source(mut self, connections: impl Into<Option<usize>>) -> Self {
+        self.config.max_per_source = connections.into();
         self
     }
 
@@ -382,15 +366,15 @@ impl ConfigBuilder {
     }
 
     /// The size of the send and receive buffer of each connection in the system (`SO_SNDBUF` and
-    /// `SO_RCVBUF`), in bytes: 4 KiB to 1 GiB. By default the system tunes them.
+    /// `SO_RCVBUF`), in bytes: 4 KiB to 1 GiB, default `None`: the system tunes them.
     ///
     /// Linux doubles the value, for its bookkeeping, and limits it to `net.core.wmem_max` and
     /// `net.core.rmem_max`; see socket(7). Left to itself it lets the two buffers of a peer that sends
     /// and does not read grow to the last numbers of `tcp_wmem` and `tcp_rmem` (see tcp(7)), 10 MiB by
     /// default. Small buffers prevent that, and limit the throughput of one connection over a long
     /// path to one buffer per round trip.
-    pub fn socket_buffer(mut self, bytes: usize) -> Self {
-        self.config.socket_buffer = Some(bytes);
+    pub fn socket_buffer(mut self, bytes: impl Into<Option<usize>>) -> Self {
+        self.config.socket_buffer = bytes.into();
         self
     }
 
@@ -401,11 +385,19 @@ impl ConfigBuilder {
     /// [`Stats`](crate::Stats), logged at `debug`, and warned of at most once a minute. At the limit of
     /// connections, those to be rejected wait as well.
     ///
+    /// A list of IPv6 networks alone rejects every IPv4 peer, and one of IPv4 networks every IPv6 peer.
     /// Peers of Unix sockets have no address, and are always served; see
     /// [`unix_mode`](ConfigBuilder::unix_mode). The source of a datagram is easily forged: over UDP
     /// the list only limits where replies are sent to.
     pub fn allow(mut self, network: Network) -> Self {
         self.config.allow.push(network);
+        self
+    }
+
+    /// Replaces the allow list; see [`allow`](ConfigBuilder::allow). With an empty one, all peers are
+    /// served.
+    pub fn allow_list(mut self, networks: impl IntoIterator<Item = Network>) -> Self {
+        self.config.allow = networks.into_iter().collect();
         self
     }
 
@@ -432,7 +424,7 @@ impl ConfigBuilder {
         self
     }
 
-    /// The permissions of the files of Unix sockets: 0 to 0o777, default 0o777 less the umask; see
+    /// The permissions of the files of Unix sockets: 0 to 0o777, default `None`: 0o777 less the umask; see
     /// umask(2). Users who may write to the file may connect. Abstract names have no permissions.
     ///
     /// The file has this mode from the moment it exists. If the umask would reduce it, binding fails
@@ -443,8 +435,8 @@ impl ConfigBuilder {
     /// Only trusted users should have that right. Peers can send any number of file descriptors over a
     /// Unix socket, which the system closes within the call that reads. Closing some of them takes
     /// long (a socket with `SO_LINGER`, for one), and the whole loop waits.
-    pub fn unix_mode(mut self, mode: u32) -> Self {
-        self.config.bind.unix_mode = Some(mode);
+    pub fn unix_mode(mut self, mode: impl Into<Option<u32>>) -> Self {
+        self.config.bind.unix_mode = mode.into();
         self
     }
 
@@ -512,17 +504,15 @@ impl ConfigBuilder {
     ///
     /// # Errors
     ///
-    /// The first setting that is out of range or has no effect because of another one, a path that is
-    /// not possible, or a socket that two endpoints ask for.
+    /// The first setting that is out of range, a path that is not possible, or a socket that two
+    /// endpoints ask for.
     pub fn build(self) -> Result<Config, ConfigError> {
         let config = self.config;
         config.check_ranges()?;
-        let sockets: Vec<Endpoint> = config.sockets().flatten().collect();
-        if !can_be_allowed(&config.allow, &sockets) {
-            return Err(ConfigError::AllowedFamily);
-        }
+        let mut sockets = Vec::new();
         for endpoint in &config.endpoints {
             check_path(endpoint)?;
+            sockets.extend(endpoint.sockets(config.dual_stack));
         }
         match repeated(&sockets) {
             Some(socket) => Err(ConfigError::RepeatedEndpoint(socket.clone())),
@@ -558,17 +548,6 @@ fn check(
     } else {
         Err(ConfigError::OutOfRange { name, value, range })
     }
-}
-
-/// Whether a peer of one of the sockets can be in an allowed network.
-fn can_be_allowed(allow: &[Network], sockets: &[Endpoint]) -> bool {
-    let is_allowed = |address: SocketAddr| {
-        let mut allow = allow.iter();
-        allow.any(|network| network.is_ipv4() == address.is_ipv4())
-    };
-    // Without endpoints, sockets may be inherited.
-    let is_open = allow.is_empty() || sockets.is_empty();
-    is_open || sockets.iter().filter_map(Endpoint::address).any(is_allowed)
 }
 
 fn check_path(endpoint: &Endpoint) -> Result<(), ConfigError> {
@@ -608,9 +587,6 @@ pub enum ConfigError {
         /// The range, with the unit.
         range: String,
     },
-    /// No endpoint can have a peer in an allowed network: the networks are of the other address
-    /// family, or all endpoints are Unix sockets.
-    AllowedFamily,
     /// The path is longer than [`Config::UNIX_PATH_MAX`].
     LongPath(Endpoint),
     /// The path contains a zero byte.
@@ -625,10 +601,6 @@ impl fmt::Display for ConfigError {
             ConfigError::OutOfRange { name, value, range } => {
                 write!(f, "{name} {value} is out of range: choose {range}")
             }
-            ConfigError::AllowedFamily => f.write_str(
-                "the allowed networks are of no endpoint's address family: allow IPv4 networks for \
-                 IPv4 endpoints, IPv6 networks for IPv6, and none for Unix sockets",
-            ),
             ConfigError::LongPath(endpoint) => write!(
                 f,
                 "{endpoint} is too long: the path or name of a Unix socket has {} bytes at most",

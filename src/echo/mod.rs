@@ -121,13 +121,14 @@ impl Echo {
         registry: &Registry,
         first_token: Token,
     ) -> io::Result<Self> {
-        let config = if sockets.is_empty() {
-            config.or_default_endpoint()
-        } else {
-            config
+        let endpoints = match config.endpoints() {
+            [] if sockets.is_empty() => &[Endpoint::DEFAULT],
+            endpoints => endpoints,
         };
         let mut bound = Vec::new();
-        for group in config.sockets() {
+        for endpoint in endpoints {
+            // The sockets of an endpoint share a port.
+            let group = endpoint.sockets(config.dual_stack);
             bound.extend(bind_group(&group, config.bind)?);
         }
         bound.extend(sockets.into_iter().map(|socket| socket.0));
@@ -275,14 +276,15 @@ impl Echo {
         self.0.resume_accepting(now);
     }
 
-    /// The configuration. Without an endpoint of its own, it has [`Endpoint::DEFAULT`].
+    /// The configuration of the start, with the changes of [`set_limits`](Echo::set_limits).
     #[must_use]
     pub fn config(&self) -> &Config {
         &self.0.config
     }
 
     /// Replaces the limits of connections, per source and of buffered bytes, the allow list, and both
-    /// timeouts.
+    /// timeouts. [`allow_list`](crate::ConfigBuilder::allow_list) replaces the list that
+    /// [`config`](Echo::config) has, and `max_per_source(None)` removes that limit.
     ///
     /// ```
     /// # use std::time::Instant;

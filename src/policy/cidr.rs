@@ -71,10 +71,6 @@ impl Network {
     pub fn contains(&self, address: IpAddr) -> bool {
         self.0.contains(&address.to_canonical())
     }
-
-    pub(crate) fn is_ipv4(&self) -> bool {
-        self.0.addr().is_ipv4()
-    }
 }
 
 /// The network of this single address.

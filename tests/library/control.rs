@@ -9,8 +9,8 @@ use crate::common::{
     self, Engine, config, connect, connect_from, connect_small, random_bytes, reset,
     run_until_idle, small_buffers, wait_until, write_block,
 };
-use mio::Token;
-use mio_echo::{CloseReason, ConfigBuilder, ConnectionEvent};
+use mio::{Poll, Token};
+use mio_echo::{CloseReason, Config, ConfigBuilder, ConnectionEvent, Echo};
 
 /// A timeout is at most so late.
 const LATE_AT_MOST: Duration = Duration::from_millis(51);
@@ -298,6 +298,20 @@ fn allow_list_can_change_for_connections_and_datagrams() {
 }
 
 #[test]
+fn limits_can_be_removed_again() {
+    let allow = |text: &str| config().allow(text.parse().unwrap());
+    // An IPv6 list is of no use for these peers, and the start of the next change all the same.
+    for config in [config().max_per_source(1), allow("127.0.0.2"), allow("::1")] {
+        let mut host = Host::new(config.max_connections(10));
+        set_limits(&mut host, |it| it.max_per_source(None).allow_list([]));
+        let _clients = [host.connect(), host.connect()];
+        assert_eq!(host.echo.stats().rejected.total(), 0);
+    }
+    let mut host = Host::new(config().max_per_source(5));
+    set_limits(&mut host, |it| it.max_connections(1));
+}
+
+#[test]
 fn new_timeout_holds_for_open_connections() {
     let mut host = Host::new(config());
     let _client = host.connect();
@@ -374,6 +388,21 @@ fn other_settings_and_more_tokens_are_errors() {
         assert_eq!(error.kind(), ErrorKind::InvalidInput);
         assert!(error.to_string().contains(text), "{error}");
         assert_eq!(*host.echo.config(), config);
+    }
+}
+
+/// Where another process has taken the default endpoint, its error names it.
+#[test]
+fn default_endpoint_is_served_and_not_added_to_the_configuration() {
+    let poll = Poll::new().unwrap();
+    let now = Instant::now();
+    match Echo::new(Config::default(), poll.registry(), Token(0)) {
+        Ok(mut echo) => {
+            assert_eq!(echo.endpoints()[0].to_string(), "tcp://127.0.0.1:7007");
+            echo.set_limits(&Config::default(), now).unwrap();
+            assert_eq!(*echo.config(), Config::default());
+        }
+        Err(error) => assert!(error.to_string().contains("127.0.0.1:7007"), "{error}"),
     }
 }
 

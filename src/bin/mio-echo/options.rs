@@ -1,7 +1,7 @@
 //! The options of the service and the configuration that they make.
 
 use std::fmt::Display;
-use std::net::UdpSocket;
+use std::net::{Ipv6Addr, UdpSocket};
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
@@ -149,12 +149,15 @@ impl ServiceOptions {
             .zero_copy(zero_copy)
             .dual_stack(self.dual_stack)
             .reuse_port(self.reuse_port)
-            .udp_answer_any_port(self.udp_answer_any_port);
-        builder = with_each(builder, self.unix_mode, ConfigBuilder::unix_mode);
-        builder = with_each(builder, self.socket_buffer, ConfigBuilder::socket_buffer);
-        builder = with_each(builder, self.max_per_source, ConfigBuilder::max_per_source);
-        builder = with_each(builder, self.allow.iter().copied(), ConfigBuilder::allow);
+            .udp_answer_any_port(self.udp_answer_any_port)
+            .unix_mode(self.unix_mode)
+            .socket_buffer(self.socket_buffer)
+            .max_per_source(self.max_per_source)
+            .allow_list(self.allow.iter().copied());
         let endpoints = self.endpoints(sockets)?;
+        if sockets.is_empty() {
+            self.check_allow_list(&endpoints)?;
+        }
         let sockets = sockets.len() + SOCKETS_PER_ENDPOINT * endpoints.len();
         builder = with_each(builder, endpoints, ConfigBuilder::endpoint);
         let most = open_files.map(|files| max_connections(files, sockets));
@@ -168,8 +171,8 @@ impl ServiceOptions {
         Ok(config)
     }
 
-    /// The endpoints, with host names resolved. Adds the default endpoint before `build()`, so that it is
-    /// checked against the allow list.
+    /// The endpoints, with host names resolved, or the default one, which is checked against the allow list
+    /// as well.
     fn endpoints(&self, sockets: &[BoundSocket]) -> Result<Vec<Endpoint>, CliError> {
         let mut endpoints = Vec::new();
         for text in &self.endpoints {
@@ -179,6 +182,25 @@ impl ServiceOptions {
             endpoints.push(Endpoint::DEFAULT);
         }
         Ok(endpoints)
+    }
+
+    /// Fails if no endpoint can have a peer in an allowed network.
+    fn check_allow_list(&self, endpoints: &[Endpoint]) -> Result<(), CliError> {
+        let has_endpoint = |network: &Network| {
+            let is_ipv4 = network.address().is_ipv4();
+            let mut addresses = endpoints.iter().filter_map(Endpoint::address);
+            addresses.any(|address| {
+                let is_both = self.dual_stack && address.ip() == Ipv6Addr::UNSPECIFIED;
+                is_both || address.is_ipv4() == is_ipv4
+            })
+        };
+        if self.allow.is_empty() || self.allow.iter().any(has_endpoint) {
+            return Ok(());
+        }
+        Err(CliError::usage(
+            "the allowed networks are of no endpoint's address family: allow IPv4 networks for IPv4 \
+             endpoints, IPv6 networks for IPv6, and none for Unix sockets",
+        ))
     }
 }
 
@@ -363,6 +385,42 @@ mod tests {
             .build()
             .unwrap();
         assert_eq!(options.config(Some(20_000), &[]).unwrap(), config);
+    }
+
+    fn parse(arguments: &[&str]) -> ServiceOptions {
+        Cli::parse_from([&["mio-echo"], arguments].concat()).service
+    }
+
+    #[test]
+    fn allow_list_needs_an_endpoint_of_its_family() {
+        for arguments in [
+            &["--allow=10.0.0.0/8"][..],
+            &["127.0.0.1:7", "--allow=::1", "--allow=::ffff:127.0.0.1"],
+            &["[::]:7", "--allow=10.0.0.0/8", "--dual-stack"],
+            &["[::]:7", "udp://0.0.0.0:7", "--allow=10.0.0.0/8"],
+            &["unix:@echo", "[::1]:7", "--allow=::1"],
+        ] {
+            let config = parse(arguments).config(None, &[]);
+            assert!(config.is_ok(), "{arguments:?}");
+        }
+        for arguments in [
+            &["--allow=::1"][..],
+            &["[::]:7", "--allow=10.0.0.0/8", "--allow=192.0.2.1"],
+            &["[::1]:7", "--allow=10.0.0.0/8", "--dual-stack"],
+            &["0.0.0.0:7", "--allow=::/0", "--dual-stack"],
+            &["unix:@echo", "--allow=0.0.0.0/0", "--allow=::/0"],
+            &["unix:@echo", "[::]:7", "--allow=10.0.0.0/8"],
+        ] {
+            let error = parse(arguments).config(None, &[]).unwrap_err();
+            assert!(error.message.contains("allow IPv4"), "{arguments:?}");
+        }
+        // Sockets of systemd can be of both families.
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let socket = [BoundSocket::new(socket).unwrap()];
+        for arguments in [&["--allow=::1"][..], &["unix:@echo", "--allow=127.0.0.1"]] {
+            let config = parse(arguments).config(None, &socket);
+            assert!(config.is_ok(), "{arguments:?}");
+        }
     }
 
     #[test]
