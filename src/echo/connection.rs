@@ -181,8 +181,8 @@ impl<S: Stream> Connection<S> {
     /// What the log says of a connection at its end.
     pub(crate) fn summary(&self, now: Millis) -> String {
         let (echoed, pending) = (self.echoed, self.pending.len());
-        let age = self.age(now);
-        format!("{echoed} bytes echoed, {pending} pending, after {age:.3?}")
+        let seconds = self.age(now).as_secs_f64();
+        format!("{echoed} bytes echoed, {pending} pending, after {seconds:.3}s")
     }
 
     /// How long the connection has been open.

@@ -21,6 +21,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::iter;
 use std::mem;
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -478,7 +479,7 @@ impl<S: System> Engine<S> {
 
     /// See [`Echo::connection_events`](super::Echo::connection_events).
     pub(crate) fn connection_events(&mut self) -> impl Iterator<Item = ConnectionEvent> {
-        self.events.drain(..)
+        iter::from_fn(|| self.events.pop_front())
     }
 }
 

@@ -73,7 +73,8 @@ use crate::stats::Stats;
 /// ```
 ///
 /// An error of one connection never reaches you: it ends that connection, is counted in
-/// [`stats`](Echo::stats) and logged at `debug`.
+/// [`stats`](Echo::stats) and logged at `debug`. A logger must not panic: it is called in the middle of
+/// the engine's work, and an `Echo` is of no use after that.
 ///
 /// Several of them can share a loop: the first token of the next one is the end of the
 /// [`tokens`](Echo::tokens) of the last. If two ranges overlap, events go to the wrong one. In the log, a
@@ -257,8 +258,8 @@ impl Echo {
         self.0.close_connection(token, now)
     }
 
-    /// Takes the events of connections that have happened since the last call, in their order. There
-    /// are none unless the configuration has [room for
+    /// Takes the events of connections, in the order in which they happened. Those that the iterator has
+    /// not returned wait for the next call. There are none unless the configuration has [room for
     /// them](crate::ConfigBuilder::connection_events).
     pub fn connection_events(&mut self) -> impl Iterator<Item = ConnectionEvent> {
         self.0.connection_events()

@@ -227,6 +227,14 @@ fn events_that_do_not_fit_are_counted() {
 }
 
 #[test]
+fn events_that_were_not_taken_wait() {
+    let mut host = Host::new(config().connection_events(10));
+    let _clients = [host.connect(), host.connect()];
+    let mut next = || host.echo.connection_events().next();
+    assert!(next().is_some() && next().is_some() && next().is_none());
+}
+
+#[test]
 fn paused_echo_accepts_nothing_until_it_resumes() {
     let mut host = Host::new(config().max_connections(1));
     let first = host.connect();

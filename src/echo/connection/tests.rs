@@ -705,3 +705,13 @@ fn trace_has_each_call_and_its_result() {
     ];
     assert_eq!(lines, expected);
 }
+
+#[test]
+fn summary_has_the_age_in_seconds() {
+    let connection = connect(Script(VecDeque::new()));
+    for (now, age) in [(0, "0.000s"), (7, "0.007s"), (86_400_007, "86400.007s")] {
+        let summary = connection.summary(now);
+        let expected = format!("0 bytes echoed, 0 pending, after {age}");
+        assert_eq!(summary, expected);
+    }
+}
