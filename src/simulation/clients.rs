@@ -1,6 +1,8 @@
 //! Clients with random habits: greedy, pinging, slow, silent, never reading, reading after hours,
 //! half-closing, resetting, sending urgent data, churning, over TCP, Unix sockets and UDP.
 
+use std::num::NonZero;
+
 use super::*;
 use crate::net::udp::packet_info::PacketInfo;
 
@@ -139,18 +141,15 @@ impl Client {
         let count = count.min(self.total);
         self.total -= count;
         let other = address(1 - world.service);
-        let mut datagram = self.datagram(other);
         for _ in 0..count {
-            // Often the same one again, so that they come as trains.
-            datagram = self.random.either(2, self.datagram(other), datagram);
-            world.send_datagram(datagram.clone());
+            world.send_datagram(self.datagram(other));
         }
         let next_at = self.soon(world.now);
         if self.total > 0 { next_at } else { NEVER }
     }
 
-    /// A datagram. Some have a forged source: the other service, a port of well-known services, or many
-    /// hosts.
+    /// A datagram, or a train of them. Some have a forged source: the other service, a port of well-known
+    /// services, or many hosts.
     fn datagram(&self, other: SocketAddr) -> Datagram {
         let random = &self.random;
         let port = random.pick(&[0, 7, 1023, 2049, 7007, 7008]);
@@ -158,14 +157,17 @@ impl Client {
         let service_port = SocketAddr::new(self.address.ip(), port);
         let forged = [other, other, service_port, (not_unicast, 5000).into()];
         let local_ip = IpAddr::from([127, 0, 0, 1]);
+        let size = random.magnitude(65_507) as usize;
+        let segment = size.div_ceil(2 + random.below(63) as usize) as u16;
         Datagram {
             start: 0,
-            size: random.magnitude(65_507) as usize,
+            size,
             peer: random.either(4, random.pick(&forged), self.address),
             info: PacketInfo {
                 local_ip: random.either(4, Some(local_ip), None),
                 ttl: random.pick(&[None, Some(0), Some(1), Some(2), Some(64), Some(255)]),
                 multicast: random.one_in(16),
+                segment: random.either(2, NonZero::new(segment), None),
                 ..PacketInfo::default()
             },
             drops: None,

@@ -51,8 +51,6 @@ pub(super) struct Socket {
     pub(super) waiting: VecDeque<usize>,
     /// New connections reach another process, or none.
     pub(super) drops_new_syns: bool,
-    /// Until when replies to silent neighbours stay in the send buffer.
-    pub(super) unresolved: Vec<Micros>,
     /// Datagrams for which the receive buffer had no room.
     pub(super) drops: u32,
 
@@ -88,7 +86,7 @@ pub(super) struct Activity {
     /// A call returned an error other than `EINTR`.
     pub(super) has_error: bool,
     /// Datagrams that were received, and get a reply.
-    pub(super) unreplied: Vec<usize>,
+    pub(super) unreplied: Vec<Datagram>,
 }
 
 /// The bytes of one direction, which are never stored. Positions count from the start.

@@ -48,7 +48,7 @@ pub(crate) trait DatagramIo {
 
 /// A received datagram, and its place in the buffers; or a train, which is several datagrams of one peer,
 /// one behind the other, that the system received with one call and sends with one.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Datagram {
     /// Where its bytes begin in the buffers.
     pub(crate) start: usize,
