@@ -266,9 +266,8 @@ where
     ) {
         self.user_events.clear();
         let mut count = 0;
-        for event in self.selector.events() {
+        for (token, event) in self.selector.events() {
             count += 1;
-            let token = P::token(event);
             if engine.handle(token, event) {
                 continue;
             }
@@ -348,12 +347,8 @@ impl Selector for PollSelector {
         self.poll.poll(&mut self.events, timeout)
     }
 
-    fn events(&self) -> impl Iterator<Item = &Event> {
-        self.events.iter()
-    }
-
-    fn token(event: &Event) -> Token {
-        event.token()
+    fn events(&self) -> impl Iterator<Item = (Token, &Event)> {
+        self.events.iter().map(|it| (it.token(), it))
     }
 
     fn capacity(&self) -> usize {

@@ -193,7 +193,7 @@ impl<S: Stream> Connection<S> {
     /// Writes back what it reads.
     fn echo(&mut self, shared: &mut Shared<S::Pipe>, stats: &mut Stats) -> io::Result<Next> {
         let buffer = &mut shared.read_buffer[..];
-        let count = match nonblocking(|| self.stream.read(buffer))? {
+        let count = match nonblocking(|| self.stream.recv(buffer))? {
             Some(0) => return Ok(self.end_of_stream(CloseReason::PeerClosed)),
             Some(count) => count,
             None => return Ok(self.read_would_block()),
@@ -202,7 +202,7 @@ impl<S: Stream> Connection<S> {
         stats.bytes_received += count as u64;
         self.trace("recv", count, buffer.len());
         let bytes = &buffer[..count];
-        let sent = match nonblocking(|| self.stream.write(bytes)) {
+        let sent = match nonblocking(|| self.stream.send(bytes)) {
             Ok(Some(sent)) => sent,
             Ok(None) => 0,
             Err(error) => return Ok(discard_unsent(count, error, stats)),
@@ -237,7 +237,7 @@ impl<S: Stream> Connection<S> {
     #[cold]
     fn discard(&mut self, shared: &mut Shared<S::Pipe>) -> io::Result<Next> {
         let buffer = &mut shared.read_buffer[..];
-        let count = match nonblocking(|| self.stream.read(buffer))? {
+        let count = match nonblocking(|| self.stream.recv(buffer))? {
             // The shutdown ended this connection, and what the peer still sent was discarded.
             Some(0) => return Ok(self.end_of_stream(CloseReason::Aborted)),
             Some(count) => count,
@@ -286,7 +286,7 @@ impl<S: Stream> Connection<S> {
         };
         let bytes = &buffer.bytes[buffer.sent..];
         let pending = bytes.len();
-        let count = nonblocking(|| self.stream.write(bytes))?.unwrap_or(0);
+        let count = nonblocking(|| self.stream.send(bytes))?.unwrap_or(0);
         buffer.sent += count;
         if count == pending {
             self.pending = Pending::default();

@@ -15,7 +15,7 @@ pub(crate) mod udp;
 pub(crate) mod unix_socket;
 
 use std::fmt;
-use std::io::{self, Read, Write};
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -58,12 +58,10 @@ pub(crate) trait Selector {
     fn select(&mut self, timeout: Option<Duration>) -> io::Result<()>;
 
     /// What the last call has returned.
-    fn events(&self) -> impl Iterator<Item = &Self::Event>;
+    fn events(&self) -> impl Iterator<Item = (Token, &Self::Event)>;
 
     /// How many events one call returns at most.
     fn capacity(&self) -> usize;
-
-    fn token(event: &Self::Event) -> Token;
 
     /// `clock_gettime(2)` of a clock that never goes back.
     fn now(&self) -> Instant;
@@ -90,9 +88,15 @@ pub(crate) trait Accept {
     fn source_mut(&mut self) -> &mut dyn Source;
 }
 
-/// A connected stream socket: `read` is recv(2), `write` is send(2) with `MSG_NOSIGNAL`.
-pub(crate) trait Stream: Read + Write {
+/// A connected stream socket.
+pub(crate) trait Stream {
     type Pipe: Pipe;
+
+    /// recv(2).
+    fn recv(&mut self, buffer: &mut [u8]) -> io::Result<usize>;
+
+    /// send(2) with `MSG_NOSIGNAL`.
+    fn send(&mut self, bytes: &[u8]) -> io::Result<usize>;
 
     /// malloc(3) for pending bytes: an empty vector with room for `size` bytes. It is a part of the
     /// interface so that the simulation can let it fail.

@@ -12,7 +12,7 @@
 //! clients read: what is not echoed then was forgotten.
 //!
 //! The engine is `Engine<Simulation>` (`host.rs`). All its sockets are descriptors (`calls.rs`), whose
-//! calls go to the world of the service that runs (`world` below), because methods like `Read::read` have
+//! calls go to the world of the service that runs (`world` below), because methods like `Stream::recv` have
 //! no argument for it.
 //!
 //! If a check fails, the run is made smaller as long as the same check fails, and told as a story:

@@ -46,12 +46,8 @@ impl crate::net::Selector for SimulatedSelector {
         Ok(())
     }
 
-    fn events(&self) -> impl Iterator<Item = &Event> {
-        self.iter()
-    }
-
-    fn token(event: &Event) -> Token {
-        event.0
+    fn events(&self) -> impl Iterator<Item = (Token, &Event)> {
+        self.iter().map(|it| (it.0, it))
     }
 
     fn capacity(&self) -> usize {

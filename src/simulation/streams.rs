@@ -3,8 +3,6 @@
 //! No byte is stored: the byte at a position of a connection has a value that follows from both. So
 //! each write is checked, and what a client receives is always a prefix of what it sent.
 
-use std::io::{Read, Write};
-
 use super::*;
 use crate::net::Stream;
 
@@ -79,8 +77,10 @@ impl World {
     }
 }
 
-impl Read for Descriptor {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+impl Stream for Descriptor {
+    type Pipe = SimulatedPipe;
+
+    fn recv(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.call("recv", |world, id| {
             let len = buffer.len() as u64;
             // Messages of a Unix socket end a read.
@@ -94,10 +94,8 @@ impl Read for Descriptor {
             Ok(count as usize)
         })
     }
-}
 
-impl Write for Descriptor {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+    fn send(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.call("send", |world, id| {
             let socket = &world.sockets[id];
             let mut expected = socket.bytes(socket.outbound.sent..socket.inbound.received);
@@ -106,14 +104,6 @@ impl Write for Descriptor {
             world.send(id, bytes.len() as u64, false)
         })
     }
-
-    fn flush(&mut self) -> io::Result<()> {
-        panic!("sockets are not flushed")
-    }
-}
-
-impl Stream for Descriptor {
-    type Pipe = SimulatedPipe;
 
     fn allocate(&self, size: usize) -> io::Result<Vec<u8>> {
         self.call("malloc", |_, _| Ok(()))?;

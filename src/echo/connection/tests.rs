@@ -1,7 +1,7 @@
 //! The reaction of a connection to each result of a call.
 
 use std::collections::VecDeque;
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind};
 use std::mem;
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -33,8 +33,10 @@ use Call::{In, Out, Read as R, Shutdown, Write as W};
 /// A stream that expects calls in this order.
 struct Script(VecDeque<Call>);
 
-impl Read for Script {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+impl Stream for Script {
+    type Pipe = MemoryPipe;
+
+    fn recv(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self.0.pop_front() {
             Some(R(result)) => {
                 let bytes = result?.as_bytes();
@@ -44,10 +46,8 @@ impl Read for Script {
             other => panic!("a read instead of {other:?}"),
         }
     }
-}
 
-impl Write for Script {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+    fn send(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self.0.pop_front() {
             Some(W(expected, result)) => {
                 assert_eq!(bytes, expected.as_bytes());
@@ -56,14 +56,6 @@ impl Write for Script {
             other => panic!("a write of {bytes:?} instead of {other:?}"),
         }
     }
-
-    fn flush(&mut self) -> io::Result<()> {
-        panic!("sockets are not flushed")
-    }
-}
-
-impl Stream for Script {
-    type Pipe = MemoryPipe;
 
     fn shutdown_write(&mut self) -> io::Result<()> {
         match self.0.pop_front() {
