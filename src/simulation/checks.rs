@@ -26,7 +26,10 @@ impl World {
         let accepts = self.has_place() && self.accepts_at < NEVER;
         let has_work = match socket.kind {
             Kind::Stream if socket.is_blocked() => readiness.writable,
-            Kind::Stream => readiness.readable,
+            // After the drain time it has to end its stream.
+            Kind::Stream => {
+                readiness.readable || (self.is_lingering() && !socket.outbound.is_ended)
+            }
             Kind::Listener => readiness.readable && accepts,
             // During a shutdown there is always work: it has to be closed.
             Kind::Udp => readiness.readable || self.is_shutting_down(),
@@ -54,8 +57,6 @@ impl World {
             self.lingers_at.get_or_insert(self.engine_now);
         }
         check!(self.closes.is_empty(), "a close is not reported");
-        let are_reported = self.opened == self.expected.accepted;
-        check!(are_reported, "an opened connection is not reported");
         self.check_counters(stats);
         for connection in self.connections() {
             self.check_open(connection);
@@ -108,16 +109,6 @@ impl World {
         check!(socket.failure.is_none(), "{socket} survives an error");
         let max = self.pipe_size().max(self.plan.config.buffer_size as u64);
         check!(socket.held <= max, "{socket} holds more than a buffer");
-        // With a limit of turns a connection may wait for its turn, so that its close is late.
-        if self.plan.config.max_turns == usize::MAX {
-            let is_late = self.closes_at(socket) < self.engine_now;
-            let has_progress = socket.activity.has_progress;
-            check!(!is_late || has_progress, "{socket} is open for too long");
-            // After the drain time the stream is ended, unless bytes are pending.
-            let is_ending = socket.outbound.is_ended || socket.is_blocked();
-            let may_go_on = is_ending || !self.is_lingering();
-            check!(may_go_on, "{socket} is served after the drain time");
-        }
     }
 
     /// Checks that no socket has turns without an effect, that no connection with work waits too long for a

@@ -65,9 +65,7 @@ impl World {
         self.expected.bytes_received += bytes as u64;
         self.unwanted += count - datagrams.len() as u64;
         self.expected.receive_buffer_drops = self.sockets[UDP].drops.into();
-        let activity = &mut self.sockets[UDP].activity;
-        activity.backlog = activity.backlog.saturating_sub(received.len());
-        activity.unreplied = datagrams;
+        self.sockets[UDP].activity.unreplied = datagrams;
     }
 }
 

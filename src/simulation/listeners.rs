@@ -100,8 +100,6 @@ impl Accept for Descriptor {
             let listener = &mut world.sockets[id];
             check!(may_accept, "{listener} is called during a pause");
             let connection = listener.waiting.pop_front().ok_or("EAGAIN")?;
-            let backlog = &mut listener.activity.backlog;
-            *backlog = backlog.saturating_sub(1);
             let lost = world.may_fail("accept after loss");
             if lost.is_err() {
                 world.close(connection);

@@ -134,6 +134,8 @@ struct World {
     iteration: u64,
     /// When the present iteration began: the time that the engine knows.
     engine_now: Micros,
+    /// The numbers of the first connection and the first datagram that come in the present iteration.
+    first_new: [usize; 2],
     /// Calls and events in the present iteration.
     work: u64,
     /// Iterations in a row without a call or an event.
@@ -168,8 +170,6 @@ struct World {
     pipes: u64,
     /// The connections that were closed, and not reported yet.
     closes: VecDeque<Close>,
-    /// Connections that were reported as opened.
-    opened: u64,
     /// The counters of the engine, as they have to be.
     expected: Stats,
     /// Datagrams that get no reply.

@@ -74,8 +74,8 @@ impl World {
         self.work = 0;
         for socket in &mut self.sockets {
             socket.activity = Activity::default();
-            socket.activity.backlog = socket.waiting.len();
         }
+        self.first_new = [self.sockets.len(), self.datagrams.len()];
     }
 
     /// A socket has changed. An event reports it, sometimes late.

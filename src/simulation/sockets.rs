@@ -77,8 +77,6 @@ pub(super) struct Activity {
     /// An event gave it something to do. For a listener also: a connection was closed.
     pub(super) is_woken: bool,
     pub(super) has_called: bool,
-    /// What waited when it began, less what was taken.
-    pub(super) backlog: usize,
     /// A read moved bytes.
     pub(super) has_read: bool,
     /// A call had an effect, or ended with an error that the engine has to act on.

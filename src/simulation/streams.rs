@@ -32,16 +32,12 @@ impl World {
 
     /// Moves bytes from the service to the client, as many as there is room for.
     fn send(&mut self, id: usize, max: u64, is_splice: bool) -> Outcome<usize> {
-        // For a moment, the system has memory for less.
-        let is_short = self.happens(self.plan.calls_per_failure);
-        let part = self.random.below(max);
-        let limit = if is_short { part } else { max };
         let socket = &mut self.sockets[id];
         socket.error.take().map_or(Ok(()), Err)?;
         if socket.outbound.is_ended {
             return Err("EPIPE");
         }
-        let count = limit.min(socket.outbound.room());
+        let count = max.min(socket.outbound.room());
         // splice(2) promises no event unless it moved nothing.
         socket.awaits_room |= count == 0 || (count < max && !is_splice);
         socket.outbound.sent += count;
@@ -54,8 +50,6 @@ impl World {
             socket.outbound.received += count;
             socket.error = Some("ECONNRESET");
             self.note_change(id);
-        } else if is_short {
-            self.report_room(id);
         }
         self.note_moved(id, count);
         or_would_block(count as usize)
