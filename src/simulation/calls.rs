@@ -123,7 +123,8 @@ impl World {
             }
         }
         // An error of accept(2) itself, and not of a connection, pauses all listeners.
-        if name == "accept" && error.is_some_and(|it| can_fail_with(name, it)) {
+        let is_paused = name == "accept" && error.is_some_and(|it| can_fail_with(name, it));
+        if is_paused && !self.is_shutting_down() {
             self.accepts_at = self.engine_now + RETRY_INTERVAL;
         }
     }
@@ -131,14 +132,16 @@ impl World {
     /// A socket is closed by the service, or a connection is lost in the backlog.
     pub(super) fn close(&mut self, id: usize) {
         let socket = &mut self.sockets[id];
-        (socket.state, socket.changed_at) = (State::Closed, None);
+        (socket.is_open, socket.changed_at) = (false, None);
         if socket.kind == Kind::Listener {
             // Connections in the backlog are reset.
             for connection in mem::take(&mut socket.waiting) {
                 self.close(connection);
             }
         } else if socket.kind == Kind::Stream {
-            self.wake_client(id);
+            if let Some(client) = self.wake_client(id) {
+                client.connection = None;
+            }
             // There may be room for another one, so listeners have a turn.
             self.retry_accepting();
             self.listeners().for_each(|it| it.activity.is_woken = true);

@@ -8,8 +8,8 @@ impl Host {
         world().begin_iteration();
         let choice = world().random.below(5);
         match choice {
-            0 => self.pause_accepting(),
-            1 => self.resume_accepting(),
+            0 => self.resume_accepting(NEVER),
+            1 => self.resume_accepting(0),
             2 => self.close_one(),
             3 => self.adopt_one(),
             _ => self.set_limits(plan),
@@ -20,16 +20,16 @@ impl Host {
         }
     }
 
-    fn pause_accepting(&mut self) {
+    /// Pauses accepting if it is resumed `NEVER`, and else resumes it.
+    fn resume_accepting(&mut self, at: Micros) {
         if !world().is_shutting_down() {
-            world().accepts_at = NEVER;
+            world().accepts_at = at;
         }
-        self.engine.pause_accepting();
-    }
-
-    pub(super) fn resume_accepting(&mut self) {
-        world().accepts_at = 0;
-        self.engine.resume_accepting(now());
+        if at == NEVER {
+            self.engine.pause_accepting();
+        } else {
+            self.engine.resume_accepting(now());
+        }
     }
 
     fn close_one(&mut self) {
@@ -39,8 +39,8 @@ impl Host {
         world().is_host_closing = true;
         let is_known = token.is_some_and(|it| self.engine.close_connection(it, now()));
         world().is_host_closing = false;
-        let is_closed = world().sockets[id].state == State::Closed;
-        check!(is_known && is_closed, "a connection is not closed");
+        let is_open = world().sockets[id].is_open;
+        check!(is_known && !is_open, "a connection is not closed");
     }
 
     /// Accepts a connection by itself. If adopting fails, its close is checked.
@@ -68,7 +68,7 @@ impl Host {
         world.limits_changed_at = world.engine_now;
         world.retry_accepting();
         for socket in &mut world.sockets {
-            socket.is_exempt = socket.state == State::Open;
+            socket.is_exempt = socket.is_open;
         }
         drop(world);
         let result = self.engine.set_limits(&config, now());

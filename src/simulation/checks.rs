@@ -20,11 +20,11 @@ fn is_repeated(count: &mut u32, holds: bool, max: u32) -> bool {
 }
 
 impl World {
-    /// Whether the socket has work that no event will announce, as edge-triggered events are not repeated.
-    fn has_unannounced_work(&self, socket: &Socket) -> bool {
+    /// Whether the socket has work.
+    fn has_work(&self, socket: &Socket) -> bool {
         let readiness = socket.readiness();
         let accepts = self.has_place() && self.accepts_at < NEVER;
-        let has_work = match socket.kind {
+        match socket.kind {
             Kind::Stream if socket.is_blocked() => readiness.writable,
             // After the drain time it has to end its stream.
             Kind::Stream => {
@@ -33,8 +33,7 @@ impl World {
             Kind::Listener => readiness.readable && accepts,
             // During a shutdown there is always work: it has to be closed.
             Kind::Udp => readiness.readable || self.is_shutting_down(),
-        };
-        socket.changed_at.is_none() && has_work
+        }
     }
 
     /// Checks that nothing is forgotten, before the loop sleeps.
@@ -44,7 +43,8 @@ impl World {
         for socket in self.open() {
             // Listeners and UDP sockets may back off.
             let may_wait = socket.kind != Kind::Stream && wakes_at <= self.now + RETRY_INTERVAL;
-            let is_forgotten = !may_wait && self.has_unannounced_work(socket);
+            // Edge-triggered events are not repeated.
+            let is_forgotten = !may_wait && !self.is_announced(socket) && self.has_work(socket);
             check!(!is_forgotten, "{socket} has work, and the loop sleeps");
             let closes_at = self.closes_at(socket).max(self.now);
             check!(wakes_at <= closes_at, "{socket} expires in the sleep");
@@ -114,13 +114,13 @@ impl World {
     /// Checks that no socket has turns without an effect, that no connection with work waits too long for a
     /// turn, and that datagrams get replies, unless a call returned an error (also `EAGAIN`).
     fn check_calls(&mut self, id: usize) {
-        let has_work = self.has_unannounced_work(&self.sockets[id]);
+        let has_work = self.has_work(&self.sockets[id]);
         // With a limit of turns, all other sockets may have theirs before.
         let max = 2 + 2 * (self.sockets.len() / self.plan.config.max_turns) as u32;
         let socket = &mut self.sockets[id];
         let (activity, is_stream) = (&socket.activity, socket.kind == Kind::Stream);
         let idles = activity.has_called && !activity.is_woken && !activity.has_progress;
-        let waits = has_work && !activity.has_called && is_stream;
+        let waits = has_work && !activity.has_called && socket.changed_at.is_none() && is_stream;
         let spins = is_repeated(&mut socket.idle_iterations, idles, 5);
         let starves = is_repeated(&mut socket.starved_iterations, waits, max);
         let may_be_silent = activity.has_error || activity.unreplied.is_empty();

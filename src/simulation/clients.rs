@@ -12,7 +12,7 @@ drawn! {
 
     random: Random = Random::new(plan.seed ^ ((number + 1) << 32));
     is_udp: bool = plan.has_udp && random.one_in(2);
-    address: SocketAddr = source_address(&random);
+    address: SocketAddr = SocketAddr::new(random.word(SOURCES).parse().unwrap(), 10_000 + number as u16);
     /// The listener that it connects to.
     listener: usize = if plan.has_unix && random.one_in(2) { UNIX } else { TCP };
     connection: Option<usize> = None;
@@ -39,16 +39,6 @@ drawn! {
 }
 
 impl Client {
-    /// From now on it sends no more, reads, and closes.
-    pub(super) fn calm_down(&mut self, now: Micros, sockets: &[Socket]) {
-        let sent = self.connection.map_or(0, |id| sockets[id].inbound.sent);
-        (self.total, self.connections_left) = (sent, 0);
-        (self.max_at_once, self.reads_at) = (NEVER, 0);
-        self.ends_after = self.ends_after.min(sent);
-        self.think_time = self.think_time.min(MILLISECOND);
-        self.next_at = self.connection.map_or(NEVER, |_| now);
-    }
-
     fn soon(&self, now: Micros) -> Micros {
         now + 1 + self.random.magnitude(self.think_time)
     }
@@ -62,7 +52,7 @@ impl Client {
             return self.connect(world);
         };
         let has_moved = self.read(world, id) | self.send(world, id);
-        let is_over = world.sockets[id].state == State::Closed || self.end(world, id);
+        let is_over = self.end(world, id);
         if is_over {
             self.connection = None;
         }
@@ -74,7 +64,7 @@ impl Client {
     }
 
     fn connect(&mut self, world: &mut World) -> Micros {
-        if self.connections_left == 0 {
+        if self.connections_left == 0 || world.is_calm {
             return NEVER;
         }
         self.connections_left -= 1;
@@ -101,7 +91,7 @@ impl Client {
         let flow = &mut socket.inbound;
         let max = flow.room().min(self.total - flow.sent);
         let count = max.min(1 + self.random.below(self.max_at_once));
-        if count == 0 || flow.is_ended || socket.state == State::Closed {
+        if count == 0 || world.is_calm || flow.is_ended {
             return false;
         }
         flow.sent += count;
@@ -140,29 +130,22 @@ impl Client {
         let count = 1 + self.random.magnitude(self.max_at_once.min(40));
         let count = count.min(self.total);
         self.total -= count;
-        let other = address(1 - world.service);
-        for _ in 0..count {
-            world.send_datagram(self.datagram(other));
-        }
+        (0..count).for_each(|_| world.send_datagram(self.datagram()));
         let next_at = self.soon(world.now);
         if self.total > 0 { next_at } else { NEVER }
     }
 
-    /// A datagram, or a train of them. Some have a forged source: the other service, a port of well-known
-    /// services, or many hosts.
-    fn datagram(&self, other: SocketAddr) -> Datagram {
+    /// A datagram, or a train of them. Some have a forged source.
+    fn datagram(&self) -> Datagram {
         let random = &self.random;
-        let port = random.pick(&[0, 7, 1023, 2049, 7007, 7008]);
-        let not_unicast = random.pick(&[[224, 0, 0, 1], [255; 4], [0; 4]]);
-        let service_port = SocketAddr::new(self.address.ip(), port);
-        let forged = [other, other, service_port, (not_unicast, 5000).into()];
+        let forged = random.word(FORGED).parse().unwrap();
         let local_ip = IpAddr::from([127, 0, 0, 1]);
         let size = random.magnitude(65_507) as usize;
         let segment = size.div_ceil(2 + random.below(63) as usize) as u16;
         Datagram {
             start: 0,
             size,
-            peer: random.either(4, random.pick(&forged), self.address),
+            peer: random.either(4, forged, self.address),
             info: PacketInfo {
                 local_ip: random.either(4, Some(local_ip), None),
                 ttl: random.pick(&[None, Some(0), Some(1), Some(2), Some(64), Some(255)]),
@@ -177,18 +160,18 @@ impl Client {
 
 impl World {
     /// The engine has read or written, or has closed the connection: its client acts soon.
-    pub(super) fn wake_client(&mut self, id: usize) {
+    pub(super) fn wake_client(&mut self, id: usize) -> Option<&mut Client> {
         let mut clients = self.clients.iter_mut();
-        if let Some(client) = clients.find(|it| it.connection == Some(id)) {
-            client.next_at = client.next_at.min(client.soon(self.now));
-        }
+        let client = clients.find(|it| it.connection == Some(id))?;
+        client.next_at = client.next_at.min(client.soon(self.now));
+        Some(client)
     }
 }
 
 /// Few sources. `10.0.0.4`, `192.0.2.1` and `fd00:0:0:1::1` are outside the allow list.
 const SOURCES: &str = "10.0.0.1 10.0.0.2 10.0.0.3 10.0.0.4 192.0.2.1 fd00::1 fd00::2 fd00:0:0:1::1";
 
-fn source_address(random: &Random) -> SocketAddr {
-    let (ip, port) = (random.word(SOURCES), 10_000 + random.below(1_000));
-    SocketAddr::new(ip.parse().unwrap(), port as u16)
-}
+/// The sources of forged datagrams: the services, ports of services, and many hosts.
+const FORGED: &str = "10.9.0.1:7007 10.9.0.2:7008 10.9.0.1:7007 10.9.0.2:7008 10.0.0.1:0 10.0.0.2:7 \
+                      10.0.0.3:1023 10.0.0.1:2049 [fd00::1]:7007 [fd00::2]:7008 224.0.0.1:5000 \
+                      255.255.255.255:5000 0.0.0.0:5000";

@@ -96,7 +96,7 @@ impl DatagramIo for Descriptor {
             check!(are_alike, "replies in one call differ in control messages");
             // The send buffer can be full, as it is shared with neighbours that do not answer ARP.
             let part = world.random.below(datagrams.len() as u64) as usize;
-            let count = world.random.either(4, part, datagrams.len());
+            let count = world.random.either(16, part, datagrams.len());
             for reply in datagrams[..count].iter().flat_map(Datagram::split) {
                 let first_byte = buffers[reply.start];
                 world.note_reply(reply, first_byte);

@@ -19,7 +19,7 @@ impl System for Simulation {
 }
 
 /// More iterations than any run needs.
-const MAX_ITERATIONS: u64 = 20_000;
+const MAX_ITERATIONS: u64 = 100_000;
 
 /// Runs a plan: the loops of its services, one iteration after the other.
 pub(super) fn run(plan: &Plan, level: LevelFilter) {
@@ -80,7 +80,7 @@ impl Host {
         })
     }
 
-    /// Begins the calm part or the shutdown if it is time, runs the loop at most once, and sometimes stops
+    /// Begins the calm part and the shutdown if it is time, runs the loop at most once, and sometimes stops
     /// the process or changes something.
     fn iterate(&mut self, plan: &Plan) {
         let iteration = world().iteration;
@@ -88,17 +88,8 @@ impl Host {
         // The time in which the other service ran has passed for this one too.
         let other_now = world_of(1 - self.service).now;
         world().advance(other_now);
-        // Since the last sleep.
-        let is_at_rest = world().is_at_rest;
-        let is_calm = world().is_calm;
-        let is_over = is_calm && is_at_rest;
-        let open = world().connections().count();
-        check!(open == 0 || !is_over, "{open} connections stay open");
-        if !is_calm && (is_at_rest || iteration >= plan.iterations) {
-            self.resume_accepting();
-            world().calm_down();
-        }
-        let ends = is_over || iteration >= plan.shutdown_at;
+        world().is_calm |= iteration >= plan.iterations;
+        let ends = world().is_at_rest || iteration >= plan.shutdown_at;
         if ends && !world().is_shutting_down() {
             self.shutdown();
         }
@@ -158,22 +149,9 @@ impl World {
         tell!(self, "shutdown");
         let drained_at = self.engine_now + micros(self.plan.config.drain_timeout);
         self.drained_at = self.drained_at.min(drained_at);
-        self.accepts_at = 0;
+        // The last connections are accepted, unless other processes can do it.
+        self.accepts_at = if self.plan.is_inherited { NEVER } else { 0 };
         true
-    }
-
-    /// From here on no failure is simulated, and clients read, send nothing more and end their connections.
-    fn calm_down(&mut self) {
-        self.is_calm = true;
-        tell!(self, "from here on nothing fails, and all clients read");
-        for id in 0..self.sockets.len() {
-            // Larger buffers, so that the rest is echoed in few iterations.
-            self.sockets[id].outbound.capacity = self.plan.max_capacity;
-            self.report_room(id);
-        }
-        for client in &mut self.clients {
-            client.calm_down(self.now, &self.sockets);
-        }
     }
 
     /// Sometimes stops the process for a time up to `max`: clients go on, and the engine does not run.

@@ -26,7 +26,7 @@ pub(super) fn endpoints(plan: &Plan, service: usize) -> Vec<Socket> {
     let socket = |(id, kind, endpoint, is_open): (usize, Kind, Endpoint, bool)| Socket {
         id,
         kind,
-        state: if is_open { State::Open } else { State::Closed },
+        is_open,
         address: endpoint.address(),
         endpoint: Some(endpoint),
         // No timeout applies.
@@ -37,15 +37,6 @@ pub(super) fn endpoints(plan: &Plan, service: usize) -> Vec<Socket> {
 }
 
 impl World {
-    /// At a shutdown it accepts the last ones, unless other processes can do it.
-    fn may_accept(&self) -> bool {
-        if self.is_shutting_down() {
-            !self.plan.is_inherited
-        } else {
-            self.accepts_at <= self.engine_now
-        }
-    }
-
     /// A back-off is over. Only the host resumes accepting after a pause.
     pub(super) fn retry_accepting(&mut self) {
         if self.accepts_at < NEVER {
@@ -58,13 +49,14 @@ impl World {
         let (listener, address) = (client.listener, client.address);
         let (id, socket) = (self.sockets.len(), &mut self.sockets[listener]);
         let is_full = socket.waiting.len() > self.plan.config.backlog as usize;
-        if socket.state == State::Closed || socket.drops_new_syns || is_full {
+        if !socket.is_open || socket.drops_new_syns || is_full {
             return None;
         }
         socket.waiting.push_back(id);
         let address = socket.address.and(Some(address));
+        let max = self.plan.max_capacity;
         let flow = || Flow {
-            capacity: 1 + self.random.magnitude(self.plan.max_capacity - 1),
+            capacity: self.random.magnitude(max).max(1 + max / 256),
             ..Flow::default()
         };
         let (inbound, outbound) = (flow(), flow());
@@ -84,7 +76,7 @@ impl World {
     /// A connection has left the backlog.
     pub(super) fn accepted(&mut self, connection: usize) -> (Descriptor, Peer) {
         let socket = &mut self.sockets[connection];
-        (socket.state, socket.moved_at) = (State::Open, self.engine_now);
+        (socket.is_open, socket.moved_at) = (true, self.engine_now);
         let unix = Peer::Unix(connection as u64);
         let peer = socket.address.map_or(unix, Peer::Tcp);
         (Descriptor(connection), peer)
@@ -96,7 +88,7 @@ impl Accept for Descriptor {
 
     fn accept(&mut self) -> io::Result<(Descriptor, Peer)> {
         self.call("accept", |world, id| {
-            let may_accept = world.may_accept();
+            let may_accept = world.accepts_at <= world.engine_now;
             let listener = &mut world.sockets[id];
             check!(may_accept, "{listener} is called during a pause");
             let connection = listener.waiting.pop_front().ok_or("EAGAIN")?;

@@ -80,9 +80,9 @@ drawn! {
     iterations_per_stop: u64 = rarely(&random, is_disturbed, 6);
     /// 0 if the host changes nothing.
     iterations_per_change: u64 = rarely(&random, is_disturbed, 5);
-    /// Iterations until the calm part, in which all clients read and everything has to be echoed.
+    /// Iterations until the calm part, in which nothing fails and clients send nothing more.
     iterations: u64 = 1 + random.bits(10);
-    /// The iteration of the shutdown. If it is `NEVER`, everything is echoed before.
+    /// The iteration of the shutdown. If it is `NEVER`, nothing can happen any more before.
     shutdown_at: u64 = random.either(2, random.below(iterations), NEVER);
     /// The host watches the descriptor of the loop, and calls it with a timeout of zero.
     is_nested: bool = random.one_in(3);
@@ -116,7 +116,7 @@ pub(super) fn draw_config(random: &Random, is_bulk: bool, is_storm: bool) -> Con
             unix_mode: None,
         },
         udp_answer_any_port: random.one_in(2),
-        busy_poll: Duration::from_micros(random.either(8, 50, 0)),
+        busy_poll: Duration::from_micros(random.either(8, 10, 0)),
         zero_copy: random.pick(&[ZeroCopy::Off, ZeroCopy::Auto]),
         max_connections: 1 + random.below(max_connections) as usize,
         max_per_source: random.either(4, max_per_source, None),

@@ -85,7 +85,7 @@ impl World {
         let max = if is_late { 10 * MILLISECOND } else { 0 };
         let at = self.now + self.random.magnitude(max);
         let socket = &mut self.sockets[id];
-        if socket.token.is_some() && socket.state == State::Open {
+        if socket.token.is_some() && socket.is_open {
             socket.changed_at = Some(socket.changed_at.map_or(at, |it| it.min(at)));
         }
     }
@@ -96,10 +96,21 @@ impl World {
         self.open().filter(is_due)
     }
 
-    /// Whether the selector has events. A host that watches its descriptor is told of each once.
+    /// Whether an event is going to report a change. A host that watches the descriptor of the selector is
+    /// told of each once.
+    pub(super) fn is_announced(&self, socket: &Socket) -> bool {
+        let told_at = if self.plan.is_nested {
+            self.polled_at
+        } else {
+            0
+        };
+        socket.changed_at >= Some(told_at)
+    }
+
+    /// Whether the selector has events.
     pub(super) fn has_events(&self) -> bool {
-        let is_new = |it: &Socket| !self.plan.is_nested || it.changed_at >= Some(self.polled_at);
-        self.is_woken || self.changed().any(|it| it.is_ready() && is_new(it))
+        let is_event = |it: &Socket| it.is_ready() && self.is_announced(it);
+        self.is_woken || self.changed().any(is_event)
     }
 
     /// Takes events, in any order.
@@ -149,6 +160,8 @@ impl World {
             }
             self.is_at_rest = self.next_at().min(wakes_at) >= NEVER;
             if self.is_at_rest {
+                // Clients have acted since the check above.
+                self.check_before_sleep(wakes_at);
                 break;
             }
             self.step(wakes_at);

@@ -13,22 +13,14 @@ pub(super) enum Kind {
     Udp,
 }
 
-#[derive(Default, PartialEq, Eq)]
-pub(super) enum State {
-    /// A connection in the backlog.
-    #[default]
-    Waiting,
-    Open,
-    Closed,
-}
-
 /// The facts of a socket.
 #[derive(Default)]
 pub(super) struct Socket {
     /// Its number, which its descriptor has.
     pub(super) id: usize,
     pub(super) kind: Kind,
-    pub(super) state: State,
+    /// The engine has its descriptor: it is not in the backlog, and not closed.
+    pub(super) is_open: bool,
     /// `None` for a connection.
     pub(super) endpoint: Option<Endpoint>,
     /// The address of the client of a connection, or of the socket itself; `None` at a Unix socket.
@@ -161,7 +153,7 @@ impl Display for Socket {
 impl World {
     /// All open sockets.
     pub(super) fn open(&self) -> impl Iterator<Item = &Socket> {
-        self.sockets.iter().filter(|it| it.state == State::Open)
+        self.sockets.iter().filter(|it| it.is_open)
     }
 
     /// The open connections.
