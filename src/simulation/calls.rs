@@ -106,21 +106,19 @@ impl World {
     }
 
     fn note_call(&mut self, id: usize, name: &str, error: Option<&'static str>) {
-        let socket = &mut self.sockets[id];
-        let listener = socket.address.map_or(UNIX, |_| TCP);
-        let activity = &mut socket.activity;
+        let listener = self.sockets[id].address.map_or(UNIX, |_| TCP);
+        let activity = &mut self.sockets[id].activity;
         activity.has_called = true;
-        match error {
-            Some("EINTR") => return,
-            Some("EAGAIN") => activity.has_error = true,
-            None => activity.has_progress |= name != "epoll_ctl",
-            Some(_) => {
-                (activity.has_error, activity.has_progress) = (true, true);
-                socket.failure = error;
-                self.expected.receive_errors += u64::from(name == "recvmmsg");
-                // A connection that cannot be registered pauses its listener.
-                self.sockets[listener].activity.has_error |= name == "epoll_ctl";
-            }
+        if error == Some("EINTR") {
+            return;
+        }
+        let is_failure = error.is_some_and(|it| it != "EAGAIN");
+        activity.error = error.or(activity.error);
+        activity.has_progress |= is_failure || (error.is_none() && name != "epoll_ctl");
+        self.expected.receive_errors += u64::from(is_failure && name == "recvmmsg");
+        if is_failure && name == "epoll_ctl" {
+            // A connection that cannot be registered pauses its listener.
+            self.sockets[listener].activity.error = error;
         }
         // An error of accept(2) itself, and not of a connection, pauses all listeners.
         let is_paused = name == "accept" && error.is_some_and(|it| can_fail_with(name, it));

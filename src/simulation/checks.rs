@@ -106,7 +106,7 @@ impl World {
     fn check_open(&self, socket: &Socket) {
         let may_be_open = socket.is_exempt || !self.is_forbidden(socket);
         check!(may_be_open, "{socket} must not be open");
-        check!(socket.failure.is_none(), "{socket} survives an error");
+        check!(socket.failure().is_none(), "{socket} survives an error");
         let max = self.pipe_size().max(self.plan.config.buffer_size as u64);
         check!(socket.held <= max, "{socket} holds more than a buffer");
     }
@@ -123,7 +123,7 @@ impl World {
         let waits = has_work && !activity.has_called && socket.changed_at.is_none() && is_stream;
         let spins = is_repeated(&mut socket.idle_iterations, idles, 5);
         let starves = is_repeated(&mut socket.starved_iterations, waits, max);
-        let may_be_silent = activity.has_error || activity.unreplied.is_empty();
+        let may_be_silent = activity.error.is_some() || activity.unreplied.is_empty();
         check!(may_be_silent, "{socket} does not reply, without an error");
         check!(!spins, "{socket} has turns without an effect");
         check!(!starves, "{socket} has work, and gets no turn");

@@ -94,7 +94,7 @@ impl World {
     fn check_unopened(&self, socket: &Socket) {
         let is_full = self.connections().count() > self.plan.config.max_connections;
         let is_refused = is_full || self.is_shutting_down() || self.is_forbidden(socket);
-        let may_close = is_refused || socket.activity.has_error;
+        let may_close = is_refused || socket.activity.error.is_some();
         check!(may_close, "{socket} is not opened, without a reason");
     }
 
@@ -106,7 +106,7 @@ impl World {
             Kind::Udp => self.is_lingering() || self.plan.services > 1,
             _ => self.plan.is_inherited || !self.has_place(),
         };
-        let may_wait = may_leave || socket.activity.has_error || !self.is_shutting_down();
+        let may_wait = may_leave || socket.activity.error.is_some() || !self.is_shutting_down();
         let first_new = self.first_new[usize::from(socket.kind == Kind::Udp)];
         let is_empty = socket.waiting.front().is_none_or(|it| *it >= first_new);
         check!(
@@ -122,7 +122,7 @@ impl World {
         let has_ended = socket.inbound.is_ended && unread == 0 && !is_blocked;
         let is_reset = |it| ["ECONNRESET", "EPIPE", "ENOTCONN"].contains(&it);
         // The engine gives a connection a turn before it closes it for a timeout. So all bytes were read.
-        let may_expire = unread == 0 || is_blocked || socket.activity.has_error;
+        let may_expire = unread == 0 || is_blocked || socket.activity.error.is_some();
         let age = self.engine_now - socket.moved_at;
         let [idle, write] = self.timeouts(socket).map(|it| may_expire && age > it);
         // After the drain time a connection flushes, and reads until its client closes or the time is over.
@@ -133,8 +133,8 @@ impl World {
         let is_over_budget = self.held() > config.max_buffered as u64;
         let all = [
             ("PeerClosed", has_ended && !socket.outbound.is_ended),
-            ("Reset", socket.failure.is_some_and(is_reset)),
-            ("Error", socket.failure.is_some_and(|it| !is_reset(it))),
+            ("Reset", socket.failure().is_some_and(is_reset)),
+            ("Error", socket.failure().is_some_and(|it| !is_reset(it))),
             ("IdleTimeout", idle),
             ("WriteTimeout", write),
             ("Evicted", is_blocked && is_over_budget),

@@ -49,7 +49,7 @@ impl World {
         let (listener, address) = (client.listener, client.address);
         let (id, socket) = (self.sockets.len(), &mut self.sockets[listener]);
         let is_full = socket.waiting.len() > self.plan.config.backlog as usize;
-        if !socket.is_open || socket.drops_new_syns || is_full {
+        if !socket.is_open || is_full {
             return None;
         }
         socket.waiting.push_back(id);
@@ -104,10 +104,9 @@ impl Accept for Descriptor {
         world().plan.is_inherited
     }
 
+    /// Handshakes that began before are completed.
     fn drop_new_syns(&self) -> bool {
-        let listener = &mut world().sockets[self.0];
-        listener.drops_new_syns = listener.address.is_some();
-        listener.drops_new_syns
+        world().sockets[self.0].address.is_some()
     }
 
     fn unlink_socket_file(&mut self) {}

@@ -34,7 +34,7 @@
 //! | `calls.rs`, `errors.rs` | what all calls have in common, and their errors |
 //! | `selector.rs` | edge-triggered events, and the clock |
 //! | `host.rs`, `changes.rs` | the host, which is the program around the engine, and what it changes |
-//! | `listeners.rs`, `streams.rs`, `pipes.rs`, `datagrams.rs` | the calls of each kind of descriptor |
+//! | `listeners.rs`, `streams.rs`, `datagrams.rs` | the calls of each kind of descriptor |
 //! | `checks.rs`, `closes.rs` | what has to hold |
 //!
 //! An iteration is one of the loop, which `EventLoop::turn` makes; a turn is that of a socket, as in the
@@ -70,7 +70,6 @@ mod datagrams;
 mod errors;
 mod host;
 mod listeners;
-mod pipes;
 mod plan;
 pub(crate) mod random;
 mod seeds;
@@ -97,7 +96,7 @@ use crate::stats::Stats;
 
 // The names that the files share.
 use {calls::*, checks::*, clients::*, closes::*, errors::*, host::*, listeners::*};
-use {pipes::*, plan::*, random::*, selector::*, sockets::*};
+use {plan::*, random::*, selector::*, sockets::*};
 
 thread_local! {
     /// One for each service. Never freed, so that they can be borrowed for any time.

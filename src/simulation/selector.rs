@@ -192,12 +192,10 @@ impl World {
 
     /// Clients act whose time has come.
     pub(super) fn act(&mut self) {
-        for index in 0..self.clients.len() {
-            if self.clients[index].next_at <= self.now {
-                let mut client = self.clients[index].clone();
-                client.next_at = client.act(self);
-                self.clients[index] = client;
-            }
+        let (now, mut clients) = (self.now, mem::take(&mut self.clients));
+        for client in clients.iter_mut().filter(|it| it.next_at <= now) {
+            client.next_at = client.act(self);
         }
+        self.clients = clients;
     }
 }

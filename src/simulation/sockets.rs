@@ -29,8 +29,6 @@ pub(super) struct Socket {
     pub(super) token: Option<Token>,
     /// When an event can report a change; `None` if all changes are reported.
     pub(super) changed_at: Option<Micros>,
-    /// The error of a call, other than `EINTR` and `EAGAIN`.
-    pub(super) failure: Option<&'static str>,
     /// It was open when the host changed the limits.
     pub(super) is_exempt: bool,
     pub(super) activity: Activity,
@@ -41,8 +39,6 @@ pub(super) struct Socket {
 
     /// Connections in the backlog of a listener, or datagrams in the receive buffer of a UDP socket.
     pub(super) waiting: VecDeque<usize>,
-    /// New connections reach another process, or none.
-    pub(super) drops_new_syns: bool,
     /// Datagrams for which the receive buffer had no room.
     pub(super) drops: u32,
 
@@ -73,8 +69,8 @@ pub(super) struct Activity {
     pub(super) has_read: bool,
     /// A call had an effect, or ended with an error that the engine has to act on.
     pub(super) has_progress: bool,
-    /// A call returned an error other than `EINTR`.
-    pub(super) has_error: bool,
+    /// The last error of a call, other than `EINTR`.
+    pub(super) error: Option<&'static str>,
     /// Datagrams that were received, and get a reply.
     pub(super) unreplied: Vec<Datagram>,
 }
@@ -101,6 +97,11 @@ impl Flow {
 }
 
 impl Socket {
+    /// The error that a call returned in this iteration, other than `EINTR` and `EAGAIN`.
+    pub(super) fn failure(&self) -> Option<&'static str> {
+        self.activity.error.filter(|it| *it != "EAGAIN")
+    }
+
     /// Bytes that the engine has read and not written. What it reads after its end of the stream, it
     /// discards.
     pub(super) fn pending(&self) -> u64 {
