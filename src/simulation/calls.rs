@@ -137,9 +137,7 @@ impl World {
                 self.close(connection);
             }
         } else if socket.kind == Kind::Stream {
-            if let Some(client) = self.wake_client(id) {
-                client.connection = None;
-            }
+            self.wake_client(id);
             // There may be room for another one, so listeners have a turn.
             self.retry_accepting();
             self.listeners().for_each(|it| it.activity.is_woken = true);
