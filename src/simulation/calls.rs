@@ -113,7 +113,9 @@ impl World {
             return;
         }
         let is_failure = error.is_some_and(|it| it != "EAGAIN");
-        activity.error = error.or(activity.error);
+        if is_failure || activity.error.is_none() {
+            activity.error = error;
+        }
         activity.has_progress |= is_failure || (error.is_none() && name != "epoll_ctl");
         self.expected.receive_errors += u64::from(is_failure && name == "recvmmsg");
         if is_failure && name == "epoll_ctl" {

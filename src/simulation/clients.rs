@@ -25,17 +25,15 @@ drawn! {
     /// The longest time between two actions.
     think_time: Micros = random.pick(&[10, 100, 1_000, 50_000, SECOND, 60 * SECOND]);
     /// When it acts next; `NEVER` while it waits for the service.
-    next_at: Micros = if plan.is_storm { 0 } else { random.magnitude(HOUR) };
+    next_at: Micros = if plan.is_storm { 0 } else { random.magnitude(think_time) };
     /// When it begins to read.
     reads_at: Micros = random.pick(&[0, 0, 0, 0, 0, random.magnitude(HOUR), NEVER]);
     /// 0 if no send is urgent.
     sends_per_urgent: u64 = random.either(4, 1 + random.below(4), 0);
     /// How it ends a connection. It reads on after a half-close.
     ending: &'static str = random.word("closes half-closes resets");
-    /// How many bytes it sends before it ends the connection; `NEVER` if it does not.
-    ends_after: u64 = random.pick(&[total, total, random.below(total + 1), NEVER]);
-    /// Before it ends the connection, it waits until everything has come back.
-    is_patient: bool = random.one_in(2);
+    /// How many bytes come back before it ends the connection; `NEVER` if it does not.
+    ends_after: u64 = random.pick(&[total, 0, random.below(total + 1), NEVER]);
 }
 
 impl Client {
@@ -93,8 +91,7 @@ impl Client {
         if is_urgent {
             socket.mark.get_or_insert(flow.sent - 1);
         }
-        let urgent = if is_urgent { ", urgent" } else { "" };
-        tell!(world, "client of {id} sends {count}{urgent}");
+        tell!(world, "client of {id} sends {count}, urgent: {is_urgent}");
         world.note_change(id);
         true
     }
@@ -103,8 +100,7 @@ impl Client {
     fn end(&self, world: &mut World, id: usize) -> bool {
         let socket = &mut world.sockets[id];
         let (inbound, outbound) = (&mut socket.inbound, &socket.outbound);
-        let waits = self.is_patient && outbound.received < inbound.sent;
-        if waits || inbound.sent < self.ends_after || inbound.is_ended {
+        if outbound.received < self.ends_after || inbound.is_ended {
             return false;
         }
         // A close with unread bytes is a reset. After one without, the first write leads to a reset.

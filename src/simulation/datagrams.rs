@@ -47,10 +47,8 @@ impl World {
         let (peer, port, info) = (datagram.peer, datagram.peer.port(), datagram.info);
         let is_reserved = port < 1024 || [2049, address(self.service).port()].contains(&port);
         let is_service = port == 0 || (is_reserved && !self.plan.config.udp_answer_any_port);
-        let is_unicast = match peer.ip() {
-            IpAddr::V4(ip) => !(ip.is_multicast() || ip.is_broadcast() || ip.is_unspecified()),
-            IpAddr::V6(_) => true,
-        };
+        let ip = peer.ip();
+        let is_unicast = !ip.is_multicast() && !ip.is_unspecified() && ip != IpAddr::from([255; 4]);
         let is_too_far = info.ttl.is_some_and(|ttl| ttl <= 1);
         self.is_allowed(peer) && is_unicast && !is_service && !info.multicast && !is_too_far
     }

@@ -121,13 +121,10 @@ impl World {
             ids.push(self.random.below(self.sockets.len() as u64) as usize);
         }
         ids.sort_by_cached_key(|_| self.random.below(NEVER));
-        let max = self.plan.max_events - usize::from(self.is_woken);
+        let max = self.plan.max_events;
+        let waker = mem::take(&mut self.is_woken).then_some((WAKER, ALL));
         let events = ids.into_iter().filter_map(|id| self.take_event(id));
-        let mut events: Vec<_> = events.take(max).collect();
-        if mem::take(&mut self.is_woken) {
-            events.push((WAKER, ALL));
-        }
-        events
+        waker.into_iter().chain(events).take(max).collect()
     }
 
     /// Takes the event of a socket. A socket without a change gets a spurious event, and a closed one a

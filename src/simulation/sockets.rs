@@ -69,7 +69,7 @@ pub(super) struct Activity {
     pub(super) has_read: bool,
     /// A call had an effect, or ended with an error that the engine has to act on.
     pub(super) has_progress: bool,
-    /// The last error of a call, other than `EINTR`.
+    /// The error of a call, other than `EINTR`. `EAGAIN` does not replace another one.
     pub(super) error: Option<&'static str>,
     /// Datagrams that were received, and get a reply.
     pub(super) unreplied: Vec<Datagram>,
