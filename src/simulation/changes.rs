@@ -51,27 +51,24 @@ impl Host {
         let _ = self.engine.adopt(stream, peer, now());
     }
 
-    /// Other limits, from now on. Open connections keep their places, and have the new timeouts and share
-    /// the new budget.
     fn set_limits(&mut self, plan: &Plan) {
-        let mut world = world();
-        let drawn = draw_config(&world.random, plan.is_bulk, plan.is_storm);
-        let config = &mut world.plan.config;
         // The first limit fixes the range of tokens.
-        config.max_connections = drawn.max_connections.min(plan.config.max_connections);
-        config.max_per_source = drawn.max_per_source;
-        config.max_buffered = drawn.max_buffered.max(config.buffer_size);
-        config.allow = drawn.allow;
-        config.idle_timeout = drawn.idle_timeout;
-        config.write_timeout = drawn.write_timeout;
-        let config = config.clone();
-        world.limits_changed_at = world.engine_now;
-        world.retry_accepting();
-        for socket in &mut world.sockets {
-            socket.is_exempt = socket.is_open;
-        }
-        drop(world);
+        let config = world().change_limits(plan.config.max_connections as u64);
         let result = self.engine.set_limits(&config, now());
         check!(result.is_ok(), "a limit cannot be changed");
+    }
+}
+
+impl World {
+    /// Other limits, from now on. Open connections keep their places, and have the new timeouts and share
+    /// the new budget.
+    fn change_limits(&mut self, max_connections: u64) -> Config {
+        draw_limits(&self.random, max_connections, &mut self.plan.config);
+        self.limits_changed_at = self.engine_now;
+        self.retry_accepting();
+        for socket in &mut self.sockets {
+            socket.is_exempt = socket.is_open;
+        }
+        self.plan.config.clone()
     }
 }

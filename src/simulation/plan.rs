@@ -5,7 +5,6 @@
 
 use super::*;
 use crate::config::ZeroCopy;
-use crate::net::bind::BindOptions;
 
 /// Microseconds of the simulated clock.
 pub(super) type Micros = u64;
@@ -94,39 +93,40 @@ drawn! {
     max_events: usize = random.either(2, 1 + random.below(4) as usize, 256);
 }
 
-/// Draws a configuration, with limits so small that they are reached.
-pub(super) fn draw_config(random: &Random, is_bulk: bool, is_storm: bool) -> Config {
+fn draw_config(random: &Random, is_bulk: bool, is_storm: bool) -> Config {
     let small = 1 + random.magnitude(63) as usize;
     let bulk = 1 << (14 + random.below(5));
-    let buffer_size = if is_bulk { bulk } else { small };
-    // The builder asks for 256 KiB at least, which few peers reach.
-    let budget = buffer_size * (1 + random.below(4) as usize);
-    let networks = ["10.0.0.0/30".parse().unwrap(), "fd00::/64".parse().unwrap()];
-    let small = 1 + random.magnitude(7) as u32;
-    let (max_connections, backlog) = if is_storm { (100, 100) } else { (8, small) };
     let drain = random.magnitude(60_000);
-    let max_per_source = Some(1 + random.below(3) as usize);
-    Config {
-        buffer_size,
-        max_buffered: random.either(2, budget, 1 << 30),
-        allow: random.either(8, networks.into(), Vec::new()),
+    let few = 1 + random.magnitude(7) as u32;
+    let (max_connections, backlog) = if is_storm { (100, 100) } else { (8, few) };
+    let mut config = Config {
+        buffer_size: if is_bulk { bulk } else { small },
         drain_timeout: Duration::from_millis(random.either(4, 0, drain)),
-        bind: BindOptions {
-            reuse_port: random.one_in(4),
-            unix_mode: None,
-        },
         udp_answer_any_port: random.one_in(2),
         busy_poll: Duration::from_micros(random.either(8, 10, 0)),
         zero_copy: random.pick(&[ZeroCopy::Off, ZeroCopy::Auto]),
-        max_connections: 1 + random.below(max_connections) as usize,
-        max_per_source: random.either(4, max_per_source, None),
         backlog,
-        idle_timeout: drawn_timeout(random),
-        write_timeout: drawn_timeout(random),
         connection_events: 1000,
         max_turns: random.either(8, 1 + random.below(8) as usize, usize::MAX),
         ..Config::default()
-    }
+    };
+    config.bind.reuse_port = random.one_in(4);
+    draw_limits(random, max_connections, &mut config);
+    config
+}
+
+/// Draws the limits that a host can change, so small that they are reached.
+pub(super) fn draw_limits(random: &Random, max_connections: u64, config: &mut Config) {
+    // The builder asks for 256 KiB at least, which few peers reach.
+    let budget = config.buffer_size * (1 + random.below(4) as usize);
+    let networks = ["10.0.0.0/30".parse().unwrap(), "fd00::/64".parse().unwrap()];
+    let max_per_source = Some(1 + random.below(3) as usize);
+    config.max_connections = 1 + random.below(max_connections) as usize;
+    config.max_buffered = random.either(2, budget, 1 << 30);
+    config.allow = random.either(8, networks.into(), Vec::new());
+    config.max_per_source = random.either(4, max_per_source, None);
+    config.idle_timeout = drawn_timeout(random);
+    config.write_timeout = drawn_timeout(random);
 }
 
 fn drawn_timeout(random: &Random) -> Duration {
