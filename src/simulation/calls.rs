@@ -139,7 +139,9 @@ impl World {
                 self.close(connection);
             }
         } else if socket.kind == Kind::Stream {
-            self.wake_client(id);
+            if let Some(client) = self.wake_client(id) {
+                client.connection = None;
+            }
             // There may be room for another one, so listeners have a turn.
             self.retry_accepting();
             self.listeners().for_each(|it| it.activity.is_woken = true);

@@ -1,5 +1,5 @@
 //! Clients with random habits: greedy, pinging, slow, silent, never reading, reading after hours,
-//! half-closing, resetting, sending urgent data, over TCP, Unix sockets and UDP.
+//! half-closing, resetting, sending urgent data, churning, over TCP, Unix sockets and UDP.
 
 use std::num::NonZero;
 
@@ -7,7 +7,7 @@ use super::*;
 use crate::net::udp::packet_info::PacketInfo;
 
 drawn! {
-    /// A client, with one connection.
+    /// A client, with one connection at a time.
     Client(plan: &Plan, number: u64):
 
     random: Random = Random::new(plan.seed ^ ((number + 1) << 32));
@@ -15,8 +15,8 @@ drawn! {
     address: SocketAddr = SocketAddr::new(random.word(SOURCES).parse().unwrap(), 10_000 + number as u16);
     /// The listener that it connects to.
     listener: usize = if plan.has_unix && random.one_in(2) { UNIX } else { TCP };
-    /// `None` before and after it.
     connection: Option<usize> = None;
+    connections_left: u64 = 1 + random.magnitude(4);
     max: u64 = 4 * plan.max_capacity.max(plan.config.buffer_size as u64);
     /// Bytes of a connection, or datagrams.
     total: u64 = random.magnitude(if is_udp { 60 } else { max });
@@ -50,20 +50,25 @@ impl Client {
             return self.connect(world);
         };
         let has_moved = self.read(world, id) | self.send(world, id);
-        if self.end(world, id) {
+        let is_over = self.end(world, id);
+        if is_over {
             self.connection = None;
-        } else if has_moved {
-            return self.soon(world.now);
-        } else if self.reads_at > world.now {
-            return self.reads_at;
         }
-        NEVER
+        match (has_moved || is_over, self.reads_at) {
+            (true, _) => self.soon(world.now),
+            (false, reads_at) if reads_at > world.now => reads_at,
+            _ => NEVER,
+        }
     }
 
-    /// Connects. If the system drops the SYN, the client gives up.
+    /// Connects. If the system drops the SYN, the client tries again, if it has connections left.
     fn connect(&mut self, world: &mut World) -> Micros {
+        if self.connections_left == 0 || world.is_calm {
+            return NEVER;
+        }
+        self.connections_left -= 1;
         self.connection = world.connect(self);
-        self.connection.map_or(NEVER, |_| self.soon(world.now))
+        self.soon(world.now)
     }
 
     fn read(&self, world: &mut World, id: usize) -> bool {
@@ -150,11 +155,11 @@ impl Client {
 
 impl World {
     /// The engine has read or written, or has closed the connection: its client acts soon.
-    pub(super) fn wake_client(&mut self, id: usize) {
+    pub(super) fn wake_client(&mut self, id: usize) -> Option<&mut Client> {
         let mut clients = self.clients.iter_mut();
-        if let Some(client) = clients.find(|it| it.connection == Some(id)) {
-            client.next_at = client.next_at.min(client.soon(self.now));
-        }
+        let client = clients.find(|it| it.connection == Some(id))?;
+        client.next_at = client.next_at.min(client.soon(self.now));
+        Some(client)
     }
 }
 

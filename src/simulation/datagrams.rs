@@ -92,9 +92,16 @@ impl DatagramIo for Descriptor {
             let kind = |it: &Datagram| (it.peer.is_ipv4(), it.info);
             let are_alike = datagrams.iter().all(|it| kind(it) == kind(&datagrams[0]));
             check!(are_alike, "replies in one call differ in control messages");
-            // The send buffer can be full, as it is shared with neighbours that do not answer ARP.
-            let part = world.random.below(datagrams.len() as u64) as usize;
-            let count = world.random.either(16, part, datagrams.len());
+            let part = 1 + world.random.below(datagrams.len() as u64) as usize;
+            let count = if world.now < world.full_until {
+                0
+            } else {
+                part
+            };
+            // The neighbour does not answer ARP, and the replies to it fill the send buffer for a time.
+            if world.random.one_in(16) {
+                world.full_until = world.now + world.random.magnitude(3 * SECOND);
+            }
             for reply in datagrams[..count].iter().flat_map(Datagram::split) {
                 let first_byte = buffers[reply.start];
                 world.note_reply(reply, first_byte);

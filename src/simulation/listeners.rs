@@ -49,7 +49,7 @@ impl World {
         let (listener, address) = (client.listener, client.address);
         let (id, socket) = (self.sockets.len(), &mut self.sockets[listener]);
         let is_full = socket.waiting.len() > self.plan.config.backlog as usize;
-        if !socket.is_open || is_full || self.is_calm {
+        if !socket.is_open || is_full {
             return None;
         }
         socket.waiting.push_back(id);

@@ -165,6 +165,8 @@ struct World {
     sockets: Vec<Socket>,
     clients: Vec<Client>,
     datagrams: Vec<Datagram>,
+    /// Until when the send buffer for datagrams is full.
+    full_until: Micros,
     /// Open pipes.
     pipes: u64,
     /// The connections that were closed, and not reported yet.

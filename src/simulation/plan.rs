@@ -66,7 +66,7 @@ drawn! {
     services: usize = random.either(4, 1 + usize::from(has_udp), 1);
     /// Whether other processes have copies of the listeners.
     is_inherited: bool = random.one_in(8);
-    max_clients: u64 = 1 + random.below(if is_storm { CLIENTS } else { 16 });
+    max_clients: u64 = 1 + random.below(if is_storm { CLIENTS } else { 8 });
     /// The numbers of the clients, with a draw for each: a draw of 0 leaves it out.
     clients: Vec<u64> = (0..CLIENTS).filter(|it| random.below(NEVER) > 0 && *it < max_clients).collect();
     /// Whether calls fail, and the host stops the process or changes something.
