@@ -230,9 +230,11 @@ impl Echo {
     ///
     /// `stream` is a connected TCP or Unix stream socket: a [`TcpStream`](std::net::TcpStream) or
     /// `UnixStream` of the standard library, or an `OwnedFd` (on Windows an `OwnedSocket`). Its options
-    /// become those of accepted connections: non-blocking, `TCP_NODELAY`, `SO_KEEPALIVE`. A socket of
-    /// mio has to be deregistered before. No duplicate of the descriptor may stay open: while there is one,
-    /// a close neither ends the connection nor takes it out of the selector (epoll(7), question 6).
+    /// become those of accepted connections: non-blocking, `TCP_NODELAY`, `SO_KEEPALIVE`, without
+    /// `SO_LINGER` and `TCP_CORK`. It must not have `SO_RCVLOWAT` above 1 or, on BSD, `TCP_NOPUSH`, which
+    /// hold back short echoes and cannot be reset here. A socket of mio has to be deregistered before. No
+    /// duplicate of the descriptor may stay open: while there is one, a close neither ends the connection
+    /// nor takes it out of the selector (epoll(7), question 6).
     ///
     /// # Errors
     ///

@@ -184,11 +184,16 @@ impl BoundSocket {
     /// [`TcpListener`](std::net::TcpListener), [`UdpSocket`](std::net::UdpSocket) or `UnixListener` of
     /// the standard library, or an `OwnedFd` (on Windows an `OwnedSocket`).
     ///
+    /// Options that would break an echo are reset, such as `SO_LINGER`, `TCP_CORK` and `IP_RECVERR`. The
+    /// socket must not have three that cannot be reset here: `SO_RCVLOWAT` above 1 and, on BSD,
+    /// `TCP_NOPUSH` hold back short echoes, and `UDP_CORK` holds back every reply.
+    ///
     /// # Errors
     ///
-    /// [`InvalidInput`](io::ErrorKind::InvalidInput) for anything else: a connection, a stream socket
-    /// that does not listen, a Unix datagram socket, a UDP socket that is not bound. Otherwise the
-    /// errors of getsockname(2) and setsockopt(2).
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) for any other socket: a connection, a stream socket
+    /// that does not listen, a Unix datagram socket, a UDP socket that is not bound or that is
+    /// connected. Otherwise the errors of getsockname(2), such as `ENOTSOCK` for a file, and of
+    /// setsockopt(2).
     pub fn new(socket: impl Into<OwnedSocket>) -> io::Result<Self> {
         let socket = Socket::from(socket.into());
         let endpoint = endpoint_of(&socket)?;
@@ -207,7 +212,8 @@ fn endpoint_of(socket: &Socket) -> io::Result<Endpoint> {
     let address = socket.local_addr()?;
     if socket.peer_addr().is_ok() {
         return unusable(
-            "it is a connection: pass on the listening socket (in a systemd unit: Accept=no)",
+            "it has a peer: pass on a listening socket (in a systemd unit: Accept=no), or a UDP \
+             socket that is not connected",
         );
     }
     let kind = socket.r#type()?;

@@ -22,15 +22,33 @@ use super::{Accept, OwnedSocket, canonical, syn_filter};
 /// further system calls for each connection.
 const OPTIONS_ARE_INHERITED: bool = cfg!(any(target_os = "linux", target_os = "android"));
 
-/// The options that an echo needs on every TCP connection.
+/// The options that an echo needs on every TCP connection. Resets those that another program may have
+/// set, and that would break it.
 fn set_options(socket: &SockRef<'_>) -> io::Result<()> {
     // Each echo is sent at once, and does not wait for the acknowledgement of the last one.
     socket.set_tcp_nodelay(true)?;
+    // With SO_LINGER close(2) waits, even on a non-blocking socket, or discards what is on its way to
+    // the peer; see socket(7).
+    socket.set_linger(None)?;
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    reset_linux_options(socket);
     // An urgent byte stays in its place in the stream (RFC 6093, section 6). MPTCP sockets refuse the
     // option (EOPNOTSUPP).
     let _ = socket.set_out_of_band_inline(true);
     // A vanished peer is detected after two hours or so, and its place is free again; see tcp(7).
     socket.set_keepalive(true)
+}
+
+/// Best effort: a system without an option has nothing to reset.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn reset_linux_options(socket: &SockRef<'_>) {
+    use nix::sys::socket::{TimestampingFlag, setsockopt, sockopt::Timestamping};
+
+    // It would hold back an echo for 200 ms, whatever TCP_NODELAY says; see tcp(7).
+    let _ = socket.set_tcp_cork(false);
+    // Time stamps of sent bytes stay in the error queue, which shares the receive buffer. The echo does
+    // not read that queue, and once it is full no more bytes arrive.
+    let _ = setsockopt(&**socket, Timestamping, &TimestampingFlag::empty());
 }
 
 /// The option that an echo needs on every Unix connection: none inherits it. Fails on systems without

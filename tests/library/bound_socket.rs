@@ -108,6 +108,46 @@ fn connections_pending_before_the_handover_get_the_socket_options() {
     }
 }
 
+/// Over TCP the last echo of a half-closed connection is on its way when the socket is closed. With
+/// `SO_LINGER` and a time of 0 the close would reset the connection.
+#[test]
+fn linger_of_an_inherited_listener_is_off() {
+    let (listener, address) = listener();
+    SockRef::from(&listener)
+        .set_linger(Some(Duration::ZERO))
+        .unwrap();
+    let early = connect(address);
+    let mut server = server(vec![bound(&listener)]);
+    assert_eq!(SockRef::from(&listener).linger().unwrap(), None);
+    let late = connect(address);
+    for mut client in [early, late] {
+        let closed = server.stats().closed.peer_closed;
+        client.write_all(b"hello").unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+        turn_until(&mut server, |server| {
+            server.stats().closed.peer_closed > closed
+        });
+        assert_eq!(common::read_to_the_end(&mut client), b"hello");
+    }
+}
+
+/// Each would hold back or end the echo at some time.
+#[cfg(target_os = "linux")]
+#[test]
+fn options_that_would_break_an_echo_are_reset_on_an_inherited_listener() {
+    use nix::sys::socket::{TimestampingFlag, getsockopt, setsockopt, sockopt::Timestamping};
+
+    let (listener, _) = listener();
+    let socket = SockRef::from(&listener);
+    socket.set_tcp_cork(true).unwrap();
+    let of_sending = TimestampingFlag::SOF_TIMESTAMPING_TX_SOFTWARE;
+    setsockopt(&listener, Timestamping, &of_sending).unwrap();
+    let _server = server(vec![bound(&listener)]);
+    assert!(!socket.tcp_cork().unwrap());
+    let stamps = getsockopt(&listener, Timestamping).unwrap();
+    assert!(stamps.is_empty(), "{stamps:?}");
+}
+
 /// As systemd passes it on with `SocketProtocol=mptcp`. It lacks some options of TCP.
 #[cfg(target_os = "linux")]
 #[test]
@@ -345,6 +385,59 @@ fn time_stamps_leave_room_for_other_control_messages() {
     assert_eq!(server.stats().dropped.hop_limit, 1);
 }
 
+/// Has the server reply to so many peers that are gone that the errors would fill a small receive
+/// buffer.
+#[cfg(target_os = "linux")]
+fn reply_to_closed_sockets(server: &mut Server, client: &str, service: SocketAddr) {
+    for _ in 0..100 {
+        let sent = server.stats().datagrams_sent;
+        let client = UdpSocket::bind(client).unwrap();
+        client.send_to(b"hello", service).unwrap();
+        drop(client);
+        turn_until(server, |server| server.stats().datagrams_sent > sent);
+    }
+}
+
+/// The error queue shares the receive buffer: once it is full, no more datagrams arrive.
+#[cfg(target_os = "linux")]
+#[test]
+fn error_queue_of_an_inherited_udp_socket_stays_empty() {
+    use nix::sys::socket::sockopt::{Ipv4RecvErr, Ipv6RecvErr, Timestamping};
+    use nix::sys::socket::{TimestampingFlag, setsockopt};
+
+    if !common::has_ipv6() {
+        return;
+    }
+    for client in ["127.0.0.1:0", "[::1]:0"] {
+        let (socket, port) = dual_stack("[::]:0");
+        setsockopt(&socket, Ipv4RecvErr, &true).unwrap();
+        setsockopt(&socket, Ipv6RecvErr, &true).unwrap();
+        setsockopt(&socket, Timestamping, &TimestampingFlag::all()).unwrap();
+        let copy = socket.try_clone().unwrap();
+        let mut server = server(vec![BoundSocket::new(socket).unwrap()]);
+        copy.set_recv_buffer_size(16 * 1024).unwrap();
+        let service = (client.parse::<SocketAddr>().unwrap().ip(), port).into();
+        reply_to_closed_sockets(&mut server, client, service);
+    }
+}
+
+/// Without the reset, replies leave in pieces of this size.
+#[cfg(target_os = "linux")]
+#[test]
+fn segment_size_of_an_inherited_udp_socket_is_reset() {
+    use nix::sys::socket::{setsockopt, sockopt::UdpGsoSegment};
+
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = socket.local_addr().unwrap();
+    setsockopt(&socket, UdpGsoSegment, &100).unwrap();
+    let mut server = server(vec![BoundSocket::new(socket).unwrap()]);
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    client.set_read_timeout(Some(LIMIT)).unwrap();
+    client.send_to(&[1; 250], address).unwrap();
+    turn_until(&mut server, |server| server.stats().datagrams_sent == 1);
+    assert_eq!(client.recv_from(&mut [0; 1000]).unwrap(), (250, address));
+}
+
 /// Sends more datagrams than the receive buffer has room for. Returns how many.
 #[cfg(target_os = "linux")]
 fn overflow(client: &UdpSocket, port: u16) -> u64 {
@@ -405,7 +498,7 @@ fn unsupported_sockets_are_errors_that_name_the_remedy() {
 
     let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
     udp.connect(address).unwrap();
-    assert!(error_of(udp).contains("connection"));
+    assert!(error_of(udp).contains("not connected"));
     let unbound = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
     assert!(error_of(unbound).contains("bind it first"));
 

@@ -1,16 +1,17 @@
 //! What an application controls while it runs an `Echo`: its limits, accepting, and connections.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use crate::common::host::Host;
 use crate::common::{
-    self, Engine, config, connect, connect_from, connect_small, random_bytes, reset,
-    run_until_idle, small_buffers, wait_until, write_block,
+    self, Engine, config, connect, connect_from, connect_small, random_bytes, read_to_the_end,
+    reset, run_until_idle, small_buffers, wait_until, write_block,
 };
 use mio::{Poll, Token};
 use mio_echo::{CloseReason, Config, ConfigBuilder, ConnectionEvent, Echo};
+use socket2::SockRef;
 
 /// A timeout is at most so late.
 const LATE_AT_MOST: Duration = Duration::from_millis(51);
@@ -138,10 +139,45 @@ fn unix_stream_can_be_adopted() {
     let (mut client, stream) = std::os::unix::net::UnixStream::pair().unwrap();
     let copy = stream.try_clone().unwrap();
     host.echo.adopt(stream, host.now).unwrap();
-    assert!(socket2::SockRef::from(&copy).nonblocking().unwrap());
+    assert!(SockRef::from(&copy).nonblocking().unwrap());
     client.write_all(b"hello").unwrap();
     host.run_until(|echo| echo.stats().bytes_sent == 5);
     client.read_exact(&mut [0; 5]).unwrap();
+}
+
+/// With `SO_LINGER` and a time of 0 the close would reset the connection.
+#[test]
+fn linger_of_an_adopted_connection_is_off() {
+    let mut host = Host::new(config());
+    let (mut client, stream) = pair();
+    let linger = Some(Duration::ZERO);
+    SockRef::from(&stream).set_linger(linger).unwrap();
+    let copy = stream.try_clone().unwrap();
+    host.echo.adopt(stream, host.now).unwrap();
+    assert_eq!(SockRef::from(&copy).linger().unwrap(), None);
+    drop(copy);
+    client.write_all(b"hello").unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    host.run_until(|echo| echo.stats().closed.peer_closed == 1);
+    assert_eq!(read_to_the_end(&mut client), b"hello");
+}
+
+/// Each would hold back the echo at some time.
+#[cfg(target_os = "linux")]
+#[test]
+fn options_that_would_break_an_echo_are_reset_on_an_adopted_connection() {
+    use nix::sys::socket::{TimestampingFlag, getsockopt, setsockopt, sockopt::Timestamping};
+
+    let mut host = Host::new(config());
+    let (_client, stream) = pair();
+    SockRef::from(&stream).set_tcp_cork(true).unwrap();
+    let of_sending = TimestampingFlag::SOF_TIMESTAMPING_TX_SOFTWARE;
+    setsockopt(&stream, Timestamping, &of_sending).unwrap();
+    let copy = stream.try_clone().unwrap();
+    host.echo.adopt(stream, host.now).unwrap();
+    assert!(!SockRef::from(&copy).tcp_cork().unwrap());
+    let stamps = getsockopt(&copy, Timestamping).unwrap();
+    assert!(stamps.is_empty(), "{stamps:?}");
 }
 
 fn adopt_error(host: &mut Host, stream: TcpStream) -> ErrorKind {

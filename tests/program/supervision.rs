@@ -88,7 +88,7 @@ fn unusable_socket_gets_one_line_that_names_the_descriptor() {
     let (listener, address) = listener();
     let client = connect(address);
     let line = activation_error(listener.accept().unwrap().0, 1);
-    assert!(line.contains("descriptor 3 (echo.socket): it is a connection"));
+    assert!(line.contains("descriptor 3 (echo.socket): it has a peer"));
     assert!(line.contains("Accept=no"), "{line}");
     drop(client);
 

@@ -7,8 +7,10 @@ use std::os::fd::AsRawFd;
 use mio::event::Source;
 use mio::net::UdpSocket;
 use nix::errno::Errno;
+use nix::sys::socket::sockopt::{Ipv4RecvErr, Ipv6RecvErr, Timestamping, UdpGsoSegment};
 use nix::sys::socket::{
-    ControlMessageOwned, MsgFlags, MultiHeaders, RecvMsg, SockaddrStorage, recvmmsg, sendmmsg,
+    ControlMessageOwned, MsgFlags, MultiHeaders, RecvMsg, SockaddrStorage, TimestampingFlag,
+    recvmmsg, sendmmsg, setsockopt,
 };
 use rustix::net::sockopt::{Ipv4PathMtuDiscovery, set_ip_mtu_discover};
 use socket2::Socket;
@@ -30,7 +32,20 @@ pub(crate) fn set_options(socket: &Socket, address: SocketAddr) -> io::Result<()
     // arrives, if it does; see `IP_MTU_DISCOVER` in ip(7). With IPv6 routers never fragment (RFC 8200,
     // section 5), but an IPv6 socket has peers over IPv4 too.
     set_ip_mtu_discover(socket, Ipv4PathMtuDiscovery::DONT)?;
+    reset_options(socket);
     packet_info::enable(socket, address)
+}
+
+/// Resets what another program may have set, and what would break an echo. Best effort: a system
+/// without an option has nothing to reset, nor has an IPv4 socket those of IPv6.
+fn reset_options(socket: &Socket) {
+    // The error queue shares the receive buffer. The echo does not read that queue, and once it is full
+    // no more datagrams arrive. See `IP_RECVERR` in ip(7); time stamps of replies go there too.
+    let _ = setsockopt(socket, Ipv4RecvErr, &false);
+    let _ = setsockopt(socket, Ipv6RecvErr, &false);
+    let _ = setsockopt(socket, Timestamping, &TimestampingFlag::empty());
+    // A reply would leave as several datagrams; see `UDP_SEGMENT` in udp(7).
+    let _ = setsockopt(socket, UdpGsoSegment, &0);
 }
 
 /// Whether an interface or a path does not take a train: a datagram is larger than the MTU, or the
