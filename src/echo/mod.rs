@@ -37,7 +37,7 @@ use crate::stats::Stats;
 
 /// An echo service without a loop: a guest in yours.
 ///
-/// It never blocks, sleeps or starts a thread, and reads the clock only when it is created. It registers
+/// Once it is created, it never blocks, sleeps or reads the clock. It starts no thread. It registers
 /// its sockets with your [`Registry`], under the first token you give it and [as many
 /// above](Echo::tokens) as it needs. You pass it its events and the current time:
 ///
@@ -89,6 +89,9 @@ pub struct Echo(pub(crate) Engine<OperatingSystem>);
 impl Echo {
     /// Binds every endpoint of `config`, listens, and registers with `registry` under `first_token`
     /// and the tokens above it.
+    ///
+    /// To replace the file that a crash left of a Unix socket, it locks the directory (flock(2)), and
+    /// waits up to a second while another program has locked it.
     ///
     /// # Errors
     ///

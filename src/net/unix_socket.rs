@@ -5,12 +5,21 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixDatagram;
 use std::path::{self, Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use log::{info, warn};
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 #[cfg(any(target_os = "linux", target_os = "android"))]
 use nix::sys::stat::{Mode, fchmod};
 use socket2::{SockAddr, Socket};
+
+/// How long a start waits for the lock of a directory.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long it sleeps between two tries.
+const LOCK_INTERVAL: Duration = Duration::from_millis(5);
 
 /// The file that a socket is bound to. Removed on drop, which has to be before the socket closes: until
 /// then no other file can have the same inode number.
@@ -25,7 +34,8 @@ pub(crate) struct SocketFile {
 type Id = (u64, u64);
 
 impl SocketFile {
-    /// Binds the socket. Takes the place of a file that a crash left behind.
+    /// Binds the socket. Takes the place of a file that a crash left behind, for which it waits up to a
+    /// second while another program has locked the directory.
     ///
     /// `mode` is the permissions of the file, from the moment it exists. The path is never given to
     /// chmod(2), which follows symbolic links: another user who may write to the directory could
@@ -34,7 +44,8 @@ impl SocketFile {
     /// # Errors
     ///
     /// `InvalidInput` if the umask takes away bits of `mode`; `Unsupported` if a mode is given
-    /// and the system is not Linux; and the errors of bind(2) and lstat(2).
+    /// and the system is not Linux; `ResourceBusy` if the directory stays locked; and the errors of
+    /// bind(2), lstat(2) and flock(2).
     pub(crate) fn bind(socket: &Socket, path: &Path, mode: Option<u32>) -> io::Result<Self> {
         let (address, absolute) = (SockAddr::unix(path)?, path::absolute(path)?);
         match mode {
@@ -99,15 +110,37 @@ fn id(file: &Metadata) -> Id {
 /// Binds in the place of a file that a crash left behind.
 ///
 /// Between the check and the removal another process could do the same, and its new file would be
-/// removed. So the directory is locked meanwhile; see flock(2).
+/// removed. So the directory is locked meanwhile.
 fn take_over(socket: &Socket, address: &SockAddr, path: &Path) -> io::Result<()> {
     let directory = File::open(Path::new(".").join(path.parent().unwrap_or(path)))?;
-    let _lock = Flock::lock(directory, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| {
-        let message = format!("another program has locked its directory ({errno}): try again");
-        io::Error::new(io::ErrorKind::ResourceBusy, message)
-    })?;
+    let _lock = lock(directory)?;
     clear(path)?;
     socket.bind(address)
+}
+
+/// Locks a directory; see flock(2). Waits up to `LOCK_TIMEOUT`: a take-over, also that of another socket in
+/// this directory, holds the lock for a few system calls. Any user who can read the directory can hold it
+/// for longer.
+fn lock(mut directory: File) -> io::Result<Flock<File>> {
+    let deadline = Instant::now() + LOCK_TIMEOUT;
+    loop {
+        match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(lock),
+            Err((unlocked, Errno::EWOULDBLOCK)) if Instant::now() < deadline => {
+                thread::sleep(LOCK_INTERVAL);
+                directory = unlocked;
+            }
+            Err((_, Errno::EWOULDBLOCK)) => {
+                let message = "another program keeps its directory locked: stop that program, or \
+                               choose a directory that other users cannot read";
+                return Err(io::Error::new(io::ErrorKind::ResourceBusy, message));
+            }
+            Err((_, errno)) => {
+                let message = format!("cannot lock its directory: {errno}");
+                return Err(io::Error::new(io::Error::from(errno).kind(), message));
+            }
+        }
+    }
 }
 
 /// Removes the file of a socket, unless a process still has the socket.
@@ -203,6 +236,36 @@ mod tests {
                 "its file was removed by another start"
             );
         }
+    }
+
+    /// They share the lock of the directory.
+    #[test]
+    fn sockets_in_one_directory_are_taken_over_at_the_same_time() {
+        let directory = Directory::new("neighbours");
+        let paths: Vec<_> = (0..6).map(|it| directory.0.join(it.to_string())).collect();
+        for _ in 0..200 {
+            for path in &paths {
+                drop(std::os::unix::net::UnixListener::bind(path).unwrap());
+            }
+            thread::scope(|scope| {
+                for path in &paths {
+                    scope.spawn(|| bind(path).unwrap());
+                }
+            });
+        }
+    }
+
+    #[test]
+    fn lock_that_is_not_released_is_an_error() {
+        let directory = Directory::new("locked");
+        let path = directory.socket();
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        let held = lock(File::open(&directory.0).unwrap()).unwrap();
+        let error = bind(&path).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ResourceBusy);
+        assert!(error.to_string().contains("other users cannot read"));
+        drop(held);
+        bind(&path).unwrap();
     }
 
     #[test]
