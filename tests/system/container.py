@@ -21,7 +21,8 @@ import harness
 from harness import LIMIT, Skipped, require
 from service import Service
 
-DOCKERFILE = pathlib.Path(__file__).parents[2] / "examples" / "container" / "Dockerfile"
+PROJECT = pathlib.Path(__file__).parents[2]
+DOCKERFILE = PROJECT / "examples" / "container" / "Dockerfile"
 
 # $0 is the root. chroot(1) comes last, because there is no shell in it.
 RUN = """\
@@ -94,7 +95,7 @@ class Container:
 
 
 @contextlib.contextmanager
-def container(program, *options):
+def container(program, arguments=None):
     image = Image()
     with tempfile.TemporaryDirectory(prefix="mio-echo-") as root:
         # mkdtemp(3) lets only root in.
@@ -103,7 +104,7 @@ def container(program, *options):
         private = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child"]
         run = [*private, "sh", "-ec", RUN.format(user=image.user), root]
         entry, *fixed = image.command
-        with Service(entry, *fixed, *image.endpoints, *options, prefix=run) as service:
+        with Service(entry, *fixed, *(arguments or image.endpoints), prefix=run) as service:
             it = Container(image, service)
             try:
                 yield it
@@ -135,6 +136,14 @@ def has_no_rights(program):
 
 def serves_and_is_healthy(program):
     with container(program) as it:
+        it.require_health(0)
+
+
+def documented_arguments_are_healthy(program):
+    """Those of docs/operations.md, which limit the clients."""
+    text = (PROJECT / "docs" / "operations.md").read_text(encoding="utf-8")
+    [arguments] = re.findall(r"`\.\.\. mio-echo (--allow .*)`", text)
+    with container(program, arguments.replace("--allow ", "--allow=").split()) as it:
         it.require_health(0)
 
 
@@ -201,6 +210,7 @@ CHECKS = [
     holds_the_program_alone,
     has_no_rights,
     serves_and_is_healthy,
+    documented_arguments_are_healthy,
     hanging_service_is_unhealthy_in_time,
     slow_look_up_is_named,
     first_process_is_stopped_by_sigterm,
