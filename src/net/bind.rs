@@ -285,14 +285,27 @@ impl Error for ListenError {
     }
 }
 
+/// Whether it has a link-local IPv6 address without the interface on which that is valid (RFC 4007).
+fn lacks_zone(endpoint: &Endpoint) -> bool {
+    let address = endpoint.address();
+    matches!(address, Some(SocketAddr::V6(it)) if it.ip().is_unicast_link_local() && it.scope_id() == 0)
+}
+
 /// Empty if there is none.
 fn advice(endpoint: &Endpoint, error: io::ErrorKind) -> &'static str {
     let port = endpoint.address().map(|address| address.port());
     match (error, port) {
         (io::ErrorKind::AddrInUse, Some(_)) => {
-            "stop the program that uses it, or choose another port"
+            "another program or endpoint uses it: stop that program, leave out that endpoint, \
+             or choose another port"
         }
-        (io::ErrorKind::AddrInUse, None) => "stop the program that uses it, or choose another path",
+        (io::ErrorKind::AddrInUse, None) => {
+            "another program or endpoint uses it: stop that program, leave out that endpoint, \
+             or choose another path"
+        }
+        (io::ErrorKind::InvalidInput, Some(_)) if lacks_zone(endpoint) => {
+            "a link-local address needs the name of its interface, such as [fe80::1%eth0]:7007"
+        }
         (io::ErrorKind::AddrNotAvailable, _) => "choose an address that this host has",
         (io::ErrorKind::PermissionDenied, Some(..1024)) if cfg!(target_os = "linux") => {
             "port numbers below 1024 are privileged: choose a higher one, \
@@ -378,10 +391,24 @@ mod tests {
             ("unix:/a", io::ErrorKind::PermissionDenied, "may write to"),
             ("unix:/a", io::ErrorKind::NotFound, "create the directory"),
             ("unix:/a", io::ErrorKind::AddrInUse, "another path"),
+            (
+                "tcp://[::]:7",
+                io::ErrorKind::AddrInUse,
+                "leave out that endpoint",
+            ),
             ("unix:@a", io::ErrorKind::Unsupported, "does not support it"),
         ] {
             let error = listen_error(&text.parse().unwrap(), kind.into());
             assert!(error.to_string().contains(advice), "{error}");
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn link_local_address_without_zone_is_an_error_that_asks_for_it() {
+        if crate::has_ipv6() {
+            let error = bind("tcp://[fe80::1]:0").unwrap_err();
+            assert!(error.to_string().contains("[fe80::1%eth0]"), "{error}");
         }
     }
 }

@@ -33,7 +33,7 @@ fn service_options_before_a_subcommand_are_an_error() {
         let (line, status) = error_line(program(&arguments));
         assert_eq!(status, Some(2), "{line}");
         assert!(
-            line.contains("of the service precede a subcommand"),
+            line.contains("of the service do not go with a subcommand"),
             "{line}"
         );
         assert!(line.contains("see mio-echo check --help"), "{line}");

@@ -305,7 +305,10 @@ fn wrong_arguments_get_one_line_and_status_2() {
         (vec!["--stats-interval", "99ms"], "100ms to 1day"),
         (vec!["--stats-interval", "25h"], "100ms to 1day"),
         (vec!["--metrics", "127.0.0.1:9007"], "tcp://127.0.0.1:9007"),
-        (vec!["--metrics", "tcp://127.0.0.1"], "no port"),
+        (
+            vec!["--metrics", "tcp://127.0.0.1"],
+            "--metrics: endpoint 'tcp://127.0.0.1': no port",
+        ),
         (vec!["--log-level", "loud"], "debug"),
         (vec!["--log-format", "xml"], "text, json, journald"),
         (vec!["--bcklog", "5"], "--backlog"),
@@ -748,7 +751,7 @@ fn unix_socket_file_is_created_taken_over_and_removed() {
     talk();
     let (line, status) = error_line(program(&[&endpoint]));
     assert_eq!(status, Some(1), "{line}");
-    assert!(line.contains("address in use; stop the program"), "{line}");
+    assert!(line.contains("address in use; another program"), "{line}");
 
     killed.signal(Signal::SIGKILL);
     assert_eq!(killed.end().0.signal(), Some(Signal::SIGKILL as i32));

@@ -91,7 +91,8 @@ impl Cli {
         match matches.and_then(|it| Ok((Cli::from_arg_matches(&it)?, it))) {
             // clap's group of these arguments, which is there if one of them was given.
             Ok((cli, it)) if cli.command.is_some() && it.contains_id("ServiceOptions") => {
-                let message = "options and endpoints of the service precede a subcommand";
+                let message = "options and endpoints of the service do not go with a subcommand: \
+                               leave them out";
                 Err(CliError::usage(format!("{message}; {}", hint())))
             }
             Ok((cli, _)) => Ok(Some(cli)),
@@ -180,6 +181,12 @@ impl CliError {
     pub(crate) fn usage(error: impl fmt::Display) -> Self {
         let message = error.to_string();
         CliError { message, status: 2 }
+    }
+
+    /// Names the option that the error is about.
+    pub(crate) fn of_option(self, name: &str) -> Self {
+        let message = format!("{name}: {}", self.message);
+        CliError { message, ..self }
     }
 }
 
