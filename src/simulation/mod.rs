@@ -8,8 +8,9 @@
 //!
 //! What makes it deterministic: every choice is a number that follows from the seed (`random.rs`), time is
 //! a number that only the simulation moves (`selector.rs`), a run has one thread, and the engine reaches
-//! the system by one interface. A run ends with a calm part, in which no failure is simulated and clients
-//! send nothing more. When nothing can happen any more, no socket may have work: it was forgotten.
+//! the system by one interface. A run ends with a calm part, in which no failure is simulated, and no client
+//! connects or sends over a stream. When nothing can happen any more, no socket may have work: it was
+//! forgotten.
 //!
 //! The engine is `Engine<Simulation>` (`host.rs`). All its sockets are descriptors (`calls.rs`), whose
 //! calls go to the world of the service that runs (`world` below), because methods like `Stream::recv` have
@@ -143,7 +144,7 @@ struct World {
     failures: u64,
     /// What the system lacks, as the error that its calls return, and until when.
     shortage: (&'static str, Micros),
-    /// From here on no failure is simulated, and clients send nothing more.
+    /// From here on no failure is simulated, and no client connects or sends over a stream.
     is_calm: bool,
     /// No client, event or timeout can wake the loop any more.
     is_at_rest: bool,

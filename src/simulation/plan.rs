@@ -79,7 +79,7 @@ drawn! {
     iterations_per_stop: u64 = rarely(&random, is_disturbed, 6);
     /// 0 if the host changes nothing.
     iterations_per_change: u64 = rarely(&random, is_disturbed, 5);
-    /// Iterations until the calm part, in which nothing fails and clients send nothing more.
+    /// Iterations until the calm part, in which nothing fails and streams do not grow.
     iterations: u64 = 1 + random.bits(10);
     /// The iteration of the shutdown. If it is `NEVER`, nothing can happen any more before.
     shutdown_at: u64 = random.either(2, random.below(iterations), NEVER);
