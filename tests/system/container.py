@@ -19,7 +19,7 @@ import tempfile
 
 import harness
 from harness import LIMIT, Skipped, require
-from service import Service
+from service import Ended, Service, require_one_error
 
 PROJECT = pathlib.Path(__file__).parents[2]
 DOCKERFILE = PROJECT / "examples" / "container" / "Dockerfile"
@@ -95,13 +95,13 @@ class Container:
 
 
 @contextlib.contextmanager
-def container(program, arguments=None):
+def container(program, arguments=None, environment=()):
     image = Image()
     with tempfile.TemporaryDirectory(prefix="mio-echo-") as root:
         # mkdtemp(3) lets only root in.
         os.chmod(root, 0o755)
         image.build(program, root)
-        private = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child"]
+        private = ["env", *environment, "unshare", "--net", "--mount", "--pid", "--fork", "--kill-child"]
         run = [*private, "sh", "-ec", RUN.format(user=image.user), root]
         entry, *fixed = image.command
         with Service(entry, *fixed, *(arguments or image.endpoints), prefix=run) as service:
@@ -161,6 +161,16 @@ def slow_look_up_is_named(program):
         require("look-up of the name" in problem, problem)
 
 
+def too_many_announced_descriptors_get_one_line(program):
+    """LISTEN_FDS of systemd. Without /proc the program cannot see which descriptors are open."""
+    try:
+        with container(program, environment=["LISTEN_PID=1", "LISTEN_FDS=4000000000"]):
+            raise AssertionError("it serves")
+    except Ended as ended:
+        require_one_error(ended.status, ended.log)
+        require("it is not open" in ended.log, ended.log)
+
+
 def first_process_is_stopped_by_sigterm(program):
     with container(program) as it:
         it.signal(signal.SIGTERM)
@@ -213,6 +223,7 @@ CHECKS = [
     documented_arguments_are_healthy,
     hanging_service_is_unhealthy_in_time,
     slow_look_up_is_named,
+    too_many_announced_descriptors_get_one_line,
     first_process_is_stopped_by_sigterm,
     buildah_builds_the_same_image,
 ]

@@ -12,6 +12,7 @@ use mio_echo::BoundSocket;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::cli::CliError;
+use crate::raise_nofile_limit;
 
 /// The sockets passed by systemd, each with a label for the log; see `sd_listen_fds(3)`.
 ///
@@ -36,7 +37,8 @@ pub(crate) fn sockets() -> Result<Vec<(String, BoundSocket)>, CliError> {
 }
 
 /// The first announced descriptor that is not open. It must not become an `OwnedFd`, and there can be
-/// too many of them: `LISTEN_FDS` can be any number. Without /proc nothing is checked.
+/// too many of them: `LISTEN_FDS` can be any number. Without /proc only that is checked: a descriptor is
+/// below the limit on open files.
 fn missing_descriptor() -> Option<usize> {
     let number = |name| env::var(name).ok()?.parse::<u32>().ok();
     let is_own = number("LISTEN_PID") == Some(std::process::id());
@@ -44,7 +46,11 @@ fn missing_descriptor() -> Option<usize> {
     let open = std::path::Path::new("/proc/self/fd");
     let is_missing = |it: &usize| open.join(it.to_string()).symlink_metadata().is_err();
     let mut numbers = (3..).take(count as usize);
-    numbers.find(is_missing).filter(|_| open.exists())
+    if open.exists() {
+        return numbers.find(is_missing);
+    }
+    let limit = raise_nofile_limit()?.max(3);
+    (limit < (count as usize).saturating_add(3)).then_some(limit)
 }
 
 /// The number of a descriptor, with its name in `LISTEN_FDNAMES`.
