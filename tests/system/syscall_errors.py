@@ -49,6 +49,8 @@ def faults(program):
         yield "accept4", error, "5..14"
     for call in "epoll_ctl", "epoll_wait":
         yield call, "EINVAL", "1"
+    for call in "epoll_create1", "eventfd2", "socketpair":
+        yield call, "EMFILE", "1"
 
 
 def calls_during_start(program, call):
@@ -85,6 +87,7 @@ class Totals:
 
     def require_end(self, status, log):
         require_one_error(status, log)
+        require("mio-echo: cannot " in log, f"the error does not say what failed:\n{log}")
         self.add(fatal=1)
         return "ended with one error"
 

@@ -183,6 +183,14 @@ impl CliError {
         CliError { message, status: 2 }
     }
 
+    /// For a call that makes a descriptor or registers it with the selector: what failed, and the
+    /// limits that can be the cause.
+    pub(crate) fn cannot(what: &str) -> impl Fn(io::Error) -> Self {
+        let advice =
+            "raise the limit on open files, or fs.epoll.max_user_watches, if that is the cause";
+        move |error| CliError::failure(format!("cannot {what}: {error}; {advice}"))
+    }
+
     /// Names the option that the error is about.
     pub(crate) fn of_option(self, name: &str) -> Self {
         let message = format!("{name}: {}", self.message);

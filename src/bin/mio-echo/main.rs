@@ -33,7 +33,6 @@ mod socket;
 mod summary;
 mod systemd;
 
-use std::io;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -91,7 +90,7 @@ fn serve(options: &ServiceOptions, log: &LogOptions) -> Result<(), CliError> {
     // First, before anything is opened.
     let sockets = systemd::sockets()?;
     // Before anything slow: until SIGUSR1 is caught, it ends the program.
-    let mut signals = Signals::new()?;
+    let mut signals = Signals::new().map_err(CliError::cannot("catch signals"))?;
     logging::start(log);
     for (label, socket) in &sockets {
         info!("{label} is {}", socket.endpoint());
@@ -105,7 +104,8 @@ fn serve(options: &ServiceOptions, log: &LogOptions) -> Result<(), CliError> {
     // Before the log says that the service listens: a reader of that line may stop it at once.
     signals.catch_stops()?;
     let server = bind(config, sockets, options.unix_mode)?;
-    signals.register(server.registry(), TOKEN)?;
+    let registered = signals.register(server.registry(), TOKEN);
+    registered.map_err(CliError::cannot("watch for signals"))?;
     warn_if_public(server.endpoints(), &options.allow);
     let metrics = metrics.map(|endpoints| Metrics::listen(&endpoints, server.registry()));
     let service = Service {
@@ -115,19 +115,28 @@ fn serve(options: &ServiceOptions, log: &LogOptions) -> Result<(), CliError> {
         notifier: Notifier::from_environment(Instant::now()),
         server,
     };
-    Ok(service.run()?)
+    let result = service.run();
+    result.map_err(|error| CliError::failure(format!("cannot wait for events: {error}")))
 }
 
 /// Binds and listens. With `--unix-mode`, the umask is cleared meanwhile: bind(2) removes its bits from
 /// the mode. No other thread shares the cleared umask.
 #[cfg_attr(not(unix), allow(unused_variables, reason = "there is no umask"))]
-fn bind(config: Config, sockets: Vec<BoundSocket>, unix_mode: Option<u32>) -> io::Result<Server> {
+fn bind(
+    config: Config,
+    sockets: Vec<BoundSocket>,
+    unix_mode: Option<u32>,
+) -> Result<Server, CliError> {
     #[cfg(unix)]
     let umask_before = unix_mode.map(|_| umask(Mode::empty()));
     let server = Server::with_sockets(config, sockets);
     #[cfg(unix)]
     umask_before.map(umask);
-    server
+    server.map_err(|error| match error.raw_os_error() {
+        // An error about an endpoint names it. This one is the system's own.
+        Some(_) => CliError::cannot("create the event loop")(error),
+        None => error.into(),
+    })
 }
 
 /// Warns of endpoints that other hosts can reach, unless an allow list limits their clients.

@@ -55,7 +55,8 @@ impl Metrics {
         })?;
         listener.set_nonblocking(true)?;
         let mut listener = TcpListener::from_std(listener);
-        registry.register(&mut listener, TOKEN, Interest::READABLE)?;
+        let registered = registry.register(&mut listener, TOKEN, Interest::READABLE);
+        registered.map_err(CliError::cannot("serve the metrics"))?;
         let address = listener.local_addr()?;
         info!("metrics on http://{address}/metrics");
         warn_if_public(&[Endpoint::Tcp(address)], &[]);
