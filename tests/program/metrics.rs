@@ -473,11 +473,16 @@ fn endpoint_that_cannot_be_bound_is_named_in_one_line() {
     let taken = format!("tcp://{}", holder.local_addr().unwrap());
     let own = format!("tcp://{}", free_address());
     // The last one is an address for documentation, which no host has (RFC 5737).
-    for metrics in [&taken, &own, "tcp://192.0.2.1:9007"] {
+    for metrics in [&*taken, "tcp://192.0.2.1:9007"] {
         let (line, status) = error_line(program(&["-q", &own, "--metrics", metrics]));
         assert_eq!(status, Some(1), "{line}");
         let expected = format!("--metrics: cannot listen on {metrics}: ");
         assert!(line.contains(&expected), "{line}");
         assert!(line.contains("a free port of this host"), "{line}");
     }
+    // The metrics listen first.
+    let (line, status) = error_line(program(&["-q", &own, "--metrics", &own]));
+    assert_eq!(status, Some(1), "{line}");
+    let expected = format!("cannot listen on {own}: ");
+    assert!(line.contains(&expected), "{line}");
 }

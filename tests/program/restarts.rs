@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 
-use crate::common::service::{Service, program};
+use crate::common::service::{Service, error_line, program};
 use crate::common::systemd::activated;
 use crate::common::{LIMIT, wait_until};
 
@@ -136,5 +136,22 @@ fn restart_at_shared_port() {
         assert_eq!(new.listens_at(), address);
         old.stop();
         new
+    });
+}
+
+/// A process that listened before its metrics did would reset the connections in its backlog.
+#[test]
+fn failed_starts_at_a_shared_port_fail_no_client() {
+    let holder = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = format!("tcp://{}", holder.local_addr().unwrap());
+    let mut running = Service::launch(program(&["tcp://127.0.0.1:0", "--reuse-port"]));
+    let address = running.listens_at();
+    let endpoint = format!("tcp://{address}");
+    let failing = ["-q", &endpoint, "--reuse-port", "--metrics", &taken];
+    restart(address, 20, running, |running| {
+        let (line, status) = error_line(program(&failing));
+        assert_eq!(status, Some(1), "{line}");
+        assert!(line.contains("--metrics: cannot listen on"), "{line}");
+        running
     });
 }

@@ -101,13 +101,15 @@ fn serve(options: &ServiceOptions, log: &LogOptions) -> Result<(), CliError> {
     let metrics = metrics
         .transpose()
         .map_err(|error| CliError::from(error).of_option("--metrics"))?;
+    // Before the service listens: if this fails, no client has reached this process.
+    let metrics = metrics.map(|it| metrics::listen(&it)).transpose()?;
     // Before the log says that the service listens: a reader of that line may stop it at once.
     signals.catch_stops()?;
     let server = bind(config, sockets, options.unix_mode)?;
     let registered = signals.register(server.registry(), TOKEN);
     registered.map_err(CliError::cannot("watch for signals"))?;
     warn_if_public(server.endpoints(), &options.allow);
-    let metrics = metrics.map(|endpoints| Metrics::listen(&endpoints, server.registry()));
+    let metrics = metrics.map(|listener| Metrics::new(listener, server.registry()));
     let service = Service {
         signals,
         summary: Summary::new(options.stats_interval, Instant::now()),

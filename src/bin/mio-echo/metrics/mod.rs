@@ -42,18 +42,21 @@ pub(crate) struct Metrics {
     pub(crate) due: Option<Instant>,
 }
 
+/// Listens at the first of the endpoints that can be bound.
+pub(crate) fn listen(endpoints: &[Endpoint]) -> Result<StdListener, CliError> {
+    let addresses: Vec<_> = endpoints.iter().filter_map(Endpoint::address).collect();
+    let listener = StdListener::bind(&*addresses).map_err(|error| {
+        CliError::failure(format!(
+            "--metrics: cannot listen on {}: {error}; choose an address and a free port of this host",
+            list(endpoints)
+        ))
+    })?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
 impl Metrics {
-    /// Listens at the first of the endpoints that can be bound.
-    pub(crate) fn listen(endpoints: &[Endpoint], registry: &Registry) -> Result<Self, CliError> {
-        let addresses: Vec<_> = endpoints.iter().filter_map(Endpoint::address).collect();
-        let listener = StdListener::bind(&*addresses).map_err(|error| {
-            CliError::failure(format!(
-                "--metrics: cannot listen on {}: {error}; choose an address and a free port of this \
-                 host",
-                list(endpoints)
-            ))
-        })?;
-        listener.set_nonblocking(true)?;
+    pub(crate) fn new(listener: StdListener, registry: &Registry) -> io::Result<Self> {
         let mut listener = TcpListener::from_std(listener);
         let registered = registry.register(&mut listener, TOKEN, Interest::READABLE);
         registered.map_err(CliError::cannot("serve the metrics"))?;
