@@ -105,6 +105,27 @@ fn unusable_socket_gets_one_line_that_names_the_descriptor() {
     );
 }
 
+#[test]
+fn unusable_socket_is_an_error_in_the_form_of_the_log() {
+    for (format, start) in [
+        ("journald", "<3>[mio_echo] cannot serve at descriptor 3: "),
+        (
+            "json",
+            r#"{"level":"ERROR","message":"cannot serve at descriptor 3: "#,
+        ),
+    ] {
+        let file = std::fs::File::open("/dev/null").unwrap();
+        let arguments = format!("--log-format {format}");
+        let command = activated(vec![file.into()], 1, &arguments);
+        let (status, lines) = Service::launch(command).end();
+        assert_eq!(status.code(), Some(1), "{lines:#?}");
+        assert!(
+            lines.len() == 1 && lines[0].starts_with(start),
+            "{lines:#?}"
+        );
+    }
+}
+
 /// No memory is allocated for them.
 #[test]
 fn too_many_announced_descriptors_get_one_line() {

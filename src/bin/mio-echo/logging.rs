@@ -30,8 +30,14 @@ pub(crate) enum LogFormat {
     Journald,
 }
 
-/// Set when the log is started: then the arguments are known.
+/// Set when the arguments are known.
 static FORMAT: OnceLock<LogFormat> = OnceLock::new();
+
+/// Sets the form of log lines and of errors, once.
+pub(crate) fn set_format(format: LogFormat) {
+    // Fails only if it is set already.
+    let _ = FORMAT.set(format);
+}
 
 fn format() -> LogFormat {
     *FORMAT.get().unwrap_or(&LogFormat::Text)
@@ -46,12 +52,11 @@ pub(crate) fn start(options: &LogOptions) {
     let (mut levels, unknown) = Levels::parse(&text);
     levels.shift(i16::from(options.verbose) - i16::from(options.quiet));
     log::set_max_level(levels.max());
-    // Both fail only if there is a logger already.
-    let _ = FORMAT.set(options.log_format);
     let mut output = SimpleLogger::new().with_colors(io::stderr().is_terminal());
     if levels.max() == LevelFilter::Trace {
         output = output.with_timestamp_format(MICROSECONDS);
     }
+    // Fails only if there is a logger already.
     let _ = log::set_boxed_logger(Box::new(Logger { output, levels }));
     for text in unknown {
         warn!("RUST_LOG: '{text}' ignored; write LEVEL or MODULE=LEVEL, such as mio_echo=debug");

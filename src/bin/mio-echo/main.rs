@@ -69,6 +69,8 @@ fn run() -> Result<bool, CliError> {
     let Some(cli) = Cli::parse()? else {
         return Ok(true);
     };
+    // Before the first error that is not in the arguments.
+    logging::set_format(cli.log.log_format);
     let Some(command) = cli.command else {
         return serve(&cli.service, &cli.log).map(|()| true);
     };
