@@ -177,6 +177,21 @@ def first_process_is_stopped_by_sigterm(program):
         require(it.wait() == 0, f"exit status {it.wait()}")
 
 
+def first_process_ends_at_once(program):
+    """At SIGHUP, and at the second signal to stop."""
+    with container(program) as it:
+        it.signal(signal.SIGHUP)
+        require(it.wait() == 128 + signal.SIGHUP, f"exit status {it.wait()}")
+    with container(program) as it:
+        # Both signals are pending when it goes on. So it cannot finish its shutdown between them.
+        it.signal(signal.SIGSTOP)
+        it.signal(signal.SIGINT)
+        it.signal(signal.SIGTERM)
+        it.signal(signal.SIGCONT)
+        expected = 128 + signal.SIGINT, 128 + signal.SIGTERM
+        require(it.wait() in expected, f"exit status {it.wait()}")
+
+
 def buildah_builds_the_same_image(program):
     """Of the last stage. The first one, which compiles, gets the program instead."""
     if not shutil.which("buildah"):
@@ -225,6 +240,7 @@ CHECKS = [
     slow_look_up_is_named,
     too_many_announced_descriptors_get_one_line,
     first_process_is_stopped_by_sigterm,
+    first_process_ends_at_once,
     buildah_builds_the_same_image,
 ]
 

@@ -1,6 +1,8 @@
 //! Signals as an event source of the loop. Only on Unix: elsewhere none is caught, and Ctrl-C ends the
 //! program.
 
+#[cfg(unix)]
+use std::ffi::c_int;
 use std::io;
 #[cfg(unix)]
 use std::sync::{Arc, atomic::AtomicBool};
@@ -8,7 +10,7 @@ use std::sync::{Arc, atomic::AtomicBool};
 use mio::{Registry, Token};
 #[cfg(unix)]
 use signal_hook::{
-    consts::{SIGINT, SIGTERM, SIGUSR1},
+    consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1},
     flag,
     low_level::signal_name,
 };
@@ -25,8 +27,8 @@ impl Signals {
         ))
     }
 
-    /// Catches the first SIGINT or SIGTERM. A second one has its default action in the signal handler:
-    /// it ends the program, even if the loop is stuck.
+    /// Catches the first SIGINT or SIGTERM. A second one ends the program in the signal handler, even if
+    /// the loop is stuck.
     pub(crate) fn catch_stops(&self) -> io::Result<()> {
         #[cfg(unix)]
         let is_second = Arc::new(AtomicBool::new(false));
@@ -34,8 +36,12 @@ impl Signals {
         for signal in [SIGINT, SIGTERM] {
             self.0.add_signal(signal)?;
             // In this order: the handler of the first signal tests the flag before it sets it.
-            flag::register_conditional_default(signal, Arc::clone(&is_second))?;
+            end_at(signal, Arc::clone(&is_second))?;
             flag::register(signal, Arc::clone(&is_second))?;
+        }
+        #[cfg(unix)]
+        if is_first_process() {
+            end_at(SIGHUP, Arc::new(AtomicBool::new(true)))?;
         }
         Ok(())
     }
@@ -53,4 +59,23 @@ impl Signals {
         #[cfg(not(unix))]
         std::iter::empty()
     }
+}
+
+/// Ends the program at the signal if the condition holds. The signal is the cause of death, except where
+/// that is impossible: there the exit status is what a shell reports after such a death.
+#[cfg(unix)]
+fn end_at(signal: c_int, condition: Arc<AtomicBool>) -> io::Result<()> {
+    if is_first_process() {
+        flag::register_conditional_shutdown(signal, 128 + signal, condition)?;
+    } else {
+        flag::register_conditional_default(signal, condition)?;
+    }
+    Ok(())
+}
+
+/// Whether this is the first process of a container. For it the kernel ignores a signal without a
+/// handler; see `pid_namespaces(7)`.
+#[cfg(unix)]
+fn is_first_process() -> bool {
+    std::process::id() == 1
 }
