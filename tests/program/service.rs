@@ -793,6 +793,24 @@ fn it_outlives_the_reader_of_its_log() {
     assert_eq!(common::wait(&mut child).code(), Some(0));
 }
 
+/// A write beyond the limit raises SIGXFSZ, which ends a process by default.
+#[cfg(target_os = "linux")]
+#[test]
+fn it_outlives_the_limit_on_the_size_of_its_log() {
+    let directory = Directory::new();
+    let log = directory.file("log");
+    let address = free_address();
+    let arguments = format!("tcp://{address} -vv 2>'{}'", log.display());
+    // In blocks of 512 bytes.
+    let service = Service::launch(limited("-f 4", &arguments));
+    common::wait_until(|| TcpStream::connect(address).is_ok());
+    while fs::metadata(&log).unwrap().len() < 4 * 512 {
+        assert!(is_served(&mut connect(address)));
+    }
+    assert!(is_served(&mut connect(address)));
+    service.stop();
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn limit_on_open_files_is_raised_and_limits_connections() {

@@ -10,7 +10,7 @@ use std::sync::{Arc, atomic::AtomicBool};
 use mio::{Registry, Token};
 #[cfg(unix)]
 use signal_hook::{
-    consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1},
+    consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGXFSZ},
     flag,
     low_level::signal_name,
 };
@@ -19,8 +19,12 @@ pub(crate) struct Signals(#[cfg(unix)] signal_hook_mio::v1_0::Signals);
 
 #[cfg_attr(not(unix), allow(unused_variables, reason = "no signal is caught"))]
 impl Signals {
-    /// Catches SIGUSR1 from now on. Its default action ends the program.
+    /// Catches SIGUSR1 and SIGXFSZ from now on. Their default action ends the program.
     pub(crate) fn new() -> io::Result<Self> {
+        // A handler is enough: a write(2) beyond the limit on the size of a file, as of the log, then
+        // returns EFBIG. Nothing reads the flag.
+        #[cfg(unix)]
+        flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)))?;
         Ok(Signals(
             #[cfg(unix)]
             signal_hook_mio::v1_0::Signals::new([SIGUSR1])?,
