@@ -142,6 +142,21 @@ fn ipv6_endpoint_and_warning_of_a_public_one() {
     assert!(is_there, "{lines:#?}");
 }
 
+/// A socket for both families could not share the port with one for IPv4.
+#[test]
+fn unspecified_ipv6_address_is_ipv6_only_without_dual_stack() {
+    if !common::has_ipv6() {
+        return;
+    }
+    let holder = TcpListener::bind("127.0.0.1:0").unwrap();
+    let metrics = format!("tcp://[::]:{}", holder.local_addr().unwrap().port());
+    Service::start(&["--metrics", &metrics]).stop();
+
+    let both = ["-q", "tcp://127.0.0.1:0", "--dual-stack"];
+    let (line, _) = error_line(program(&[&both[..], &["--metrics", &metrics]].concat()));
+    assert!(line.contains("--metrics: cannot listen on"), "{line}");
+}
+
 /// `localhost` can be `::1` and `127.0.0.1`: one of them is served.
 #[test]
 fn host_name_is_resolved() {

@@ -99,12 +99,9 @@ fn serve(options: &ServiceOptions, log: &LogOptions) -> Result<(), CliError> {
     }
     let sockets: Vec<BoundSocket> = sockets.into_iter().map(|(_, socket)| socket).collect();
     let config = options.config(raise_nofile_limit(), &sockets)?;
-    let metrics = options.metrics.as_deref().map(Endpoint::resolve);
-    let metrics = metrics
-        .transpose()
-        .map_err(|error| CliError::from(error).of_option("--metrics"))?;
     // Before the service listens: if this fails, no client has reached this process.
-    let metrics = metrics.map(|it| metrics::listen(&it)).transpose()?;
+    let listen = |endpoint: &str| metrics::listen(endpoint, options.dual_stack);
+    let metrics = options.metrics.as_deref().map(listen).transpose()?;
     // Before the log says that the service listens: a reader of that line may stop it at once.
     signals.catch_stops()?;
     let server = bind(config, sockets, options.unix_mode)?;

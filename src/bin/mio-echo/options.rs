@@ -93,7 +93,7 @@ pub(crate) struct ServiceOptions {
 
     /// Serve IPv4 at [::] as well
     #[arg(long)]
-    dual_stack: bool,
+    pub(crate) dual_stack: bool,
 
     /// Share the port with other processes (SO_REUSEPORT): the system spreads the peers over them
     ///

@@ -13,6 +13,7 @@ use mio::net::{TcpListener, TcpStream};
 use mio::{Interest, Registry};
 use mio_echo::{Endpoint, Stats};
 use slab::Slab;
+use socket2::{Domain, Socket, Type};
 
 mod connection;
 mod http;
@@ -28,6 +29,9 @@ use crate::{list, warn_if_public};
 /// and send nothing do not keep a scrape waiting.
 const MAX_CLIENTS: usize = 16;
 
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 128;
+
 /// Pause after an error of accept(2), such as no descriptors.
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -42,21 +46,39 @@ pub(crate) struct Metrics {
     pub(crate) due: Option<Instant>,
 }
 
-/// Listens at the first of the endpoints that can be bound.
-pub(crate) fn listen(endpoints: &[Endpoint]) -> Result<StdListener, CliError> {
-    let addresses: Vec<_> = endpoints.iter().filter_map(Endpoint::address).collect();
-    let listener = StdListener::bind(&*addresses).map_err(|error| {
+/// Listens at the first address of the endpoint that can be bound.
+pub(crate) fn listen(endpoint: &str, dual_stack: bool) -> Result<StdListener, CliError> {
+    let resolved = Endpoint::resolve(endpoint);
+    let endpoints = resolved.map_err(|error| CliError::from(error).of_option("--metrics"))?;
+    let mut result = Err(io::ErrorKind::AddrNotAvailable.into());
+    for address in endpoints.iter().filter_map(Endpoint::address) {
+        result = result.or_else(|_: io::Error| listen_at(address, dual_stack));
+    }
+    result.map_err(|error| {
         CliError::failure(format!(
             "--metrics: cannot listen on {}: {error}; choose an address and a free port of this host",
-            list(endpoints)
+            list(&endpoints)
         ))
-    })?;
-    listener.set_nonblocking(true)?;
-    Ok(listener)
+    })
+}
+
+fn listen_at(address: SocketAddr, dual_stack: bool) -> io::Result<StdListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    if address.is_ipv6() {
+        // The default differs between systems, and is configurable on some.
+        socket.set_only_v6(!dual_stack)?;
+    }
+    // Connections in TIME_WAIT do not block a restart. On Windows the option would let two programs
+    // use the same port.
+    socket.set_reuse_address(cfg!(not(windows)))?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
 }
 
 impl Metrics {
-    pub(crate) fn new(listener: StdListener, registry: &Registry) -> io::Result<Self> {
+    pub(crate) fn new(listener: StdListener, registry: &Registry) -> Result<Self, CliError> {
         let mut listener = TcpListener::from_std(listener);
         let registered = registry.register(&mut listener, TOKEN, Interest::READABLE);
         registered.map_err(CliError::cannot("serve the metrics"))?;
