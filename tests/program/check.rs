@@ -115,6 +115,30 @@ fn changed_bytes_fail() {
     failure(&format!("tcp://{address}"));
 }
 
+/// A container that limits its processes also limits threads. Here it is the address space that has no room
+/// for the stack of the first or the second thread, because a limit on processes spares root.
+#[cfg(target_os = "linux")]
+#[test]
+fn thread_that_cannot_be_created_is_the_error() {
+    use crate::common::service::PROGRAM;
+
+    let server = Running::start(config_at("127.0.0.1:0"));
+    let endpoint = server.addresses[0].to_string();
+    for mebibytes in [512, 1536] {
+        let limited = format!(
+            "ulimit -v {} && exec '{PROGRAM}' check {endpoint}",
+            mebibytes * 1024
+        );
+        let mut command = std::process::Command::new("sh");
+        command.args(["-c", &limited]);
+        command.env("RUST_MIN_STACK", (1 << 30).to_string());
+        let (line, status) = error_line(command);
+        assert_eq!(status, Some(1), "{line}");
+        let start = format!("mio-echo: {endpoint}: cannot create a thread: ");
+        assert!(line.starts_with(&start), "{line}");
+    }
+}
+
 /// With status 1, because Docker reserves 2 for its own use.
 #[test]
 fn wrong_endpoint_fails_with_status_1() {

@@ -4,7 +4,7 @@
 use std::fmt::Display;
 use std::io::{self, Read, Write};
 use std::sync::mpsc::{Sender, channel};
-use std::thread;
+use std::thread::Builder;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -32,7 +32,9 @@ pub(crate) fn check(options: &Options) -> Result<(), CliError> {
     let deadline = Instant::now() + TIMEOUT;
     let (sender, receiver) = channel();
     let text = options.endpoint.clone();
-    thread::spawn(move || check_addresses(&text, &sender));
+    Builder::new()
+        .spawn(move || check_addresses(&text, &sender))
+        .map_err(|error| no_thread(&options.endpoint, &error))?;
     let look_up = format!(
         "{}: no answer from the look-up of the name in time",
         options.endpoint
@@ -60,12 +62,22 @@ fn check_addresses(text: &str, results: &Sender<Result<(), CliError>>) {
         let _ = results.send(Err(failure(text, "no answer in time")));
     }
     for endpoint in endpoints {
-        let results = results.clone();
-        thread::spawn(move || {
+        let sender = results.clone();
+        let spawned = Builder::new().spawn(move || {
             let result = echo(&endpoint).map_err(|error| failure(&endpoint, error));
-            let _ = results.send(result);
+            let _ = sender.send(result);
         });
+        if let Err(error) = spawned {
+            let _ = results.send(Err(no_thread(text, &error)));
+        }
     }
+}
+
+/// The service may run: a container that limits its processes also limits threads.
+fn no_thread(endpoint: &str, error: &io::Error) -> CliError {
+    CliError::failure(format!(
+        "{endpoint}: cannot create a thread: {error}; raise the limit on processes or memory"
+    ))
 }
 
 fn failure(endpoint: impl Display, problem: impl Display) -> CliError {
