@@ -695,6 +695,15 @@ fn latency_counts_from_when_a_message_was_due_in_an_open_loop() {
 }
 
 #[test]
+fn first_message_of_an_open_loop_is_sent_when_it_is_due() {
+    let (_server, _directory, [tcp, ..]) = service();
+    // One of three, because on a busy machine each can be late. Without a timer it is late by 100 ms.
+    let runs = results_of_each([("-c3 -n1 --rate 1", &*tcp); 3]);
+    let time = |(_, json): &(_, Value)| json["latency_ns"]["max"].as_u64().unwrap();
+    assert!(runs.iter().map(time).min() < Some(50_000_000), "{runs:?}");
+}
+
+#[test]
 fn signal_ends_it_with_results() {
     let (sender, receiver) = channel();
     let (_directory, endpoint) =

@@ -91,7 +91,9 @@ impl Timer {
 
         let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_NONBLOCK)?;
         let tick = Duration::from_nanos(interval.max(Self::SHORTEST));
-        let ticks = Expiration::Interval(tick.into());
+        // The first message is due now. A time of zero would turn the timer off.
+        let at_once = Duration::from_nanos(1);
+        let ticks = Expiration::IntervalDelayed(at_once.into(), tick.into());
         timer.set(ticks, TimerSetTimeFlags::empty())?;
         let descriptor = timer.as_fd().as_raw_fd();
         registry.register(&mut SourceFd(&descriptor), token, Interest::READABLE)?;
