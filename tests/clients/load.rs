@@ -308,6 +308,18 @@ fn answer_after_the_timeout_is_late() {
 }
 
 #[test]
+fn datagrams_of_one_byte_are_numbered_uniquely() {
+    // The lost one is the oldest in flight until the timeout, while as many are sent as there is room for.
+    let endpoint = numbered(|number, datagram| match number {
+        2 => Vec::new(),
+        _ => vec![datagram],
+    });
+    let (outcome, json) = results("-c1 -s1 -o64 -n1000 -W0.5", &endpoint);
+    assert_faults(&outcome, &[("lost", 1)]);
+    assert_eq!(json["echoes"], 999);
+}
+
+#[test]
 fn changed_byte_in_a_datagram() {
     let flip = |byte: usize| {
         numbered(move |number, mut datagram| {
@@ -765,6 +777,8 @@ fn wrong_arguments_get_one_line_and_status_2() {
         "-s0 127.0.0.1:7",
         "-s1048577 127.0.0.1:7",
         "-s65508 udp://127.0.0.1:7",
+        "-s1 -o65 udp://127.0.0.1:7",
+        "-s1 --rate 10 udp://127.0.0.1:7",
         "-o0 127.0.0.1:7",
         "-n0 127.0.0.1:7",
         "-d soon 127.0.0.1:7",

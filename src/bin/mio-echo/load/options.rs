@@ -33,6 +33,8 @@ pub(crate) struct Options {
 
     /// Messages in flight on each connection: 1 to 4096
     ///
+    /// At most 64 if they are datagrams of 1 byte, which cannot number more.
+    ///
     /// [default: 1; with --stream 64, in datagrams 8; with --segment a train; with --rate 256]
     #[arg(short, long, value_name = "N", conflicts_with_all = ["churn", "hold"],
           value_parser = |it: &str| number(it, 1..=4096_u16))]
@@ -129,6 +131,9 @@ impl Mode {
     }
 }
 
+/// Datagrams of 1 byte in flight: the messages that are remembered for them have 256 numbers.
+const MAX_OF_ONE_BYTE: usize = 64;
+
 /// The maximum payload of a datagram over IPv4: 65,535 bytes less the headers of IP and UDP.
 pub(crate) const LARGEST_DATAGRAM: usize = 65_507;
 
@@ -187,6 +192,17 @@ impl Options {
         if self.size > Some(LARGEST_DATAGRAM) && endpoints.iter().any(is_datagram) {
             let message = format!("no datagram has more than {LARGEST_DATAGRAM} bytes");
             return Err(CliError::usage(message + "; see mio-echo load --help"));
+        }
+        let is_ambiguous = |endpoint: &Endpoint| {
+            is_datagram(endpoint)
+                && self.size(endpoint) == 1
+                && self.outstanding(endpoint) > MAX_OF_ONE_BYTE
+        };
+        if endpoints.iter().any(is_ambiguous) {
+            let message = "datagrams of 1 byte number at most 64 in flight: choose -o 64 or -s 2";
+            return Err(CliError::usage(format!(
+                "{message}; see mio-echo load --help"
+            )));
         }
         if self.segment && !(cfg!(target_os = "linux") && endpoints.iter().all(is_datagram)) {
             let message = "--segment needs Linux, and an endpoint udp://HOST:PORT";
