@@ -7,6 +7,8 @@ use std::sync::mpsc::channel;
 
 use nix::sys::signal::Signal;
 
+#[cfg(target_os = "linux")]
+use crate::common::peers::silent_address;
 use crate::common::peers::{
     echo, refusing_address, silent_udp_server, tcp_echo, tcp_server, udp_echo, udp_server,
     unix_echo,
@@ -309,6 +311,17 @@ fn refused_connection_is_an_error() {
     assert_eq!(outcome.stderr.lines().count(), 1, "{outcome:?}");
     assert!(outcome.stderr.contains(&endpoint), "{outcome:?}");
     assert!(outcome.stderr.contains("refused"), "{outcome:?}");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn timeout_limits_connecting() {
+    let endpoint = format!("tcp://{}", silent_address());
+    let outcome = ping(&["-W0.2"], &endpoint);
+    assert_eq!(outcome.status, Some(1));
+    assert_eq!(outcome.stdout, "");
+    let error = format!("mio-echo: {endpoint}: no connection within the time of --timeout\n");
+    assert_eq!(outcome.stderr, error);
 }
 
 #[test]

@@ -89,6 +89,20 @@ pub fn refusing_address() -> SocketAddr {
     }
 }
 
+/// An address that answers no SYN: Linux drops it if the backlog is full. It stays so until the test binary
+/// ends.
+#[cfg(target_os = "linux")]
+pub fn silent_address() -> SocketAddr {
+    let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    listener.bind(&any.into()).unwrap();
+    // With a backlog of 0 there is room for one connection.
+    listener.listen(0).unwrap();
+    let address = listener.local_addr().unwrap().as_socket().unwrap();
+    std::mem::forget((TcpStream::connect(address).unwrap(), listener));
+    address
+}
+
 /// An address for a server that a test starts: its port was free a moment ago. A process that another
 /// test starts may keep a copy of the socket until it executes its program.
 pub fn free_address() -> SocketAddr {

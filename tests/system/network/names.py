@@ -1,6 +1,7 @@
 """Names with several addresses."""
 
 import subprocess
+import time
 
 from clients import exchange
 from harness import LIMIT, check_command, require
@@ -42,14 +43,43 @@ def check_passes_if_another_address_of_the_name_is_silent(network):
             require(status == 1, f"exit status {status} for a silent address")
 
 
+def clients_leave_a_silent_address_within_their_timeout(network):
+    """In whichever order the resolver returns the two addresses."""
+    (host,) = network.make("host")
+    network.name(two=["127.0.0.2", "127.0.0.3"])
+    serving = {PORT: "127.0.0.2", PORT + 1: "127.0.0.3"}
+    network.serve(host, *(f"tcp://{address}:{port}" for port, address in serving.items()))
+    for silent, port in ("127.0.0.3", PORT), ("127.0.0.2", PORT + 1):
+        listener = host.socket(TCP4)
+        listener.bind((silent, port))
+        # No SYN is answered beside the one connection that a backlog of 0 has room for.
+        listener.listen(0)
+        connected = host.connect((silent, port))
+        for arguments in "ping -c1 -W0.5", "load --churn -c1 -n1 -W0.5":
+            start = time.monotonic()
+            command = [network.program, *arguments.split(), f"tcp://two.test:{port}"]
+            status = exit_status(network, host, command)
+            took = time.monotonic() - start
+            require(status == 0, f"exit status {status} of {arguments} beside {silent}")
+            # Without its timeout, load waits for 5 s.
+            require(took < 4, f"{arguments} took {took:.1f} s beside {silent}")
+        connected.close()
+
+
 def check(network, host, endpoint):
     """The exit status of a check."""
-    command = [*network.prefix(), *check_command(network.program, endpoint)]
+    return exit_status(network, host, check_command(network.program, endpoint))
+
+
+def exit_status(network, host, command):
+    """Runs a command that resolves the names."""
+    command, silent = [*network.prefix(), *command], subprocess.DEVNULL
     with host.inside():
-        return subprocess.run(command, stderr=subprocess.DEVNULL, timeout=LIMIT).returncode
+        return subprocess.run(command, stdout=silent, stderr=silent, timeout=LIMIT).returncode
 
 
 CHECKS = [
     addresses_of_a_name_that_the_host_lacks_are_left_out,
     check_passes_if_another_address_of_the_name_is_silent,
+    clients_leave_a_silent_address_within_their_timeout,
 ]

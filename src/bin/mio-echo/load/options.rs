@@ -181,7 +181,10 @@ impl Options {
     }
 
     pub(crate) fn connect_timeout(&self) -> Duration {
-        let default = Duration::from_secs(10) + Duration::from_millis(self.connections.into());
+        let default = match self.mode() {
+            Mode::Churn => self.timeout,
+            _ => Duration::from_secs(10) + Duration::from_millis(self.connections.into()),
+        };
         self.connect_timeout.unwrap_or(default)
     }
 

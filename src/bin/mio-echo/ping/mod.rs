@@ -71,12 +71,13 @@ impl Pinger {
     /// The longest wait for an answer before the next ping, with an interval of 0.
     const FLOOD_INTERVAL: Duration = Duration::from_millis(10);
 
-    /// Tries the addresses of a host in the order of the resolver.
+    /// Tries the addresses of a host in the order of the resolver, each for the timeout.
     fn connect(options: Options, is_quiet: bool, endpoints: &[Endpoint]) -> io::Result<Self> {
         let mut poll = Poll::new()?;
         let mut failure = ErrorKind::NotFound.into();
         for endpoint in endpoints {
-            match Transport::connect(endpoint, &mut poll, SOCKET, options.size()) {
+            let (size, timeout) = (options.size(), options.timeout);
+            match Transport::connect(endpoint, &mut poll, SOCKET, size, timeout) {
                 Ok(transport) => {
                     return Pinger::new(options, is_quiet, endpoint.clone(), poll, transport);
                 }

@@ -35,6 +35,8 @@ pub(crate) struct Options {
     size: usize,
 
     /// Time to wait for missing answers after the last ping; such as 200ms or 0.2
+    ///
+    /// It also limits connecting to each address of the host.
     #[arg(short = 'W', long, value_name = "TIME", value_parser = time, default_value = "1s")]
     pub(crate) timeout: Duration,
 }

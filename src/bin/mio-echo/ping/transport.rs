@@ -1,6 +1,7 @@
 //! Messages over a non-blocking socket.
 
 use std::io::{self, ErrorKind};
+use std::time::{Duration, Instant};
 
 use mio::{Events, Interest, Poll, Token, event};
 use mio_echo::Endpoint;
@@ -23,21 +24,29 @@ pub(crate) struct Transport {
 }
 
 impl Transport {
-    /// Connects, and waits until the connection is established. Messages have `size` bytes.
+    /// Connects, and waits until the connection is established or the timeout is over. Messages have
+    /// `size` bytes.
     pub(crate) fn connect(
         endpoint: &Endpoint,
         poll: &mut Poll,
         token: Token,
         size: usize,
+        timeout: Duration,
     ) -> io::Result<Self> {
+        let deadline = Instant::now() + timeout;
         let mut socket = Socket::open(endpoint)?;
         let interest = Interest::READABLE | Interest::WRITABLE;
         poll.registry().register(socket.source(), token, interest)?;
         let mut events = Events::with_capacity(1);
         loop {
-            poll_once(poll, &mut events, None)?;
+            let left = deadline.saturating_duration_since(Instant::now());
+            poll_once(poll, &mut events, Some(left))?;
             if !events.is_empty() && socket.is_connected()? {
                 break;
+            }
+            if left.is_zero() {
+                let text = "no connection within the time of --timeout";
+                return Err(io::Error::new(ErrorKind::TimedOut, text));
             }
         }
         // One byte more than a datagram, because the system cuts a longer one to the buffer.
