@@ -640,6 +640,14 @@ fn connect_timeout_with_a_full_backlog() {
 }
 
 #[test]
+fn processor_time_of_connecting_is_measured_to_its_end() {
+    let endpoint = format!("tcp://{}", refusing_address());
+    let (_, json) = results("-c50 -d0 --hold --connect-timeout 0", &endpoint);
+    // One thread uses one core at most.
+    assert!(json["own_cpu_ratio"].as_f64() < Some(2.0), "{json}");
+}
+
+#[test]
 fn connect_timeout_with_a_slow_listener() {
     // All connections would take a minute.
     const PAUSE: Duration = Duration::from_millis(60);

@@ -35,7 +35,8 @@ impl Generator {
             return Ok(());
         }
         if self.mode == Mode::Hold {
-            self.start_holding(now);
+            // Not the time before this turn opened more connections: their CPU time counts.
+            self.start_holding(self.shared.now());
             return Ok(());
         }
         self.start_running(now)

@@ -236,7 +236,8 @@ impl Generator {
             Phase::Draining => self.continue_draining(now),
         }
         if now >= self.sweep {
-            self.sweep(now);
+            // Holding may have begun after `now`.
+            self.sweep(self.shared.now());
         }
         Ok(())
     }
