@@ -16,7 +16,7 @@ impl Host {
         }
         // Listeners have a turn, whether or not a connection waits.
         for listener in world().listeners() {
-            listener.idle_iterations = 0;
+            listener.futile_iterations = 0;
         }
     }
 

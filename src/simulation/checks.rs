@@ -67,7 +67,7 @@ impl World {
         }
         let is_polling = !self.plan.config.busy_poll.is_zero();
         let is_idle = self.work == 0 && !self.is_at_rest && !is_polling;
-        let spins = is_repeated(&mut self.idle_iterations, is_idle, 100);
+        let spins = is_repeated(&mut self.empty_iterations, is_idle, 100);
         check!(!spins, "the loop iterates without a call or an event");
     }
 
@@ -111,17 +111,17 @@ impl World {
         check!(socket.held <= max, "{socket} holds more than a buffer");
     }
 
-    /// Checks that no socket has turns without an effect, that no connection with work waits too long for a
-    /// turn, and that datagrams get replies, unless a call returned an error (also `EAGAIN`).
+    /// Checks that no socket has turns without an effect, and that no connection with work waits too long for
+    /// a turn. Datagrams get replies, unless a call returned an error (also `EAGAIN`).
     fn check_calls(&mut self, id: usize) {
         let has_work = self.has_work(&self.sockets[id]);
-        // With a limit of turns, all other sockets may have theirs before.
+        // With a limit of turns, all other sockets may have theirs before; also those that are closed now.
         let max = 2 + 2 * (self.sockets.len() / self.plan.config.max_turns) as u32;
         let socket = &mut self.sockets[id];
         let (activity, is_stream) = (&socket.activity, socket.kind == Kind::Stream);
-        let idles = activity.has_called && !activity.is_woken && !activity.has_progress;
+        let is_futile = activity.has_called && !activity.is_woken && !activity.has_progress;
         let waits = has_work && !activity.has_called && socket.changed_at.is_none() && is_stream;
-        let spins = is_repeated(&mut socket.idle_iterations, idles, 5);
+        let spins = is_repeated(&mut socket.futile_iterations, is_futile, 5);
         let starves = is_repeated(&mut socket.starved_iterations, waits, max);
         let may_be_silent = activity.error.is_some() || activity.unreplied.is_empty();
         check!(may_be_silent, "{socket} does not reply, without an error");

@@ -26,7 +26,7 @@ drawn! {
     think_time: Micros = random.pick(&[10, 100, 1_000, 50_000, SECOND, 60 * SECOND]);
     /// When it acts next; `NEVER` while it waits for the service.
     next_at: Micros = if plan.is_storm { 0 } else { random.magnitude(think_time) };
-    /// When it begins to read.
+    /// When it begins to read, from the start of the run on.
     reads_at: Micros = random.pick(&[0, 0, 0, 0, 0, random.magnitude(HOUR), NEVER]);
     /// 0 if no send is urgent.
     sends_per_urgent: u64 = random.either(4, 1 + random.below(4), 0);
@@ -54,10 +54,12 @@ impl Client {
         if is_over {
             self.connection = None;
         }
-        match (has_moved || is_over, self.reads_at) {
-            (true, _) => self.soon(world.now),
-            (false, reads_at) if reads_at > world.now => reads_at,
-            _ => NEVER,
+        if has_moved || is_over {
+            self.soon(world.now)
+        } else if self.reads_at > world.now {
+            self.reads_at
+        } else {
+            NEVER
         }
     }
 
@@ -166,7 +168,8 @@ impl World {
 /// Few sources. `10.0.0.4`, `192.0.2.1` and `fd00:0:0:1::1` are outside the allow list.
 const SOURCES: &str = "10.0.0.1 10.0.0.2 10.0.0.3 10.0.0.4 192.0.2.1 fd00::1 fd00::2 fd00:0:0:1::1";
 
-/// The sources of forged datagrams: the services, ports of services, and many hosts.
+/// The sources of forged datagrams: the two services of a run (twice, as they reply), ports of other
+/// services, and addresses that are not of one host.
 const FORGED: &str = "10.9.0.1:7007 10.9.0.2:7008 10.9.0.1:7007 10.9.0.2:7008 10.0.0.1:0 10.0.0.2:7 \
                       10.0.0.3:1023 10.0.0.1:2049 [fd00::1]:7007 [fd00::2]:7008 224.0.0.1:5000 \
                       255.255.255.255:5000 0.0.0.0:5000";

@@ -98,21 +98,19 @@ impl World {
         check!(may_close, "{socket} is not opened, without a reason");
     }
 
-    /// Checks that a shutdown serves what waited when the iteration began, unless a call has failed. Where
-    /// other processes have copies of a listener, it is left to them.
+    /// Checks that a shutdown serves what waited when the iteration began. Excepted: a call has returned an
+    /// error (also `EAGAIN`), the drain time is over, there is no place for a connection, or other processes
+    /// have copies of the listener.
     fn check_backlog(&self, socket: &Socket) {
         let may_leave = match socket.kind {
             // Two services can reply to each other for more batches than a shutdown receives.
             Kind::Udp => self.is_lingering() || self.plan.services > 1,
             _ => self.plan.is_inherited || !self.has_place(),
         };
-        let may_wait = may_leave || socket.activity.error.is_some() || !self.is_shutting_down();
+        let is_excepted = may_leave || socket.activity.error.is_some() || !self.is_shutting_down();
         let first_new = self.first_new[usize::from(socket.kind == Kind::Udp)];
-        let is_empty = socket.waiting.front().is_none_or(|it| *it >= first_new);
-        check!(
-            may_wait || is_empty,
-            "{socket} is closed, and something waits"
-        );
+        let is_served = socket.waiting.front().is_none_or(|it| *it >= first_new);
+        check!(is_excepted || is_served, "{socket} leaves a backlog");
     }
 
     /// Returns the reasons for which a connection may be closed now. At least one has to hold.
@@ -132,6 +130,7 @@ impl World {
         let is_aborted = self.is_lingering() && (is_over || has_lingered);
         let is_over_budget = self.held() > config.max_buffered as u64;
         let all = [
+            // The engine calls shutdown(2) only after the drain time. A close after that is an abort.
             ("PeerClosed", has_ended && !socket.outbound.is_ended),
             ("Reset", socket.failure().is_some_and(is_reset)),
             ("Error", socket.failure().is_some_and(|it| !is_reset(it))),

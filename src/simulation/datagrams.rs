@@ -32,7 +32,7 @@ impl World {
         unreplied.retain(|it| it.start > reply.start || it.peer != reply.peer);
         self.expected.datagrams_sent += 1;
         self.expected.bytes_sent += reply.size as u64;
-        // The address of the sender was forged.
+        // The sender was the other service, or a client with its address: it gets the reply.
         let other = 1 - self.service;
         if reply.peer == address(other) {
             // An unknown TTL counts as 64 in the reply.
@@ -99,7 +99,7 @@ impl DatagramIo for Descriptor {
                 part
             };
             // The neighbour does not answer ARP, and the replies to it fill the send buffer for a time.
-            if world.random.one_in(16) {
+            if world.happens(16) {
                 world.full_until = world.now + world.random.magnitude(3 * SECOND);
             }
             for reply in datagrams[..count].iter().flat_map(Datagram::split) {

@@ -8,9 +8,10 @@
 //!
 //! What makes it deterministic: every choice is a number that follows from the seed (`random.rs`), time is
 //! a number that only the simulation moves (`selector.rs`), a run has one thread, and the engine reaches
-//! the system by one interface. A run ends with a calm part, in which no failure is simulated, and no client
-//! connects or sends over a stream. When nothing can happen any more, no socket may have work: it was
-//! forgotten.
+//! the system by one interface. After a number of iterations the run is calm, unless the shutdown comes
+//! before: no failure is simulated, and no client connects or sends over a stream. When nothing can happen
+//! any more, the service is shut down. Before each sleep no socket may have work that no event announces: it
+//! would be forgotten.
 //!
 //! The engine is `Engine<Simulation>` (`host.rs`). All its sockets are descriptors (`calls.rs`), whose
 //! calls go to the world of the service that runs (`world` below), because methods like `Stream::recv` have
@@ -139,7 +140,7 @@ struct World {
     /// Calls and events in the present iteration.
     work: u64,
     /// Iterations in a row without a call or an event.
-    idle_iterations: u32,
+    empty_iterations: u32,
     /// How many failures the seed has drawn.
     failures: u64,
     /// What the system lacks, as the error that its calls return, and until when.

@@ -96,8 +96,8 @@ impl World {
         self.open().filter(is_due)
     }
 
-    /// Whether an event is going to report a change. A host that watches the descriptor of the selector is
-    /// told of each once.
+    /// Whether an event is going to report a change. A host that watches the descriptor of the selector does
+    /// so edge-triggered: it is not told again of what the last poll left behind.
     pub(super) fn is_announced(&self, socket: &Socket) -> bool {
         let told_at = if self.plan.is_nested {
             self.polled_at
@@ -113,7 +113,7 @@ impl World {
         self.is_woken || self.changed().any(is_event)
     }
 
-    /// Takes events, in any order.
+    /// Takes events, in any order. What is beyond `max_events` stays noted.
     fn collect(&mut self) -> Vec<Event> {
         self.polled_at = self.now;
         let mut ids: Vec<_> = self.changed().map(|it| it.id).collect();

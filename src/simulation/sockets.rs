@@ -33,7 +33,7 @@ pub(super) struct Socket {
     pub(super) is_exempt: bool,
     pub(super) activity: Activity,
     /// Iterations in a row with calls and without an effect.
-    pub(super) idle_iterations: u32,
+    pub(super) futile_iterations: u32,
     /// Iterations in a row with work and without calls.
     pub(super) starved_iterations: u32,
 
@@ -49,11 +49,12 @@ pub(super) struct Socket {
     pub(super) mark: Option<u64>,
     /// The client has closed its socket: the reply to bytes is a reset.
     pub(super) is_gone: bool,
-    /// The pending error of the socket: it is returned once, by a read without bytes, or by a write.
+    /// The pending error of the socket: it is returned once, by a read without bytes, a write or a shutdown.
     pub(super) error: Option<&'static str>,
     /// A write was short: an event follows when there is room.
     pub(super) awaits_room: bool,
-    /// What counts for the budget of pending bytes.
+    /// Bytes that count for the budget: those in its pipe, or the size of its buffer, which is the same
+    /// until its last byte is sent.
     pub(super) held: u64,
     /// When a byte moved last. Before the first: the time of connect(2), and then of accept(2).
     pub(super) moved_at: Micros,

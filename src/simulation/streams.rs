@@ -42,7 +42,7 @@ impl World {
         socket.awaits_room |= count == 0 || (count < max && !is_splice);
         socket.outbound.sent += count;
         self.expected.bytes_sent += count;
-        // A buffer is held until it is empty.
+        // A buffer counts as a whole until it is empty.
         if is_splice || socket.held == 0 || !socket.is_blocked() {
             socket.held = socket.pending();
         }
@@ -62,7 +62,7 @@ impl World {
         }
     }
 
-    /// There may be room again, because the client has read or the system has memory.
+    /// The client has read. An event follows if a write waits for room, and there is enough now.
     pub(super) fn report_room(&mut self, id: usize) {
         let socket = &mut self.sockets[id];
         if socket.readiness().writable && mem::take(&mut socket.awaits_room) {
