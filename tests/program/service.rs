@@ -811,6 +811,35 @@ fn it_outlives_the_limit_on_the_size_of_its_log() {
     service.stop();
 }
 
+/// A line is lost if the pipe has no room for it. A shorter one is the next in the log.
+#[cfg(target_os = "linux")]
+#[test]
+fn line_without_room_in_a_non_blocking_pipe_is_lost_without_a_trace() {
+    use nix::fcntl::{FcntlArg, OFlag, fcntl};
+
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    fcntl(&writer, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+    let filler = [b"x".repeat(4095), b"\n".to_vec()].concat();
+    while writer.write(&filler).is_ok() {}
+    let mut log = BufReader::with_capacity(filler.len(), reader);
+    let mut line = String::new();
+    log.read_line(&mut line).unwrap();
+    // A line of up to a page is written as a whole or not at all; see pipe(7).
+    writer.write_all(&filler[1096..]).unwrap();
+    let address = free_address();
+    let mut command = program(&[&format!("tcp://{address}")]);
+    command.env("RUST_LOG", "x".repeat(2000)).stderr(writer);
+    let mut child = command.spawn().unwrap();
+    // Otherwise the test would never read the end of the log.
+    drop(command);
+    common::wait_until(|| TcpStream::connect(address).is_ok());
+    common::signal(&child, Signal::SIGTERM);
+    assert_eq!(common::wait(&mut child).code(), Some(0));
+    let lines: Vec<_> = log.lines().map(Result::unwrap).collect();
+    let own = lines.iter().find(|line| !line.ends_with('x'));
+    assert!(own.unwrap().contains("listening on tcp://"), "{own:?}");
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn limit_on_open_files_is_raised_and_limits_connections() {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::env;
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{self, AssertUnwindSafe, catch_unwind};
 use std::sync::OnceLock;
 use std::time::SystemTime;
 
@@ -56,6 +56,7 @@ pub(crate) fn start(options: &LogOptions) {
     if levels.max() == LevelFilter::Trace {
         output = output.with_timestamp_format(MICROSECONDS);
     }
+    keep_lost_lines_quiet();
     // Fails only if there is a logger already.
     let _ = log::set_boxed_logger(Box::new(Logger { output, levels }));
     for text in unknown {
@@ -131,6 +132,17 @@ fn escape_controls(text: &str) -> String {
         }
     }
     escaped
+}
+
+/// A panic of `eprintln!` is not printed: a line was lost, and there may be room for its text by now.
+fn keep_lost_lines_quiet() {
+    let print = panic::take_hook();
+    panic::set_hook(Box::new(move |panic| {
+        let text = panic.payload().downcast_ref::<String>();
+        if !text.is_some_and(|it| it.starts_with("failed printing to stderr")) {
+            print(panic);
+        }
+    }));
 }
 
 /// A logger that cannot end the program. `SimpleLogger` prints with `eprintln!`, which panics if standard
