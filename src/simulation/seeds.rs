@@ -6,7 +6,7 @@ use std::panic::AssertUnwindSafe;
 use super::*;
 
 /// How many seeds run by default.
-const SEEDS: u64 = 20_000;
+const SEEDS: u64 = 10_000;
 
 fn number(variable: &str) -> Option<u64> {
     let text = env::var(variable).ok()?;
