@@ -131,21 +131,32 @@ fn linger_of_an_inherited_listener_is_off() {
     }
 }
 
-/// Each would hold back or end the echo at some time.
+/// Sets options that would hold back or end the echo at some time.
+#[cfg(target_os = "linux")]
+pub(crate) fn set_breaking_options(socket: &impl std::os::fd::AsFd) {
+    use nix::sys::socket::{TimestampingFlag, setsockopt, sockopt::Timestamping};
+
+    SockRef::from(socket).set_tcp_cork(true).unwrap();
+    let of_sending = TimestampingFlag::SOF_TIMESTAMPING_TX_SOFTWARE;
+    setsockopt(socket, Timestamping, &of_sending).unwrap();
+}
+
+#[cfg(target_os = "linux")]
+pub(crate) fn assert_breaking_options_are_reset(socket: &impl std::os::fd::AsFd) {
+    use nix::sys::socket::{getsockopt, sockopt::Timestamping};
+
+    assert!(!SockRef::from(socket).tcp_cork().unwrap());
+    let stamps = getsockopt(socket, Timestamping).unwrap();
+    assert!(stamps.is_empty(), "{stamps:?}");
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn options_that_would_break_an_echo_are_reset_on_an_inherited_listener() {
-    use nix::sys::socket::{TimestampingFlag, getsockopt, setsockopt, sockopt::Timestamping};
-
     let (listener, _) = listener();
-    let socket = SockRef::from(&listener);
-    socket.set_tcp_cork(true).unwrap();
-    let of_sending = TimestampingFlag::SOF_TIMESTAMPING_TX_SOFTWARE;
-    setsockopt(&listener, Timestamping, &of_sending).unwrap();
+    set_breaking_options(&listener);
     let _server = server(vec![bound(&listener)]);
-    assert!(!socket.tcp_cork().unwrap());
-    let stamps = getsockopt(&listener, Timestamping).unwrap();
-    assert!(stamps.is_empty(), "{stamps:?}");
+    assert_breaking_options_are_reset(&listener);
 }
 
 /// As systemd passes it on with `SocketProtocol=mptcp`. It lacks some options of TCP.

@@ -162,22 +162,17 @@ fn linger_of_an_adopted_connection_is_off() {
     assert_eq!(read_to_the_end(&mut client), b"hello");
 }
 
-/// Each would hold back the echo at some time.
 #[cfg(target_os = "linux")]
 #[test]
 fn options_that_would_break_an_echo_are_reset_on_an_adopted_connection() {
-    use nix::sys::socket::{TimestampingFlag, getsockopt, setsockopt, sockopt::Timestamping};
+    use crate::bound_socket::{assert_breaking_options_are_reset, set_breaking_options};
 
     let mut host = Host::new(config());
     let (_client, stream) = pair();
-    SockRef::from(&stream).set_tcp_cork(true).unwrap();
-    let of_sending = TimestampingFlag::SOF_TIMESTAMPING_TX_SOFTWARE;
-    setsockopt(&stream, Timestamping, &of_sending).unwrap();
+    set_breaking_options(&stream);
     let copy = stream.try_clone().unwrap();
     host.echo.adopt(stream, host.now).unwrap();
-    assert!(!SockRef::from(&copy).tcp_cork().unwrap());
-    let stamps = getsockopt(&copy, Timestamping).unwrap();
-    assert!(stamps.is_empty(), "{stamps:?}");
+    assert_breaking_options_are_reset(&copy);
 }
 
 fn adopt_error(host: &mut Host, stream: TcpStream) -> ErrorKind {

@@ -159,11 +159,13 @@ impl ServiceOptions {
             self.check_allow_list(&endpoints)?;
         }
         let sockets = sockets.len() + SOCKETS_PER_ENDPOINT * endpoints.len();
-        builder = with_each(builder, endpoints, ConfigBuilder::endpoint);
+        builder = endpoints.into_iter().fold(builder, ConfigBuilder::endpoint);
         let most = open_files.map(|files| max_connections(files, sockets));
         let most = most.transpose()?;
         let connections = self.max_connections.or(most);
-        builder = with_each(builder, connections, ConfigBuilder::max_connections);
+        if let Some(connections) = connections {
+            builder = builder.max_connections(connections);
+        }
         let config = builder.build().map_err(CliError::usage)?;
         if let Some(most) = most.filter(|most| self.max_connections > Some(*most)) {
             warn!("the limit on open files has room for {most} connections: see ulimit -Hn");
@@ -202,15 +204,6 @@ impl ServiceOptions {
              endpoints, IPv6 networks for IPv6, and none for Unix sockets",
         ))
     }
-}
-
-/// Sets each value of an option or of a list.
-fn with_each<T>(
-    builder: ConfigBuilder,
-    values: impl IntoIterator<Item = T>,
-    set: impl Fn(ConfigBuilder, T) -> ConfigBuilder,
-) -> ConfigBuilder {
-    values.into_iter().fold(builder, set)
 }
 
 /// Resolves an endpoint. Of the addresses of a name, those that this host does not have are left out

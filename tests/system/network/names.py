@@ -25,13 +25,19 @@ def addresses_of_a_name_that_the_host_lacks_are_left_out(network):
     require_start_error(network, host, "-q", f"tcp://both.test:{PORT}", warnings=1)
 
 
-def check_passes_if_another_address_of_the_name_is_silent(network):
-    """In whichever order the resolver returns the two addresses."""
+def serve_one_of_two_addresses(network):
+    """A name has two addresses: one serves at the first port, the other at the second. So the serving one
+    is first and last, in whichever order the resolver returns them. Returns the host, and for each port the
+    address that does not serve there."""
     (host,) = network.make("host")
     network.name(two=["127.0.0.2", "127.0.0.3"])
-    serving = {PORT: "127.0.0.2", PORT + 1: "127.0.0.3"}
-    network.serve(host, *(f"{address}:{port}" for port, address in serving.items()))
-    for silent, port in ("127.0.0.3", PORT), ("127.0.0.2", PORT + 1):
+    network.serve(host, f"127.0.0.2:{PORT}", f"127.0.0.3:{PORT + 1}")
+    return host, [("127.0.0.3", PORT), ("127.0.0.2", PORT + 1)]
+
+
+def check_passes_if_another_address_of_the_name_is_silent(network):
+    host, silent_addresses = serve_one_of_two_addresses(network)
+    for silent, port in silent_addresses:
         host.bind(UDP4, silent, [port])
         listener = host.socket(TCP4)
         listener.bind((silent, port))
@@ -44,12 +50,8 @@ def check_passes_if_another_address_of_the_name_is_silent(network):
 
 
 def clients_leave_a_silent_address_within_their_timeout(network):
-    """In whichever order the resolver returns the two addresses."""
-    (host,) = network.make("host")
-    network.name(two=["127.0.0.2", "127.0.0.3"])
-    serving = {PORT: "127.0.0.2", PORT + 1: "127.0.0.3"}
-    network.serve(host, *(f"tcp://{address}:{port}" for port, address in serving.items()))
-    for silent, port in ("127.0.0.3", PORT), ("127.0.0.2", PORT + 1):
+    host, silent_addresses = serve_one_of_two_addresses(network)
+    for silent, port in silent_addresses:
         listener = host.socket(TCP4)
         listener.bind((silent, port))
         # No SYN is answered beside the one connection that a backlog of 0 has room for.

@@ -192,9 +192,10 @@ impl Options {
     pub(crate) fn endpoints(&self) -> Result<Vec<Endpoint>, CliError> {
         let endpoints = arguments::endpoints(&self.endpoint)?;
         let is_datagram = |endpoint: &Endpoint| matches!(endpoint, Endpoint::Udp(_));
+        let with_hint = |message| CliError::usage(format!("{message}; see mio-echo load --help"));
         if self.size > Some(LARGEST_DATAGRAM) && endpoints.iter().any(is_datagram) {
             let message = format!("no datagram has more than {LARGEST_DATAGRAM} bytes");
-            return Err(CliError::usage(message + "; see mio-echo load --help"));
+            return Err(with_hint(message));
         }
         let is_ambiguous = |endpoint: &Endpoint| {
             is_datagram(endpoint)
@@ -202,9 +203,9 @@ impl Options {
                 && self.outstanding(endpoint) > MAX_OF_ONE_BYTE
         };
         if endpoints.iter().any(is_ambiguous) {
-            let message = "datagrams of 1 byte number at most 64 in flight: choose -o 64 or -s 2";
-            return Err(CliError::usage(format!(
-                "{message}; see mio-echo load --help"
+            let max = MAX_OF_ONE_BYTE;
+            return Err(with_hint(format!(
+                "datagrams of 1 byte number at most {max} in flight: choose -o {max} or -s 2"
             )));
         }
         if self.segment && !(cfg!(target_os = "linux") && endpoints.iter().all(is_datagram)) {
