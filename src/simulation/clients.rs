@@ -1,8 +1,6 @@
 //! Clients with random habits: greedy, pinging, slow, silent, never reading, reading after hours,
 //! half-closing, resetting, sending urgent data, churning, over TCP, Unix sockets and UDP.
 
-use std::num::NonZero;
-
 use super::*;
 use crate::net::udp::packet_info::PacketInfo;
 
@@ -10,24 +8,23 @@ drawn! {
     /// A client, with one connection at a time.
     Client(plan: &Plan, number: u64):
 
-    random: Random = Random::new(plan.seed ^ ((number + 1) << 32));
-    is_udp: bool = plan.has_udp && random.one_in(2);
+    random: Random = Random::new(plan.random.seed ^ ((number + 1) << 32));
+    /// The socket of the service that it connects or sends to.
+    endpoint: usize = random.pick(&[TCP, TCP, TCP, TCP, UNIX, UNIX, UDP]);
     address: SocketAddr = SocketAddr::new(random.word(SOURCES).parse().unwrap(), 10_000 + number as u16);
-    /// The listener that it connects to.
-    listener: usize = if plan.has_unix && random.one_in(2) { UNIX } else { TCP };
     connection: Option<usize> = None;
     connections_left: u64 = 1 + random.magnitude(4);
     max: u64 = 4 * plan.max_capacity.max(plan.config.buffer_size as u64);
-    /// Bytes of a connection, or datagrams.
-    total: u64 = random.magnitude(if is_udp { 60 } else { max });
-    /// The most that it sends or reads at once.
-    max_at_once: u64 = 1 + random.magnitude(max);
+    /// Bytes of a connection.
+    total: u64 = random.magnitude(max);
+    /// The most that it sends or reads at once: not so little that a run does not end.
+    max_at_once: u64 = 1 + max / 4_096 + random.magnitude(max);
     /// The longest time between two actions.
     think_time: Micros = random.pick(&[10, 100, 1_000, 50_000, SECOND, 60 * SECOND]);
     /// When it acts next; `NEVER` while it waits for the service.
-    next_at: Micros = if plan.is_storm { 0 } else { random.magnitude(think_time) };
+    next_at: Micros = if plan.max_clients == CLIENTS { 0 } else { random.magnitude(think_time) };
     /// When it begins to read, from the start of the run on.
-    reads_at: Micros = random.pick(&[0, 0, 0, 0, 0, random.magnitude(HOUR), NEVER]);
+    reads_at: Micros = random.pick(&[0, 0, 0, 0, 0, random.magnitude(36_000 * SECOND), NEVER]);
     /// 0 if no send is urgent.
     sends_per_urgent: u64 = random.either(4, 1 + random.below(4), 0);
     /// How it ends a connection. It reads on after a half-close.
@@ -37,39 +34,36 @@ drawn! {
 }
 
 impl Client {
-    fn soon(&self, now: Micros) -> Micros {
+    pub(super) fn soon(&self, now: Micros) -> Micros {
         now + 1 + self.random.magnitude(self.think_time)
     }
 
     /// One action. Returns when the next one is.
     pub(super) fn act(&mut self, world: &mut World) -> Micros {
-        if self.is_udp {
-            return self.send_datagrams(world);
-        }
         let Some(id) = self.connection else {
             return self.connect(world);
         };
-        let has_moved = self.read(world, id) | self.send(world, id);
-        let is_over = self.end(world, id);
-        if is_over {
-            self.connection = None;
+        // All three are tried.
+        if self.read(world, id) | self.send(world, id) | self.end(world, id) {
+            return self.soon(world.now);
         }
-        if has_moved || is_over {
-            self.soon(world.now)
-        } else if self.reads_at > world.now {
-            self.reads_at
-        } else {
-            NEVER
-        }
+        let begins_at = Some(self.reads_at).filter(|it| *it > world.now);
+        begins_at.unwrap_or(NEVER)
     }
 
-    /// Connects. If the system drops the SYN, the client tries again, if it has connections left.
+    /// Connects, or sends some datagrams. If the system drops the SYN, the client tries again, if it has
+    /// connections left.
     fn connect(&mut self, world: &mut World) -> Micros {
         if self.connections_left == 0 || world.is_calm {
             return NEVER;
         }
         self.connections_left -= 1;
-        self.connection = world.connect(self);
+        if self.endpoint == UDP {
+            let count = 1 + self.random.magnitude(39);
+            (0..count).for_each(|_| world.send_datagram(self.datagram()));
+        } else {
+            self.connection = world.connect(self);
+        }
         self.soon(world.now)
     }
 
@@ -81,7 +75,11 @@ impl Client {
         }
         flow.received += count;
         tell!(world, "client of {id} reads {count}");
-        world.report_room(id);
+        // An event follows if a write waits for room, and there is enough now.
+        let socket = &mut world.sockets[id];
+        if socket.readiness().writable && mem::take(&mut socket.awaits_room) {
+            world.note_change(id);
+        }
         true
     }
 
@@ -103,40 +101,29 @@ impl Client {
         true
     }
 
-    /// Ends the connection, if it is time. Returns whether the client has closed its socket.
-    fn end(&self, world: &mut World, id: usize) -> bool {
+    /// Ends the connection, if it is time. Returns whether it did.
+    fn end(&mut self, world: &mut World, id: usize) -> bool {
         let socket = &mut world.sockets[id];
         let (inbound, outbound) = (&mut socket.inbound, &socket.outbound);
         if outbound.received < self.ends_after || inbound.is_ended {
             return false;
         }
         // A close with unread bytes is a reset. After one without, the first write leads to a reset.
-        match self.ending {
-            "half-closes" => inbound.is_ended = true,
-            "closes" if outbound.unread() == 0 => {
-                (inbound.is_ended, socket.is_gone) = (true, true);
-            }
-            _ => socket.error = Some("ECONNRESET"),
-        }
+        let is_unread = self.ending == "closes" && outbound.unread() > 0;
+        let is_reset = is_unread || self.ending == "resets";
+        inbound.is_ended = !is_reset;
+        socket.error = is_reset.then_some("ECONNRESET");
+        socket.is_gone = self.ending == "closes";
         tell!(world, "client of {id} {}", self.ending);
         world.note_change(id);
-        self.ending != "half-closes"
-    }
-
-    fn send_datagrams(&mut self, world: &mut World) -> Micros {
-        let count = 1 + self.random.magnitude(self.max_at_once.min(40));
-        let count = count.min(self.total);
-        self.total -= count;
-        (0..count).for_each(|_| world.send_datagram(self.datagram()));
-        let next_at = self.soon(world.now);
-        if self.total > 0 { next_at } else { NEVER }
+        self.connection = self.connection.filter(|_| self.ending == "half-closes");
+        true
     }
 
     /// A datagram, or a train of them. Some have a forged source.
     fn datagram(&self) -> Datagram {
         let random = &self.random;
         let forged = random.word(FORGED).parse().unwrap();
-        let local_ip = IpAddr::from([127, 0, 0, 1]);
         let size = random.magnitude(65_507) as usize;
         let segment = size.div_ceil(2 + random.below(63) as usize) as u16;
         Datagram {
@@ -144,24 +131,14 @@ impl Client {
             size,
             peer: random.either(4, forged, self.address),
             info: PacketInfo {
-                local_ip: random.either(4, Some(local_ip), None),
+                local_ip: random.either(4, Some([127, 0, 0, 1].into()), None),
                 ttl: random.pick(&[None, Some(0), Some(1), Some(2), Some(64), Some(255)]),
                 multicast: random.one_in(16),
-                segment: random.either(2, NonZero::new(segment), None),
-                ..PacketInfo::default()
+                segment: random.either(2, segment.try_into().ok(), None),
+                interface: random.below(2) as u32,
             },
             drops: None,
         }
-    }
-}
-
-impl World {
-    /// The engine has read or written, or has closed the connection: its client acts soon.
-    pub(super) fn wake_client(&mut self, id: usize) -> Option<&mut Client> {
-        let mut clients = self.clients.iter_mut();
-        let client = clients.find(|it| it.connection == Some(id))?;
-        client.next_at = client.next_at.min(client.soon(self.now));
-        Some(client)
     }
 }
 

@@ -42,7 +42,7 @@ impl World {
         }
     }
 
-    /// Whether a datagram gets a reply.
+    /// Whether a datagram gets a reply, by the rules of [`ReplyFilter`](crate::policy::reply_filter).
     fn is_wanted(&self, datagram: &Datagram) -> bool {
         let (peer, port, info) = (datagram.peer, datagram.peer.port(), datagram.info);
         let is_reserved = port < 1024 || [2049, address(self.service).port()].contains(&port);
@@ -55,13 +55,10 @@ impl World {
 
     /// Datagrams were received. Some of them get no reply.
     fn note_received(&mut self, received: &[Datagram]) {
-        let bytes: usize = received.iter().map(|it| it.size).sum();
         let mut datagrams: Vec<_> = received.iter().flat_map(Datagram::split).collect();
-        let count = datagrams.len() as u64;
+        self.expected.datagrams_received += datagrams.len() as u64;
+        self.expected.bytes_received += datagrams.iter().map(|it| it.size as u64).sum::<u64>();
         datagrams.retain(|it| self.is_wanted(it));
-        self.expected.datagrams_received += count;
-        self.expected.bytes_received += bytes as u64;
-        self.unwanted += count - datagrams.len() as u64;
         self.expected.receive_buffer_drops = self.sockets[UDP].drops.into();
         self.sockets[UDP].activity.unreplied = datagrams;
     }
@@ -89,17 +86,12 @@ impl DatagramIo for Descriptor {
 
     fn send(&mut self, buffers: &[u8], datagrams: &[Datagram]) -> io::Result<usize> {
         self.call("sendmmsg", |world, _| {
-            let kind = |it: &Datagram| (it.peer.is_ipv4(), it.info);
-            let are_alike = datagrams.iter().all(|it| kind(it) == kind(&datagrams[0]));
+            let are_alike = datagrams.iter().all(|it| it.replies_like(&datagrams[0]));
             check!(are_alike, "replies in one call differ in control messages");
             let part = 1 + world.random.below(datagrams.len() as u64) as usize;
-            let count = if world.now < world.full_until {
-                0
-            } else {
-                part
-            };
+            let count = part * usize::from(world.now >= world.full_until);
             // The neighbour does not answer ARP, and the replies to it fill the send buffer for a time.
-            if world.happens(16) {
+            if world.happens(world.plan.calls_per_failure) {
                 world.full_until = world.now + world.random.magnitude(3 * SECOND);
             }
             for reply in datagrams[..count].iter().flat_map(Datagram::split) {

@@ -2,13 +2,7 @@
 
 use super::*;
 use crate::net::Accept;
-use crate::net::endpoint::Endpoint;
 use crate::net::stream::Peer;
-
-// The sockets that a service has from the start. Those that a run does not have are closed.
-pub(super) const TCP: usize = 0;
-pub(super) const UNIX: usize = 1;
-pub(super) const UDP: usize = 2;
 
 /// The address of the TCP and UDP sockets of a service.
 pub(super) fn address(service: usize) -> SocketAddr {
@@ -16,23 +10,17 @@ pub(super) fn address(service: usize) -> SocketAddr {
 }
 
 /// The sockets of a service at the start.
-pub(super) fn endpoints(plan: &Plan, service: usize) -> Vec<Socket> {
-    let (address, path) = (address(service), format!("/echo/{service}").into());
-    let all = [
-        (TCP, Kind::Listener, Endpoint::Tcp(address), true),
-        (UNIX, Kind::Listener, Endpoint::Unix(path), plan.has_unix),
-        (UDP, Kind::Udp, Endpoint::Udp(address), plan.has_udp),
-    ];
-    let socket = |(id, kind, endpoint, is_open): (usize, Kind, Endpoint, bool)| Socket {
+pub(super) fn endpoints(service: usize) -> Vec<Socket> {
+    let address = Some(address(service));
+    let socket = |(id, address)| Socket {
         id,
-        kind,
-        is_open,
-        address: endpoint.address(),
-        endpoint: Some(endpoint),
+        is_open: true,
+        address,
         // No timeout applies.
         moved_at: NEVER,
         ..Socket::default()
     };
+    let all = [(TCP, address), (UNIX, None), (UDP, address)];
     all.map(socket).into()
 }
 
@@ -46,26 +34,25 @@ impl World {
 
     /// connect(2) of a client. Returns the connection, or `None` if the system drops the SYN.
     pub(super) fn connect(&mut self, client: &Client) -> Option<usize> {
-        let (listener, address) = (client.listener, client.address);
+        let (listener, address) = (client.endpoint, client.address);
         let (id, socket) = (self.sockets.len(), &mut self.sockets[listener]);
         let is_full = socket.waiting.len() > self.plan.config.backlog as usize;
         if !socket.is_open || is_full {
             return None;
         }
         socket.waiting.push_back(id);
+        // Clients of a Unix socket have none.
         let address = socket.address.and(Some(address));
         let max = self.plan.max_capacity;
         let flow = || Flow {
             capacity: self.random.magnitude(max).max(1 + max / 256),
             ..Flow::default()
         };
-        let (inbound, outbound) = (flow(), flow());
         self.sockets.push(Socket {
             id,
             address,
-            inbound,
-            outbound,
-            moved_at: self.now,
+            inbound: flow(),
+            outbound: flow(),
             ..Socket::default()
         });
         tell!(self, "client of {id} connects: {address:?}");
@@ -78,8 +65,10 @@ impl World {
         let socket = &mut self.sockets[connection];
         (socket.is_open, socket.moved_at) = (true, self.engine_now);
         let unix = Peer::Unix(connection as u64);
-        let peer = socket.address.map_or(unix, Peer::Tcp);
-        (Descriptor(connection), peer)
+        (
+            Descriptor(connection),
+            socket.address.map_or(unix, Peer::Tcp),
+        )
     }
 }
 
@@ -93,10 +82,8 @@ impl Accept for Descriptor {
             check!(may_accept, "{listener} is called during a pause");
             let connection = listener.waiting.pop_front().ok_or("EAGAIN")?;
             let lost = world.may_fail("accept after loss");
-            if lost.is_err() {
-                world.close(connection);
-            }
-            lost.map(|()| world.accepted(connection))
+            lost.inspect_err(|_| world.close(connection))?;
+            Ok(world.accepted(connection))
         })
     }
 
@@ -104,7 +91,7 @@ impl Accept for Descriptor {
         world().plan.is_inherited
     }
 
-    /// Handshakes that began before are completed.
+    /// A Unix socket has no SYNs. The filter itself is not simulated.
     fn drop_new_syns(&self) -> bool {
         world().sockets[self.0].address.is_some()
     }

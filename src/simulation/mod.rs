@@ -6,20 +6,19 @@
 //! its clock are simulated. Checks inside calls, at each close, before each sleep, after each iteration of
 //! the loop and at the end compare what happened with what has to hold; a check that fails ends the run.
 //!
-//! What makes it deterministic: every choice is a number that follows from the seed (`random.rs`), time is
-//! a number that only the simulation moves (`selector.rs`), a run has one thread, and the engine reaches
-//! the system by one interface. After a number of iterations the run is calm, unless the shutdown comes
-//! before: no failure is simulated, and no client connects or sends over a stream. When nothing can happen
-//! any more, the service is shut down. Before each sleep no socket may have work that no event announces: it
-//! would be forgotten.
+//! What makes it deterministic: every choice is a number that follows from the seed (`plan.rs`), time is a
+//! number that only the simulation moves (`selector.rs`), a run has one thread, and the engine reaches
+//! the system by one interface. After a number of iterations the run is calm: no failure is simulated, and no
+//! client connects or sends. When nothing can happen any more, the service is shut down, unless the shutdown
+//! comes before. Before each sleep no socket may have work that no event announces: it would be forgotten.
 //!
 //! The engine is `Engine<Simulation>` (`host.rs`). All its sockets are descriptors (`calls.rs`), whose
-//! calls go to the world of the service that runs (`world` below), because methods like `Stream::recv` have
-//! no argument for it.
+//! calls go to the world of the service that runs at present (`world` below; there can be two services),
+//! because methods like `Stream::recv` have no argument for it.
 //!
 //! If a check fails, the run is made smaller as long as the same check fails, and told as a story:
-//! the log of the engine, with a line for each call, event, sleep and action of a client. A run can be
-//! repeated by its seed:
+//! the log of the engine, with a line for each iteration, call and action of a client. A run can be repeated
+//! by its seed:
 //!
 //! ```text
 //! SEED=1234 cargo test --lib simulation -- --nocapture
@@ -30,12 +29,12 @@
 //! | file | what it has |
 //! |---|---|
 //! | `seeds.rs` | the test: many seeds, and the story of one |
-//! | `random.rs`, `plan.rs` | from a seed to a plan |
+//! | `plan.rs` | from a seed to random numbers, and to a plan |
 //! | `sockets.rs` | the facts of a socket |
 //! | `clients.rs` | what clients do |
-//! | `calls.rs`, `errors.rs` | what all calls have in common, and their errors |
+//! | `calls.rs` | what all calls have in common, and their errors |
 //! | `selector.rs` | edge-triggered events, and the clock |
-//! | `host.rs`, `changes.rs` | the host, which is the program around the engine, and what it changes |
+//! | `host.rs` | the host, which is the program around the engine, and what it changes |
 //! | `listeners.rs`, `streams.rs`, `datagrams.rs` | the calls of each kind of descriptor |
 //! | `checks.rs`, `closes.rs` | what has to hold |
 //!
@@ -48,8 +47,7 @@
 /// Adds a line to the story: it is logged as the engine's own lines are.
 macro_rules! tell {
     ($world:expr, $($line:tt)+) => {
-        let seconds = Duration::from_micros($world.now).as_secs_f64();
-        log::trace!("{seconds:>13.6} {}", format_args!($($line)+));
+        log::trace!("{:>12?} {}", Duration::from_micros($world.now), format_args!($($line)+));
     };
 }
 
@@ -63,17 +61,34 @@ macro_rules! check {
     };
 }
 
+/// A struct whose fields are drawn one after the other, so that each can depend on those before it.
+macro_rules! drawn {
+    ($(#[$meta:meta])* $name:ident($($input:ident: $input_type:ty),*):
+     $($(#[$doc:meta])* $field:ident: $type:ty = $value:expr;)+) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone)]
+        #[allow(dead_code, reason = "`max` and `max_clients` are there for others")]
+        pub(super) struct $name {
+            $($(#[$doc])* pub(super) $field: $type),+
+        }
+
+        impl $name {
+            pub(super) fn new($($input: $input_type),*) -> Self {
+                $(let $field = $value;)+
+                $name { $($field),+ }
+            }
+        }
+    };
+}
+
 mod calls;
-mod changes;
 mod checks;
 mod clients;
 mod closes;
 mod datagrams;
-mod errors;
 mod host;
 mod listeners;
-mod plan;
-pub(crate) mod random;
+pub(crate) mod plan;
 mod seeds;
 mod selector;
 mod sockets;
@@ -97,16 +112,13 @@ use crate::policy::log_lines;
 use crate::stats::Stats;
 
 // The names that the files share.
-use {calls::*, checks::*, clients::*, closes::*, errors::*, host::*, listeners::*};
-use {plan::*, random::*, selector::*, sockets::*};
+use {calls::*, checks::*, clients::*, host::*, listeners::*, plan::*, selector::*, sockets::*};
 
 thread_local! {
     /// One for each service. Never freed, so that they can be borrowed for any time.
     static WORLDS: &'static [RefCell<World>; 2] = Box::leak(Box::default());
     /// The service that runs at present.
     static PRESENT: Cell<usize> = const { Cell::new(0) };
-    /// All that was logged in this run.
-    static STORY: RefCell<Vec<(Level, String)>> = const { RefCell::new(Vec::new()) };
 }
 
 /// The world of the service that runs, borrowed until the end of the statement: a second call in it
@@ -135,17 +147,15 @@ struct World {
     iteration: u64,
     /// When the present iteration began: the time that the engine knows.
     engine_now: Micros,
-    /// The numbers of the first connection and the first datagram that come in the present iteration.
+    /// The numbers of the first connection, and of the first datagram, that come in the present iteration.
     first_new: [usize; 2],
     /// Calls and events in the present iteration.
     work: u64,
     /// Iterations in a row without a call or an event.
     empty_iterations: u32,
-    /// How many failures the seed has drawn.
-    failures: u64,
     /// What the system lacks, as the error that its calls return, and until when.
     shortage: (&'static str, Micros),
-    /// From here on no failure is simulated, and no client connects or sends over a stream.
+    /// From here on no failure is simulated, and no client connects or sends.
     is_calm: bool,
     /// No client, event or timeout can wake the loop any more.
     is_at_rest: bool,
@@ -155,6 +165,8 @@ struct World {
     is_woken: bool,
     /// When listeners may be called again: later after an error, `NEVER` while the host pauses them.
     accepts_at: Micros,
+    /// Until when a listener or UDP socket may back off after an error.
+    retries_at: Micros,
     /// When the drain time of the shutdown is over; `NEVER` before the shutdown.
     drained_at: Micros,
     /// When the first iteration after the drain time began; `None` until then.
@@ -171,12 +183,10 @@ struct World {
     full_until: Micros,
     /// Open pipes.
     pipes: u64,
-    /// The connections that were closed, and not reported yet.
-    closes: VecDeque<Close>,
+    /// What the engine has to report of connections: the token, and `Opened`, or the reasons for the close.
+    reports: VecDeque<(Option<Token>, Vec<&'static str>)>,
     /// The counters of the engine, as they have to be.
     expected: Stats,
-    /// Datagrams that get no reply.
-    unwanted: u64,
     /// When each kind of warning was logged last.
     warned_at: HashMap<String, Micros>,
 }
@@ -187,9 +197,9 @@ impl World {
         World {
             service,
             plan: plan.clone(),
-            random: Random::new(plan.seed ^ (1 << 63) ^ service as u64),
+            random: Random::new(plan.random.seed ^ (1 << 63) ^ service as u64),
             drained_at: NEVER,
-            sockets: endpoints(plan, service),
+            sockets: endpoints(service),
             clients: numbers.map(|it| Client::new(plan, it)).collect(),
             ..World::default()
         }

@@ -37,12 +37,9 @@ impl crate::net::Selector for SimulatedSelector {
         world.begin_iteration();
         // An interruption counts as an event.
         world.work = slept.is_err().into();
-        slept.map_err(error)?;
+        slept.map_err(io_error)?;
         *self = world.collect();
         world.work += self.len() as u64;
-        for (token, readiness) in &*self {
-            tell!(world, "event of {}: {readiness}", token.0);
-        }
         Ok(())
     }
 
@@ -71,6 +68,8 @@ impl World {
         self.check_warnings();
         self.iteration += 1;
         self.engine_now = self.now;
+        let (service, iteration) = (self.service, self.iteration);
+        tell!(self, "service {service}, iteration {iteration}");
         self.work = 0;
         for socket in &mut self.sockets {
             socket.activity = Activity::default();
@@ -78,14 +77,16 @@ impl World {
         self.first_new = [self.sockets.len(), self.datagrams.len()];
     }
 
-    /// A socket has changed. An event reports it, sometimes late.
+    /// A socket has changed. An event reports it if there is something to report, sometimes late.
     pub(super) fn note_change(&mut self, id: usize) {
         self.is_at_rest = false;
         let is_late = self.happens(self.plan.calls_per_failure);
         let max = if is_late { 10 * MILLISECOND } else { 0 };
         let at = self.now + self.random.magnitude(max);
         let socket = &mut self.sockets[id];
-        if socket.token.is_some() && socket.is_open {
+        let readiness = socket.readiness();
+        let is_event = readiness.readable || readiness.writable;
+        if socket.token.is_some() && socket.is_open && is_event {
             socket.changed_at = Some(socket.changed_at.map_or(at, |it| it.min(at)));
         }
     }
@@ -99,18 +100,13 @@ impl World {
     /// Whether an event is going to report a change. A host that watches the descriptor of the selector does
     /// so edge-triggered: it is not told again of what the last poll left behind.
     pub(super) fn is_announced(&self, socket: &Socket) -> bool {
-        let told_at = if self.plan.is_nested {
-            self.polled_at
-        } else {
-            0
-        };
-        socket.changed_at >= Some(told_at)
+        // If it is not nested: any change.
+        socket.changed_at >= Some(self.polled_at * u64::from(self.plan.is_nested))
     }
 
     /// Whether the selector has events.
     pub(super) fn has_events(&self) -> bool {
-        let is_event = |it: &Socket| it.is_ready() && self.is_announced(it);
-        self.is_woken || self.changed().any(is_event)
+        self.is_woken || self.changed().any(|it| self.is_announced(it))
     }
 
     /// Takes events, in any order. What is beyond `max_events` stays noted.
@@ -134,7 +130,7 @@ impl World {
         let socket = &mut self.sockets[id];
         let readiness = if is_changed { socket.readiness() } else { ALL };
         socket.changed_at = socket.changed_at.filter(|_| !is_changed);
-        let token = socket.token.filter(|_| !is_changed || socket.is_ready())?;
+        let token = socket.token?;
         for it in self.sockets.iter_mut().filter(|it| it.token == Some(token)) {
             // While bytes are pending, only room gives a connection something to do.
             it.activity.is_woken |= readiness.writable || !it.is_blocked();
@@ -144,21 +140,14 @@ impl World {
 
     /// Sleeps until there is an event, the time has come, a signal arrives, or nothing can happen any more.
     pub(super) fn sleep(&mut self, wakes_at: Micros) -> Outcome<()> {
-        if wakes_at > self.now {
-            let timeout = (wakes_at < NEVER).then(|| wakes_at - self.now);
-            let service = self.service;
-            tell!(self, "service {service} sleeps, timeout in µs: {timeout:?}");
-            self.check_before_sleep(wakes_at);
-        }
         self.is_at_rest = false;
         while self.now < wakes_at && !self.has_events() {
+            self.check_before_sleep(wakes_at);
             if self.happens(4 * self.plan.calls_per_failure) {
                 return Err("EINTR");
             }
             self.is_at_rest = self.next_at().min(wakes_at) >= NEVER;
             if self.is_at_rest {
-                // Clients have acted since the check above.
-                self.check_before_sleep(wakes_at);
                 break;
             }
             self.step(wakes_at);

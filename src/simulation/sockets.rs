@@ -3,34 +3,26 @@
 use std::ops::Range;
 
 use super::*;
-use crate::net::endpoint::Endpoint;
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) enum Kind {
-    #[default]
-    Stream,
-    Listener,
-    Udp,
-}
+// The sockets that a service has from the start: two listeners and a UDP socket. Those with higher numbers are
+// connections.
+pub(super) const TCP: usize = 0;
+pub(super) const UNIX: usize = 1;
+pub(super) const UDP: usize = 2;
 
 /// The facts of a socket.
 #[derive(Default)]
 pub(super) struct Socket {
     /// Its number, which its descriptor has.
     pub(super) id: usize,
-    pub(super) kind: Kind,
     /// The engine has its descriptor: it is not in the backlog, and not closed.
     pub(super) is_open: bool,
-    /// `None` for a connection.
-    pub(super) endpoint: Option<Endpoint>,
     /// The address of the client of a connection, or of the socket itself; `None` at a Unix socket.
     pub(super) address: Option<SocketAddr>,
     /// The last token that it was registered with. After the close another socket can have it.
     pub(super) token: Option<Token>,
     /// When an event can report a change; `None` if all changes are reported.
     pub(super) changed_at: Option<Micros>,
-    /// It was open when the host changed the limits.
-    pub(super) is_exempt: bool,
     pub(super) activity: Activity,
     /// Iterations in a row with calls and without an effect.
     pub(super) futile_iterations: u32,
@@ -56,7 +48,7 @@ pub(super) struct Socket {
     /// Bytes that count for the budget: those in its pipe, or the size of its buffer, which is the same
     /// until its last byte is sent.
     pub(super) held: u64,
-    /// When a byte moved last. Before the first: the time of connect(2), and then of accept(2).
+    /// When a byte moved last. Before the first: the time of accept(2).
     pub(super) moved_at: Micros,
 }
 
@@ -98,6 +90,10 @@ impl Flow {
 }
 
 impl Socket {
+    pub(super) fn is_stream(&self) -> bool {
+        self.id > UDP
+    }
+
     /// The error that a call returned in this iteration, other than `EINTR` and `EAGAIN`.
     pub(super) fn failure(&self) -> Option<&'static str> {
         self.activity.error.filter(|it| *it != "EAGAIN")
@@ -122,15 +118,10 @@ impl Socket {
         let has_room = self.outbound.room() * 3 >= self.outbound.capacity;
         Readiness {
             readable: self.inbound.unread() > 0 || is_over || !self.waiting.is_empty(),
-            writable: self.kind == Kind::Stream && (has_room || hung_up),
+            writable: self.is_stream() && (has_room || hung_up),
             read_until_would_block: self.mark.is_some_and(|mark| mark >= self.inbound.received)
                 || is_over,
         }
-    }
-
-    /// Whether there is something to report.
-    pub(super) fn is_ready(&self) -> bool {
-        self.readiness().readable || self.readiness().writable
     }
 
     /// The bytes at these positions: they follow from the position and the connection.
@@ -142,13 +133,8 @@ impl Socket {
 
 impl Display for Socket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?} {}", self.kind, self.id)?;
-        if self.kind == Kind::Stream {
-            let [inbound, outbound] =
-                [&self.inbound, &self.outbound].map(|it| format!("{} of {}", it.received, it.sent));
-            write!(f, " ({inbound} bytes received, {outbound} taken)")?;
-        }
-        Ok(())
+        let kinds = ["TCP listener", "Unix listener", "UDP socket", "connection"];
+        write!(f, "{} {}", kinds[self.id.min(3)], self.id)
     }
 }
 
@@ -160,7 +146,7 @@ impl World {
 
     /// The open connections.
     pub(super) fn connections(&self) -> impl Iterator<Item = &Socket> {
-        self.open().filter(|it| it.kind == Kind::Stream)
+        self.open().filter(|it| it.is_stream())
     }
 
     pub(super) fn listeners(&mut self) -> impl Iterator<Item = &mut Socket> {

@@ -23,9 +23,7 @@ impl World {
         check!(!socket.activity.has_read, "{socket} reads a second time");
         socket.activity.has_read = count > 0;
         socket.inbound.received += count;
-        if !socket.outbound.is_ended {
-            self.expected.bytes_received += count;
-        }
+        self.expected.bytes_received += count * u64::from(!socket.outbound.is_ended);
         self.note_moved(id, count);
         Ok(count)
     }
@@ -62,12 +60,17 @@ impl World {
         }
     }
 
-    /// The client has read. An event follows if a write waits for room, and there is enough now.
-    pub(super) fn report_room(&mut self, id: usize) {
-        let socket = &mut self.sockets[id];
-        if socket.readiness().writable && mem::take(&mut socket.awaits_room) {
-            self.note_change(id);
-        }
+    /// The engine has read or written, or has closed the connection: its client acts soon.
+    pub(super) fn wake_client(&mut self, id: usize) -> Option<&mut Client> {
+        let mut clients = self.clients.iter_mut();
+        let client = clients.find(|it| it.connection == Some(id))?;
+        client.next_at = client.next_at.min(client.soon(self.now));
+        Some(client)
+    }
+
+    /// How many bytes fit into a pipe: not more than the budget.
+    pub(super) fn pipe_size(&self) -> u64 {
+        self.plan.config.max_buffered.min(256 * 1024) as u64
     }
 }
 
@@ -110,9 +113,7 @@ impl Stream for Descriptor {
             socket.error.take().map_or(Ok(()), Err)?;
             check!(!socket.is_blocked(), "{socket} ends with bytes pending");
             socket.outbound.is_ended = true;
-            if socket.inbound.is_ended {
-                world.note_change(id);
-            }
+            world.note_change(id);
             Ok(())
         })
     }
@@ -131,22 +132,22 @@ impl Stream for Descriptor {
             world.expected.bytes_zero_copied += count;
             let socket = &mut world.sockets[id];
             socket.held = socket.pending();
-            check!(pipe.len == 0, "{socket} gets a pipe with bytes");
-            (pipe.owner, pipe.len) = (id, count as usize);
-            Ok(count as usize)
+            check!(pipe.0 == 0, "{socket} gets a pipe with bytes");
+            pipe.0 = count as usize;
+            Ok(pipe.0)
         })
     }
 
     fn splice_out(&mut self, pipe: &mut SimulatedPipe) -> io::Result<usize> {
         self.call("splice out", |world, id| {
-            let (bytes, socket) = (pipe.len as u64, &world.sockets[id]);
-            let is_own = pipe.owner == id && bytes == socket.pending();
+            let (bytes, socket) = (pipe.0 as u64, &world.sockets[id]);
+            let is_own = bytes == socket.pending();
             check!(is_own, "{socket} has a pipe with other bytes");
             // Fewer than fit, and no event follows.
             let part = 1 + world.random.below(bytes);
             let max = world.random.either(4, part, bytes);
             let count = world.send(id, max, true)?;
-            pipe.len -= count;
+            pipe.0 -= count;
             Ok(count)
         })
     }
@@ -154,11 +155,10 @@ impl Stream for Descriptor {
     fn set_user_timeout(&self, _limit: Duration) {}
 
     fn reset(self) {
+        // Released before the drop of `self`, which closes the socket.
         let mut world = world();
-        let connection = &world.sockets[self.0];
-        let is_forbidden = world.is_forbidden(connection);
-        check!(is_forbidden, "{connection} is rejected without a reason");
-        let is_allowed = connection.address.is_none_or(|it| world.is_allowed(it));
+        let address = world.sockets[self.0].address;
+        let is_allowed = address.is_none_or(|it| world.is_allowed(it));
         world.expected.rejected.not_allowed += u64::from(!is_allowed);
         world.expected.rejected.too_many_from_source += u64::from(is_allowed);
     }
@@ -168,20 +168,9 @@ impl Stream for Descriptor {
     }
 }
 
-/// A pipe for splice(2). The engine keeps one that is empty for the next connection.
-#[derive(Debug, Default)]
-pub(super) struct SimulatedPipe {
-    /// The connection whose bytes are in it.
-    pub(super) owner: usize,
-    pub(super) len: usize,
-}
-
-impl World {
-    /// How many bytes fit into a pipe: not more than the budget.
-    pub(super) fn pipe_size(&self) -> u64 {
-        self.plan.config.max_buffered.min(256 * 1024) as u64
-    }
-}
+/// A pipe for splice(2), with so many bytes. The engine keeps one that is empty for the next connection.
+#[derive(Debug)]
+pub(super) struct SimulatedPipe(usize);
 
 impl Pipe for SimulatedPipe {
     fn is_usable() -> bool {
@@ -190,13 +179,13 @@ impl Pipe for SimulatedPipe {
 
     fn open() -> io::Result<Self> {
         let mut world = world();
-        world.call("pipe").map_err(error)?;
+        world.call("pipe").map_err(io_error)?;
         world.pipes += 1;
-        Ok(SimulatedPipe::default())
+        Ok(SimulatedPipe(0))
     }
 
     fn len(&self) -> usize {
-        self.len
+        self.0
     }
 }
 
@@ -204,7 +193,7 @@ impl Drop for SimulatedPipe {
     fn drop(&mut self) {
         if !thread::panicking() {
             let mut world = world();
-            let is_needed = self.len == 0 && world.pipes == 1 && !world.is_shutting_down();
+            let is_needed = self.0 == 0 && world.pipes == 1 && !world.is_shutting_down();
             check!(!is_needed, "the only pipe is not kept");
             world.pipes -= 1;
         }

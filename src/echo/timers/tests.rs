@@ -5,7 +5,7 @@ use std::mem;
 use std::time::{Duration, Instant};
 
 use super::{Timeout, Timers};
-use crate::simulation::random::Random;
+use crate::simulation::plan::Random;
 
 const TIMEOUTS: [Timeout; 2] = [Timeout::Idle, Timeout::Write];
 
