@@ -13,7 +13,7 @@ fn number(variable: &str) -> Option<u64> {
 #[test]
 fn simulation() {
     let first = number("FIRST_SEED").unwrap_or(0);
-    let end = first + number("SEEDS").unwrap_or(20_000);
+    let end = first + number("SEEDS").unwrap_or(10_000);
     if let Some(seed) = number("SEED") {
         // Also without a fault.
         return run_seed(seed, usize::MAX);
