@@ -150,8 +150,8 @@ pub(super) fn draw_limits(random: &Random, max_connections: u64, config: &mut Co
     config.write_timeout = timeout();
 }
 
-/// Once in 2 to 2^`bits` times, or never, which is 0. Not each time: a call that is always interrupted would be
-/// repeated for ever.
+/// Once in 2 to 2^`bits` times, or never, which is 0. Not each time: the engine would repeat
+/// a call that is always interrupted without end.
 fn rarely(random: &Random, bits: u64) -> u64 {
     random.either(2, (1 << random.below(bits + 1)) & !1, 0)
 }
