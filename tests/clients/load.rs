@@ -219,10 +219,7 @@ fn churn_counts_connections() {
 
 #[test]
 fn losses_in_the_warmup_are_counted_apart() {
-    let endpoint = numbered(|number, datagram| match number {
-        1 => Vec::new(),
-        _ => vec![datagram],
-    });
+    let endpoint = losing(|number| number == 1);
     let (outcome, json) = results("-c1 -n10 -w200ms -W1", &endpoint);
     assert_faults(&outcome, &[("lost", 1), ("lost_in_warmup", 1)]);
     assert_eq!(json["echoes"], 10);
@@ -279,12 +276,20 @@ fn numbered(mut answer: impl FnMut(u64, Vec<u8>) -> Vec<Vec<u8>> + Send + 'stati
     })
 }
 
+/// A UDP server that does not answer some datagrams.
+fn losing(is_lost: impl Fn(u64) -> bool + Send + 'static) -> String {
+    numbered(move |number, datagram| {
+        if is_lost(number) {
+            Vec::new()
+        } else {
+            vec![datagram]
+        }
+    })
+}
+
 #[test]
 fn loss_is_counted_and_the_next_message_is_sent() {
-    let endpoint = numbered(|number, datagram| match number % 5 {
-        0 => Vec::new(),
-        _ => vec![datagram],
-    });
+    let endpoint = losing(|number| number % 5 == 0);
     // One connection waits for each lost answer, both at the same time.
     let (outcome, json) = results("-c2 -n10 -W0.5", &endpoint);
     assert_faults(&outcome, &[("lost", 2)]);
@@ -310,10 +315,7 @@ fn answer_after_the_timeout_is_late() {
 #[test]
 fn datagrams_of_one_byte_are_numbered_uniquely() {
     // The lost one is the oldest in flight until the timeout, while as many are sent as there is room for.
-    let endpoint = numbered(|number, datagram| match number {
-        2 => Vec::new(),
-        _ => vec![datagram],
-    });
+    let endpoint = losing(|number| number == 2);
     let (outcome, json) = results("-c1 -s1 -o64 -n1000 -W0.5", &endpoint);
     assert_faults(&outcome, &[("lost", 1)]);
     assert_eq!(json["echoes"], 999);
