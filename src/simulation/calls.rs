@@ -182,10 +182,13 @@ pub(super) fn errors(call: &str) -> &'static str {
 pub(super) fn io_error(name: &str) -> io::Error {
     use nix::errno::Errno;
 
-    let mut all = (1..=133).map(Errno::from_raw);
-    let errno = all.find(|it| format!("{it:?}") == name);
+    static ERRORS: LazyLock<HashMap<String, Errno>> = LazyLock::new(|| {
+        let all = (1..=133).map(Errno::from_raw);
+        all.map(|it| (format!("{it:?}"), it)).collect()
+    });
+    let errno = ERRORS.get(name);
     assert!(errno.is_some() || !cfg!(target_os = "linux"), "{name}");
-    errno.unwrap_or(Errno::EPROTO).into()
+    (*errno.unwrap_or(&Errno::EPROTO)).into()
 }
 
 /// On Windows the engine goes by the kind.

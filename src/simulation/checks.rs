@@ -68,13 +68,12 @@ impl World {
         let (held, expected) = (self.held(), &self.expected);
         let max_buffered = self.plan.config.max_buffered as u64;
         check!(held <= max_buffered, "{held} bytes are too many");
-        let dropped = stats.dropped.total();
         let unsent = expected.datagrams_received - expected.datagrams_sent;
         let expected = Stats {
             active: self.connections().count(),
             buffered: held as usize,
             // A datagram without a reply is in one of three counters. Their sum is checked.
-            datagram_errors: unsent.wrapping_sub(stats.send_buffer_drops + dropped),
+            datagram_errors: unsent.wrapping_sub(stats.send_buffer_drops + stats.dropped.total()),
             send_buffer_drops: stats.send_buffer_drops,
             dropped: stats.dropped,
             // These are not checked.

@@ -109,11 +109,10 @@ impl Client {
             return false;
         }
         // A close with unread bytes is a reset. After one without, the first write leads to a reset.
-        let is_unread = self.ending == "closes" && outbound.unread() > 0;
-        let is_reset = is_unread || self.ending == "resets";
+        socket.is_gone = self.ending == "closes";
+        let is_reset = self.ending == "resets" || (socket.is_gone && outbound.unread() > 0);
         inbound.is_ended = !is_reset;
         socket.error = is_reset.then_some("ECONNRESET");
-        socket.is_gone = self.ending == "closes";
         tell!(world, "client of {id} {}", self.ending);
         world.note_change(id);
         self.connection = self.connection.filter(|_| self.ending == "half-closes");
